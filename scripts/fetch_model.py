@@ -1,0 +1,90 @@
+"""Bring a base model into the study's folder, with our chat template, a pad token of its own and a known end token.
+
+    python scripts/fetch_model.py --source Qwen/Qwen2.5-0.5B-Instruct --revision 7ae557… --template templates/qwen2.5.jinja \\
+        --end-token '<|im_end|>' --pad-token '<|endoftext|>' --out /tmp/qwen
+
+`--source` is a hub id (needs the network and a pinned `--revision`) or a local folder. Only safetensors, JSON and
+tokenizer files are taken; no code is. A pad token that the vocabulary lacks is added to tokenizer and embeddings.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from valley import prompts, records
+
+PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
+            "special_tokens_map.json", "vocab.json", "merges.txt", "LICENSE*", "README.md"]  # fmt: skip
+
+
+def download(source: str, revision: str | None, folder: Path):
+    """Fetch a model from the hub at a pinned commit into `folder`; a refused or gated one says what to do."""
+    import re
+
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        records.fail(source, f"revision {revision!r} pins no commit", "Give the 40-digit commit of the model in the config")
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        snapshot_download(source, revision=revision, allow_patterns=PATTERNS, local_dir=folder)
+    except GatedRepoError:
+        records.fail(source, "is gated", "Accept its licence on its hub page, then log in with `hf auth login`")
+    except (HfHubHTTPError, OSError) as error:
+        records.fail(source, f"could not be downloaded ({error})", "Check the network, or set `source` to a local folder")
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="hub id or local folder")
+    parser.add_argument("--revision", default=None, help="commit on the hub")
+    parser.add_argument("--template", required=True, type=Path)
+    parser.add_argument("--end-token", required=True)
+    parser.add_argument("--pad-token", required=True)
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    with records.whole(args.out) as folder:
+        local = Path(os.path.expandvars(args.source)).expanduser()
+        if local.is_dir():
+            files = sorted({file for pattern in PATTERNS for file in local.glob(pattern)})
+            if not any(file.suffix == ".safetensors" for file in files):
+                records.fail(local, "holds no safetensors", "Convert the weights first; pickled weights are not read")
+            folder.mkdir(parents=True)
+            for file in files:
+                shutil.copyfile(file, folder / file.name)
+        else:
+            download(args.source, args.revision, folder)
+
+        tokenizer = prompts.load_tokenizer(folder)
+        size = len(tokenizer)
+        tokenizer.eos_token, tokenizer.pad_token = args.end_token, args.pad_token
+        tokenizer.chat_template = args.template.read_text()
+        if tokenizer.convert_tokens_to_ids(args.end_token) in (None, tokenizer.unk_token_id) or len(tokenizer) > size:
+            # Only a pad token may be new: an end token the model never saw is a mistake in the config.
+            added = tokenizer.convert_tokens_to_ids(args.pad_token) >= size
+            if not added or tokenizer.convert_tokens_to_ids(args.end_token) >= size:
+                records.fail(f"families.*.end_token {args.end_token}", f"is not in the vocabulary of {args.source}", "Choose one that is")
+        tokenizer.save_pretrained(folder)
+        config = records.read_json(folder / "config.json")
+        if len(tokenizer) > config.get("text_config", config)["vocab_size"]:
+            from transformers import AutoModelForCausalLM
+
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, use_safetensors=True)
+            model.resize_token_embeddings(len(tokenizer))
+            model.save_pretrained(folder)
+            config = records.read_json(folder / "config.json")
+        # transformers and vLLM read the ids from these two files, whatever the tokenizer says.
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        records.write_json(folder / "config.json", config | ids)
+        records.write_json(folder / "generation_config.json", {"bos_token_id": tokenizer.bos_token_id} | ids)
+        sums = {file.name: records.sha256(file) for file in sorted(folder.iterdir())}
+        records.write_json(folder / "fetched.json", records.provenance(args) | {"sha256": sums})
+    records.done(f"base model of {args.source}", args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Bring a set of problems with answers into the study's folder: a benchmark, or the problems of RL.
+
+    python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
+    python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
+
+Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently dropped.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from valley import records
+
+
+def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
+    """The rows of a local .jsonl or .parquet file, or of a hub data set at a pinned commit."""
+    local = Path(os.path.expandvars(source)).expanduser()
+    if local.suffix == ".parquet" and local.exists():
+        return records.read_parquet(local).to_pylist()
+    if local.suffix == ".jsonl" and local.exists():
+        try:
+            return [json.loads(line) for line in local.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except ValueError as error:
+            records.fail(local, f"is not JSON lines ({error})", "Mend the file")
+    if local.suffix:
+        records.fail(local, "does not exist", "Give an existing .jsonl or .parquet file, or a hub id")
+    if not revision:
+        records.fail(source, "no revision pins its commit", "Give the 40-digit commit in the config, or a local file as source")
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    from datasets import load_dataset
+
+    return load_dataset(source, name, revision=revision, split=split or "train").to_list()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="hub id, or local .jsonl or .parquet")
+    parser.add_argument("--revision", default=None)
+    parser.add_argument("--name", default=None, help="configuration of the hub data set")
+    parser.add_argument("--split", default=None)
+    parser.add_argument("--where", default=None, help="column=text: keep only rows whose column contains the text")
+    parser.add_argument("--limit", type=int, default=None, help="keep the first so many rows")
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    rows = rows_of(args.source, args.revision, args.name, args.split)
+    if args.where:
+        column, text = args.where.split("=", 1)
+        rows = [row for row in rows if text in str(row.get(column, ""))]
+    out = []
+    for number, row in enumerate(rows[: args.limit]):
+        identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
+        problem, answer = (row.get(key) for key in ("problem", "answer"))
+        if not problem or answer is None or not str(answer).strip():
+            records.fail(args.source, f"row {identity!r} has no {'answer' if problem else 'problem'}", "Mend the source or leave the row out")
+        level = str(row["level"]) if row.get("level") is not None else None
+        out.append({"id": str(identity), "problem": problem, "answer": str(answer), "level": level})
+    if not out:
+        records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
+    records.write_parquet(args.out, out, provenance=records.provenance(args))
+    records.done(f"{len(out)} problems", args.out)
+
+
+if __name__ == "__main__":
+    main()

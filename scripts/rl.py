@@ -1,0 +1,165 @@
+"""Continue a model with RL: TRL's GRPOTrainer, rewarded by the study's own grader, one cell.
+
+Reward 1 when the response ended by itself and its final answer equals the gold answer, else 0: the verdict of
+valley/grading.py, the same that evaluation uses.
+
+    python scripts/rl.py --model models/S/seed0 --problems data/rl/chain.parquet --out /tmp/cell/model \\
+        --record /tmp/cell/train.json --curve /tmp/cell/curve.parquet --lr 3e-4 --steps 40 --prompts 12 --rollouts 8 \\
+        --minibatch 12 --device-batch 96 --max-new-tokens 224 --save-every 10 --seed 0
+
+A step samples `--prompts` × `--rollouts` responses and makes prompts / minibatch updates (1: on-policy). TRL counts
+updates, the paper's verl counts steps; flags and the curve count steps. Weights of every `--save-every`-th step stay
+under `checkpoints/`: they are where a killed run continues, and what export_step.py publishes as cells `…+rl@step`.
+
+Departs from the paper: TRL in place of verl; what the paper leaves open follows SimpleRL-Zoo (docs/decisions.md).
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from valley import grading, grid, prompts, records
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
+    parser.add_argument("--problems", required=True, type=Path, help="RL problems (parquet: problem, answer)")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the trained model")
+    parser.add_argument("--record", required=True, type=Path, help="train.json to write")
+    parser.add_argument("--curve", required=True, type=Path, help="learning curve to write (parquet)")
+    parser.add_argument("--seed", type=int, default=0, help="drives the order of problems and the sampling")
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--schedule", default="constant")
+    parser.add_argument("--warmup", type=float, default=0.0, help="share of the steps")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--max-grad-norm", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--prompts", type=int, required=True, help="problems a step")
+    parser.add_argument("--rollouts", type=int, required=True, help="responses a problem")
+    parser.add_argument("--minibatch", type=int, required=True, help="problems an update (verl's mini-batch)")
+    parser.add_argument("--device-batch", type=int, required=True, help="responses a device trains on at once")
+    parser.add_argument("--max-new-tokens", type=int, required=True)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--kl", type=float, default=0.0, help="coefficient of the KL loss (k3 estimator)")
+    parser.add_argument("--clip", type=float, default=0.2)
+    parser.add_argument("--entropy", type=float, default=0.0, help="coefficient of the entropy bonus")
+    parser.add_argument("--loss", choices=["grpo", "dapo", "dr_grpo", "bnpo"], default="dapo", help="TRL's loss_type")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--gradient-checkpointing", type=lambda text: text == "True", default=False)
+    parser.add_argument("--save-every", type=int, required=True, help="steps between checkpoints")
+    parser.add_argument("--vllm", type=lambda text: text == "True", default=False, help="sample with vLLM (GPUs)")
+    prompts.add_flags(parser)
+    return parser.parse_args()
+
+
+def trl_batching(prompts: int, rollouts: int, minibatch: int, devices: int, device_batch: int) -> dict[str, int]:
+    """The paper's step in TRL's terms: every TRL step is one update of `minibatch` × `rollouts` responses.
+
+    `steps_per_generation` counts micro-batches between two generations, `updates` TRL steps in one of ours.
+    """
+    responses, update = prompts * rollouts, minibatch * rollouts
+    if prompts % minibatch or update % (devices * device_batch):
+        records.fail(f"--prompts {prompts} --rollouts {rollouts} --minibatch {minibatch} --device-batch {device_batch}",
+                     f"do not divide over {devices} device(s)", "minibatch must divide prompts, and devices × device-batch "
+                     "must divide minibatch × rollouts")  # fmt: skip
+    return {
+        "per_device_train_batch_size": device_batch,
+        "gradient_accumulation_steps": update // (devices * device_batch),
+        "steps_per_generation": responses // (devices * device_batch),
+        "num_generations": rollouts,
+        "updates": prompts // minibatch,
+    }
+
+
+def make_reward(end_token: int):
+    """The reward function for GRPOTrainer: the grader's verdict on each completion, 1.0 or 0.0."""
+
+    def reward(completions, completion_ids, answer, **_):
+        verdicts = []
+        for completion, ids, gold in zip(completions, completion_ids, answer, strict=True):
+            finish = "stop" if len(ids) and ids[-1] == end_token else "length"
+            verdicts.append(float(grading.grade(completion[0]["content"], finish, gold)["correct"]))
+        return verdicts
+
+    return reward
+
+
+def curve_rows(history: list[dict], updates: int) -> list[dict]:
+    """One row a step from TRL's log: reward, length, KL, entropy, truncated share; means over the step's updates."""
+    names = {"reward": "reward", "length": "completions/mean_length", "truncated": "completions/clipped_ratio", "kl": "kl",
+             "entropy": "entropy", "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate"}  # fmt: skip
+    steps: dict[int, list[dict]] = {}
+    for entry in history:
+        if "reward" in entry:
+            steps.setdefault(-(-entry["step"] // updates), []).append(entry)
+    rows = []
+    for step, entries in sorted(steps.items()):
+        values = {name: [float(e[key]) for e in entries if key in e] for name, key in names.items()}
+        rows.append({"step": step} | {name: sum(v) / len(v) if v else None for name, v in values.items()})
+    return rows
+
+
+def main():
+    args = parse()
+    rows = records.read_parquet(args.problems, ["problem", "answer"]).to_pylist()
+
+    import os
+
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+    from valley import training
+
+    start = time.perf_counter()
+    tokenizer = prompts.load_tokenizer(args.model)
+    if unsound := prompts.tokenizer_problems(tokenizer, None, 0):
+        records.fail(args.model, "; ".join(unsound), "Mend the family's entry in the config")
+    data = [{"prompt": prompts.messages(r["problem"], args.system, args.suffix), "answer": r["answer"]} for r in rows]
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, local_files_only=True, use_safetensors=True)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    devices = int(os.environ.get("WORLD_SIZE", 1))
+    batching = trl_batching(args.prompts, args.rollouts, args.minibatch, devices, args.device_batch)
+    updates = batching.pop("updates")
+
+    checkpoints = args.out.parent / "checkpoints"
+    config = GRPOConfig(
+        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
+        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused", max_steps=args.steps * updates, **batching,
+        max_completion_length=args.max_new_tokens, temperature=args.temperature, top_p=1.0, top_k=0, min_p=None,
+        repetition_penalty=1.0, beta=args.kl, use_bias_correction_kl=False, epsilon=args.clip, entropy_coef=args.entropy,
+        loss_type=args.loss, scale_rewards="group", num_iterations=1, mask_truncated_completions=False,
+        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing,
+        use_vllm=args.vllm, vllm_mode="colocate", vllm_importance_sampling_correction=False,
+        model_init_kwargs=None, save_strategy="steps", save_steps=args.save_every * updates, logging_steps=1,
+        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    identity = [records.sha256(args.problems), records.sha256(args.model), {k: str(v) for k, v in vars(args).items() if k != "out"}]
+    resume = training.resume_point(checkpoints, grid.fingerprint(identity))
+    trainer = GRPOTrainer(
+        model=model, args=config, reward_funcs=make_reward(tokenizer.eos_token_id), train_dataset=Dataset.from_list(data),
+        processing_class=tokenizer, callbacks=[training.Progress()],
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=resume)
+    curve = curve_rows(trainer.state.log_history, updates)
+
+    if trainer.is_world_process_zero():
+        training.save_model(trainer, tokenizer, args.out)
+        seconds = time.perf_counter() - start
+        record = records.provenance(args) | {
+            "steps": args.steps, "updates_per_step": updates, "responses_per_step": args.prompts * args.rollouts,
+            "responses": args.steps * args.prompts * args.rollouts, "problems": len(data), "resumed_from": resume,
+            "reward": [row["reward"] for row in curve], "devices": devices, **batching,
+            "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
+            "data_sha256": identity[0], "parameters": model.num_parameters(), "seconds": seconds,
+        }  # fmt: skip
+        records.write_parquet(args.curve, curve, provenance=record)
+        records.write_json(args.record, record)
+        records.done(f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}", args.out, seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Score one cell from its grades: avg@k with an interval, outcome shares, lengths, reflection; per task and over tasks.
+
+    python scripts/score.py --grades results/S/base/seed0/grades.parquet --out /tmp/scores.json
+
+The headline accuracy is the plain mean of the tasks' avg@k (paper, section 4). The file holds no times: equal grades give
+equal bytes.
+"""
+
+import argparse
+import collections
+from pathlib import Path
+
+import numpy
+from valley import grading, records, statistics
+
+
+def score_task(rows: list[dict]) -> dict:
+    """Scores of one task's graded responses."""
+    by_problem = collections.defaultdict(list)
+    for row in rows:
+        by_problem[row["id"]].append(float(row["correct"]))
+    per_problem = statistics.mean_by_problem(by_problem)
+    low, high = statistics.interval_over_problems(per_problem)
+    outcomes = collections.Counter(row["outcome"] for row in rows)
+    tokens = numpy.array([row["tokens"] for row in rows])
+    return {
+        "problems": len(by_problem), "samples": len(rows) // len(by_problem), "accuracy": float(per_problem.mean()),
+        "accuracy_low": low, "accuracy_high": high, "boxed": float(numpy.mean([row["boxed"] for row in rows])),
+        "outcomes": {name: outcomes[name] / len(rows) for name in grading.OUTCOMES},
+        "length": float(tokens.mean()), "length_median": float(numpy.median(tokens)), "length_p95": float(numpy.quantile(tokens, 0.95)),
+        "reflection": float(numpy.mean([row["reflective"] for row in rows])),
+    }  # fmt: skip
+
+
+def score(tasks: dict[str, dict]) -> dict:
+    """Scores of a cell from the scores of its tasks: plain means; the interval combines the tasks' as independent."""
+    mean = lambda key: float(numpy.mean([task[key] for task in tasks.values()]))  # noqa: E731
+    accuracy = mean("accuracy")
+    half = float(numpy.sqrt(sum((t["accuracy_high"] - t["accuracy_low"]) ** 2 for t in tasks.values()))) / 2 / len(tasks)
+    one = next(iter(tasks.values())) if len(tasks) == 1 else None
+    return {
+        "accuracy": accuracy,
+        "accuracy_low": one["accuracy_low"] if one else max(0.0, accuracy - half),
+        "accuracy_high": one["accuracy_high"] if one else min(1.0, accuracy + half),
+        "length": mean("length"), "boxed": mean("boxed"), "reflection": mean("reflection"),
+        "outcomes": {name: float(numpy.mean([t["outcomes"][name] for t in tasks.values()])) for name in grading.OUTCOMES},
+        "tasks": tasks,
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grades", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    rows = collections.defaultdict(list)
+    columns = ["task", "id", "correct", "boxed", "outcome", "tokens", "reflective"]
+    for row in records.read_parquet(args.grades, columns).to_pylist():
+        rows[row["task"]].append(row)
+    result = score({task: score_task(graded) for task, graded in rows.items()})
+    records.write_json(args.out, result)
+    records.done(f"accuracy {result['accuracy']:.3f} [{result['accuracy_low']:.3f}–{result['accuracy_high']:.3f}]", args.out)
+
+
+if __name__ == "__main__":
+    main()

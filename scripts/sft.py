@@ -1,0 +1,111 @@
+"""Fine-tune a model on a subset of traces with TRL's SFTTrainer: the paper's protocol, one cell.
+
+Full parameters, AdamW, cosine schedule with warm-up, loss on the completion only, the end token learned. The prompt is
+rendered by the chat template saved with the model, by the same code as in generate.py.
+
+    python scripts/sft.py --model models/S/seed0 --data data/subsets/128/seed0.parquet --out /tmp/cell/model \\
+        --record /tmp/cell/train.json --lr 2e-3 --epochs 4 --batch 1 --max-length 512 --seed 0
+
+Departs from the paper: TRL in place of LLaMA-Factory; no packing (a batch is `--batch` examples, as the paper counts).
+Checkpoints (`--save-every`) lie beside the model under `checkpoints/`; the same work started again continues from them.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from valley import grid, prompts, records
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
+    parser.add_argument("--data", required=True, type=Path, help="subset (parquet: problem, trace, solution)")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the trained model")
+    parser.add_argument("--record", required=True, type=Path, help="train.json to write")
+    parser.add_argument("--seed", type=int, default=0, help="drives the order of examples")
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--schedule", default="cosine")
+    parser.add_argument("--warmup", type=float, default=0.05, help="share of the steps")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--max-grad-norm", type=float, default=1.0)
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--steps", type=int, default=-1, help="optimiser steps, in place of --epochs")
+    parser.add_argument("--batch", type=int, required=True, help="global batch: examples an optimiser step")
+    parser.add_argument("--device-batch", type=int, default=1, help="examples a device holds at once")
+    parser.add_argument("--max-length", type=int, required=True, help="tokens; longer examples are cut")
+    parser.add_argument("--completion", choices=["trace", "solution"], default="trace", help="column that is trained")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--gradient-checkpointing", type=lambda text: text == "True", default=False)
+    parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints; 0 keeps none")
+    prompts.add_flags(parser)
+    return parser.parse_args()
+
+
+def split_batch(batch: int, devices: int, device_batch: int) -> tuple[int, int]:
+    """(examples a device at once, accumulation steps) whose product over `devices` is exactly the global batch."""
+    device_batch = min(device_batch, max(1, batch // devices))
+    if batch % (devices * device_batch):
+        records.fail(f"--batch {batch}", f"does not divide over {devices} device(s) × {device_batch} examples",
+                     "Choose devices and --device-batch whose product divides it")  # fmt: skip
+    return device_batch, batch // (devices * device_batch)
+
+
+def main():
+    args = parse()
+    rows = records.read_parquet(args.data, ["problem", args.completion]).to_pylist()
+
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+    from valley import training
+
+    start = time.perf_counter()
+    tokenizer = prompts.load_tokenizer(args.model)
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, local_files_only=True, use_safetensors=True)
+    if unsound := prompts.tokenizer_problems(tokenizer, model.config.max_position_embeddings, args.max_length):
+        records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
+    data = prompts.training_rows(tokenizer, rows, args.completion, args.system, args.suffix, args.max_length)
+    tokens = sum(len(row["input_ids"]) for row in data)
+    data_hash = grid.fingerprint(data)
+
+    device_batch, accumulate = split_batch(args.batch, int(os.environ.get("WORLD_SIZE", 1)), args.device_batch)
+    checkpoints = args.out.parent / "checkpoints"
+    config = SFTConfig(
+        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
+        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused", num_train_epochs=args.epochs, max_steps=args.steps,
+        per_device_train_batch_size=device_batch, gradient_accumulation_steps=accumulate, max_length=args.max_length,
+        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing, packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},  # rows come tokenised and labelled from prompts.training_rows
+        save_strategy="steps" if args.save_every else "no", save_steps=args.save_every or 500, save_total_limit=1,
+        logging_steps=8, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    resume = training.resume_point(checkpoints, grid.fingerprint([data_hash, vars(args) | {"out": ""}])) if args.save_every else None
+    trainer = SFTTrainer(
+        model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer,
+        callbacks=[training.Progress()],
+    )  # fmt: skip
+    result = trainer.train(resume_from_checkpoint=resume)
+    curve = [{k: e[k] for k in ("step", "loss", "learning_rate", "grad_norm")} for e in trainer.state.log_history if "loss" in e]
+    if not curve or curve[-1]["loss"] != curve[-1]["loss"]:
+        records.fail(args.out, "training diverged (loss is not a number)", "Lower the learning rate; a retry cannot help")
+
+    if trainer.is_world_process_zero():
+        training.save_model(trainer, tokenizer, args.out)
+        seconds = time.perf_counter() - start
+        records.write_json(args.record, records.provenance(args) | {
+            "steps": trainer.state.global_step, "examples": len(data), "tokens_per_epoch": tokens,
+            "tokens_trained": trainer.state.num_input_tokens_seen or int(trainer._total_train_tokens),
+            "data_sha256": data_hash, "loss": curve, "train_loss": result.training_loss, "resumed_from": resume,
+            "parameters": model.num_parameters(), "seconds": seconds, "seconds_training": result.metrics["train_runtime"],
+            "devices": config.world_size, "device_batch": device_batch, "accumulate": accumulate,
+        })  # fmt: skip
+        records.done(f"SFT: {trainer.state.global_step} steps, loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}", args.out, seconds)
+
+
+if __name__ == "__main__":
+    main()

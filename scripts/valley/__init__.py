@@ -1,0 +1,1 @@
+"""What the scripts share. `python scripts/<rule>.py` puts `scripts/` on the path, so no install step is needed."""

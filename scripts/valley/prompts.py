@@ -1,0 +1,81 @@
+"""How a problem becomes token ids: one code path for data, training, RL and generation, so that they cannot differ.
+
+A problem is one user turn (instruction suffix appended, as `qwen-boxed` of the Qwen2.5-Math evaluation does), rendered by
+the chat template saved with the model. What is trained is the completion followed by the tokenizer's end token.
+"""
+
+import argparse
+
+
+def add_flags(parser: argparse.ArgumentParser):
+    """The flags of every script that renders prompts."""
+    parser.add_argument("--system", default=None, help="system turn (none by default)")
+    parser.add_argument("--suffix", default="", help="instruction appended to the problem in the user turn")
+
+
+def load_tokenizer(folder):
+    """The tokenizer of a local model folder, exactly as its tokenizer.json says; never runs code that came with it.
+
+    Not AutoTokenizer: transformers 5.23 rebuilds the tokenizer of some model types (qwen2 among them) from their usual
+    pre-tokenisation and ignores the one in tokenizer.json.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def messages(problem: str, system: str | None, suffix: str) -> list[dict]:
+    """The chat turns of a problem."""
+    turns = [{"role": "system", "content": system}] if system else []
+    return [*turns, {"role": "user", "content": problem + suffix}]
+
+
+def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) -> list[list[int]]:
+    """Token ids of rendered prompts, generation prompt included; special tokens come from the template alone (one BOS)."""
+    texts = [
+        tokenizer.apply_chat_template(messages(p, system, suffix), tokenize=False, add_generation_prompt=True)
+        for p in problems
+    ]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+def completion_ids(tokenizer, completions: list[str]) -> list[list[int]]:
+    """Token ids of completions, each followed by the end token."""
+    ids = tokenizer(completions, add_special_tokens=False)["input_ids"] if completions else []
+    return [row + [tokenizer.eos_token_id] for row in ids]
+
+
+def training_rows(tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int) -> list[dict]:
+    """`input_ids` and `labels` for TRL's SFTTrainer: loss on the completion only (-100 elsewhere), cut at `max_length`.
+
+    `completion` names the column that is trained: `trace` (long chain of thought) or `solution` (short).
+    """
+    prompts = prompt_ids(tokenizer, [row["problem"] for row in rows], system, suffix)
+    targets = completion_ids(tokenizer, [row[completion] for row in rows])
+    return [
+        {"input_ids": (p + t)[:max_length], "labels": ([-100] * len(p) + t)[:max_length]}
+        for p, t in zip(prompts, targets, strict=True)
+    ]
+
+
+def tokenizer_problems(tokenizer, model_positions: int | None, max_length: int) -> list[str]:
+    """Why a model trained with this tokenizer would never stop, or not see its data; empty when it is sound."""
+    found = []
+    if tokenizer.eos_token_id is None:
+        found.append("the tokenizer has no end token, so the model cannot learn to stop")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        found.append(
+            f"pad token {tokenizer.pad_token!r} is the end token {tokenizer.eos_token!r} or missing: masking the padding "
+            "masks the end out of the loss and the model never stops. Give the family a pad_token of its own in the config"
+        )
+    if model_positions and max_length > model_positions:
+        found.append(f"max_length {max_length} exceeds the {model_positions} positions of the model. Lower sft.max_length")
+    return found
+
+
+def template_problems(tokenizer, problem: str, completion: str) -> list[str]:
+    """What the chat template loses of a completion shown as an assistant turn (R1's template drops the reasoning)."""
+    turns = [{"role": "user", "content": problem}, {"role": "assistant", "content": completion}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    kept = completion.strip() in rendered
+    return [] if kept else ["the chat template changes or drops part of the completion (the reasoning). Use a template of ours"]

@@ -1,0 +1,158 @@
+"""Files that can be believed: written whole or not at all, with what it takes to trace them; and errors that help.
+
+Every script reads and writes through this module. JSON and parquet appear under their final name only when complete
+(temporary name, then rename), carry their provenance, and a corrupt or missing one stops with a sentence that names it.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm", "pyarrow")
+
+
+def fail(where, what: str, todo: str):
+    """Stop with one sentence: the file or key, what is wrong with it, what to do. Exit code 1, no traceback."""
+    sys.exit(f"error: {where}: {what}. {todo}")
+
+
+def done(made: str, path, seconds: float | None = None):
+    """The closing line of a script on standard output: what was made, where, how long the work took."""
+    took = "" if seconds is None else f" ({seconds:.1f} s)"
+    print(f"{made}{took} → {path}", flush=True)
+
+
+@contextlib.contextmanager
+def whole(path):
+    """Yield a temporary path beside `path`; on success it becomes `path` (replacing it), on error it is removed.
+
+    Works for files and directories alike; the rename is atomic on one file system.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content: dict):
+    """Write JSON, sorted keys and a fixed layout, so that equal content gives equal bytes."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path) -> dict:
+    """Read a JSON file that another rule made."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fail(path, f"cannot be read as JSON ({error})", "Remove it and run again to make it anew")
+
+
+def write_parquet(path, rows, schema=None, provenance: dict | None = None):
+    """Write a list of dicts (or an arrow table) as parquet; `provenance` goes into the file's metadata as JSON."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = rows if isinstance(rows, pyarrow.Table) else pyarrow.Table.from_pylist(rows, schema=schema)
+    metadata = dict(table.schema.metadata or {})
+    if provenance is not None:
+        metadata[b"valley"] = json.dumps(provenance).encode()
+    with whole(path) as temporary:
+        pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def read_parquet(path, columns: list[str] | None = None):
+    """Read a parquet file into an arrow table; a corrupt file or a missing column stops with a clear error."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            missing = sorted(set(columns or []) - set(file.schema_arrow.names))
+            if missing:
+                fail(path, f"has no column {', '.join(missing)}", f"It has: {', '.join(file.schema_arrow.names)}")
+            return file.read(columns)
+    except (OSError, pyarrow.ArrowException) as error:
+        fail(path, f"is not a readable parquet file ({error})", "Remove it and run again, or fetch it again")
+
+
+def parquet_provenance(path) -> dict:
+    """The provenance that `write_parquet` stored; empty where there is none."""
+    import pyarrow.parquet
+
+    metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    return json.loads(metadata.get(b"valley", b"{}"))
+
+
+def sha256(path) -> str:
+    """Hex digest of a file, or of a directory's files in name order (names included)."""
+    path, digest = Path(path), hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def script_sha256() -> str:
+    """Hash of the running script and of the shared code, which says by which code a cell was made."""
+    scripts = Path(__file__).resolve().parent
+    digest = hashlib.sha256(Path(sys.argv[0]).read_bytes())
+    for file in sorted(scripts.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def git(*arguments: str) -> str:
+    """Output of a git command in this checkout; empty outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
+
+
+def provenance(arguments) -> dict:
+    """What a record needs to be believed: code, versions, hardware, exact arguments, time of day.
+
+    `arguments` is the argparse namespace of the script.
+    """
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    lock = Path(__file__).parents[2] / "envs" / ("gpu.lock" if "vllm" in versions else "cpu.lock")
+    return {
+        "script": Path(sys.argv[0]).name,
+        "script_sha256": script_sha256(),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "lock_sha256": sha256(lock) if lock.exists() else None,
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "arguments": json.loads(json.dumps(vars(arguments), default=str)),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

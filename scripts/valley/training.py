@@ -1,0 +1,48 @@
+"""What sft.py and rl.py share: resume from a checkpoint that belongs to the same work, progress, the record of a run."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from valley import records
+
+
+def resume_point(folder: Path, fingerprint: str) -> str | None:
+    """The last checkpoint in `folder` if it was made by the same data and arguments, else None.
+
+    Checkpoints of other work are set aside under another name, never deleted and never continued.
+    """
+    mark = folder / "fingerprint.json"
+    if folder.is_dir():
+        found = records.read_json(mark).get("fingerprint") if mark.exists() else None
+        if found == fingerprint:
+            return get_last_checkpoint(folder)
+        os.replace(folder, folder.with_name(f"{folder.name}.of-{found or 'unknown'}-{time.time_ns()}"))
+    records.write_json(mark, {"fingerprint": fingerprint})
+    return None
+
+
+class Progress(TrainerCallback):
+    """A line on standard error every few seconds, and the history of all logged values."""
+
+    def __init__(self, every: float = 5.0):
+        self.every, self.last = every, 0.0
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs and time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            shown = {k: round(v, 4) for k, v in logs.items() if k in ("loss", "reward", "completions/mean_length")}
+            print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", file=sys.stderr, flush=True)
+
+
+def save_model(trainer, tokenizer, out: Path):
+    """Write the trained model and its tokenizer as one ordinary Hugging Face folder that appears whole."""
+    with records.whole(out) as folder:
+        trainer.save_model(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; train.json records the arguments

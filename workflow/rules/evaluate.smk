@@ -1,0 +1,71 @@
+# From a model to scores, one rule each for every stage. Generation is one job a cell and task, so that a new task remakes
+# nothing; grading and scoring are cheap and cover all tasks of a cell.
+
+TASKS = config["grid"]["tasks"]
+
+
+rule generate:
+    input:
+        model=lambda w: ancient(model_of(w)),
+        task=ancient(at("data/tasks/{task}.parquet")),
+    output:
+        cell("{model}", "{run}", "{seed}", "responses/{task}.parquet"),
+    params:
+        flags=grid.flags(config["generate"], tuple(config["generate"])),
+        samples=lambda w: config["tasks"][w.task]["samples"],
+        prompt=prompt_flags(),
+    resources:
+        gpu=gpus,
+    log:
+        at("logs/generate/{model}.{run}.seed{seed}.{task}.log"),
+    benchmark:
+        at("benchmarks/generate/{model}.{run}.seed{seed}.{task}.tsv")
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON} scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
+        " {params.flags} {params.prompt} --seed {wildcards.seed} --out {output} 2> {log}"
+
+
+rule grade:
+    input:
+        script="scripts/grade.py",
+        grading="scripts/valley/grading.py",
+        responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in TASKS],
+        tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
+    output:
+        cell("{model}", "{run}", "{seed}", "grades.parquet"),
+    params:
+        samples=[config["tasks"][task]["samples"] for task in TASKS],
+    log:
+        at("logs/grade/{model}.{run}.seed{seed}.log"),
+    benchmark:
+        at("benchmarks/grade/{model}.{run}.seed{seed}.tsv")
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON} {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
+        " --out {output} 2> {log}"
+
+
+rule score:
+    input:
+        script="scripts/score.py",
+        statistics="scripts/valley/statistics.py",
+        grades=cell("{model}", "{run}", "{seed}", "grades.parquet"),
+    output:
+        cell("{model}", "{run}", "{seed}", "scores.json"),
+    log:
+        at("logs/score/{model}.{run}.seed{seed}.log"),
+    benchmark:
+        at("benchmarks/score/{model}.{run}.seed{seed}.tsv")
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "{PYTHON} {input.script} --grades {input.grades} --out {output} 2> {log}"
+
+
+rule regrade:
+    localrule: True
+    input:
+        [cell(model, run, seed, "scores.json") for model, run, seed in CELLS],

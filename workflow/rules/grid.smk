@@ -1,0 +1,78 @@
+# What a name in a path stands for, and what a job of it needs.
+
+import shlex
+
+CELLS = grid.cells(config)
+
+
+wildcard_constraints:
+    model="[A-Za-z0-9][A-Za-z0-9._-]*",
+    run=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)(\+rl(\.[a-z0-9]+)?(@[0-9]+)?)?",
+    seed="[0-9]+",
+    order="[0-9]+",
+    size="[a-z0-9]+",
+    task="[A-Za-z0-9_-]+",
+    problems="[A-Za-z0-9_-]+",
+
+
+def at(path):
+    """A path below the study's root."""
+    return path if config["root"] == "." else f"{config['root']}/{path}"
+
+
+def cell(model, run, seed, file):
+    """The path of a file of a cell."""
+    return at(f"results/{model}/{run}/seed{seed}/{file}")
+
+
+def base_model(model, seed):
+    """The folder of a base model: one a seed where it is made here, one in all where it is fetched."""
+    return at(f"models/{model}/seed{seed}" if grid.is_pretrained_here(config, model) else f"models/{model}/fetched")
+
+
+def model_of(wildcards):
+    """The folder of the model that a cell evaluates."""
+    if wildcards.run == "base":
+        return base_model(wildcards.model, wildcards.seed)
+    return cell(wildcards.model, wildcards.run, wildcards.seed, "model")
+
+
+def start_of(wildcards):
+    """The folder of the model that an RL run starts from."""
+    start = grid.parse_run(wildcards.run).start
+    if start == "base":
+        return base_model(wildcards.model, wildcards.seed)
+    return cell(wildcards.model, start, wildcards.seed, "model")
+
+
+def subset_of(wildcards):
+    """The subset that an SFT run trains on."""
+    order = grid.order_seed(config, int(wildcards.seed))
+    return at(f"data/subsets/{grid.parse_run(wildcards.run).size}/seed{order}.parquet")
+
+
+def prompt_flags():
+    """The flags of every script that renders prompts."""
+    flags = {"--system": config["prompt"]["system"], "--suffix": config["prompt"]["suffix"]}
+    return " ".join(f"{name} {shlex.quote(value)}" for name, value in flags.items() if value)
+
+
+def source_flags(entry):
+    """--source, --revision and the like of a fetch rule, holding only what the config sets."""
+    flags = {f"--{key}": entry.get(key) for key in ("source", "revision", "name", "split", "limit")}
+    flags["--where"] = "".join(f"{column}={text}" for column, text in entry.get("where", {}).items())
+    return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in flags.items() if value)
+
+
+def gpus(wildcards):
+    """GPUs that training and generation of a model ask for."""
+    return config["models"][wildcards.model].get("gpus", 0)
+
+
+# How scripts are started. In CPU studies jobs are forked from one process that has imported torch (scripts/warm.py).
+PYTHON = "python scripts/warm.py" if config["warm_start"] else "python"
+
+
+def launch(wildcards):
+    """How training is started: one process a GPU."""
+    return PYTHON if gpus(wildcards) < 2 else f"accelerate launch --num_processes {gpus(wildcards)}"
