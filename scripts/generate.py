@@ -123,8 +123,7 @@ def main():
     args.max_new_tokens = min(args.max_new_tokens, args.max_context - longest)
 
     # Parts of other work (another model, task or parameter) must not be continued: they lie under another name.
-    sampling = {k: str(v) for k, v in vars(args).items() if k not in ("out", "model")}
-    identity = [sampling, records.sha256(args.model), records.sha256(args.task)]
+    identity = [records.settings(args, "out"), records.identity(args.model), records.sha256(args.task)]
     parts = args.out.with_name(f"{args.out.name}.parts") / grid.fingerprint(identity)
     work = chunks(problems, prompt_ids, args.samples, args.chunk)
     run, start, produced = None, time.perf_counter(), 0

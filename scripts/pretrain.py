@@ -5,7 +5,7 @@ answers never chained together, 15 % look-ups; training stops at a target accura
 The result is an ordinary Hugging Face folder: nothing after this rule knows that it is not a hub model.
 
     python scripts/pretrain.py --out /tmp/S --template templates/chain.jinja \\
-        --hidden 48 --layers 2 --heads 1 --ff 128 --steps 2000 --target 0.6 --seed 0
+        --hidden 48 --layers 2 --heads 2 --ff 128 --steps 2000 --target 0.6 --lengths 2 --seed 0
 """
 
 import argparse
@@ -39,26 +39,26 @@ def tokenizer(template: str):
     return fast
 
 
-def sample(rng: random.Random) -> tuple[str, str]:
+def sample(rng: random.Random, lengths: list[int]) -> tuple[str, str]:
     """One pre-training text as (context, target); loss falls on the target only."""
     kind = rng.random()
     if kind < 0.60:
-        while chain.is_test(problem := chain.draw(rng)):
+        while chain.is_test(problem := chain.draw(rng, rng.choice(lengths))):
             pass
         return f"<user>{problem.text}<assistant>", chain.short_response(problem) + "<eos>"
     if kind < 0.85:
         return "", chain.fragment(rng) + "<eos>"
-    prompt, response = chain.look_up(rng)
+    prompt, response = chain.look_up(rng, lengths)
     return f"<user>{prompt}<assistant>", response + "<eos>"
 
 
-def batches(rng: random.Random, fast, size: int):
+def batches(rng: random.Random, fast, size: int, lengths: list[int]):
     """Endless batches of texts of similar length: eight at a time are drawn, sorted by length, and given in random order.
 
     Without the sorting 40 % of a batch would be padding.
     """
     while True:
-        texts = [sample(rng) for _ in range(8 * size)]
+        texts = [sample(rng, lengths) for _ in range(8 * size)]
         contexts = fast([context for context, _ in texts])["input_ids"]
         targets = fast([target for _, target in texts])["input_ids"]
         pairs = sorted(zip(contexts, targets, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
@@ -89,7 +89,7 @@ def accuracy(model, fast, problems: list[chain.Problem]) -> float:
     import torch
 
     right = 0
-    for length in chain.LENGTHS:  # prompts of one length need no padding
+    for length in sorted({len(p.steps) for p in problems}):  # prompts of one length need no padding
         group = [p for p in problems if len(p.steps) == length]
         ids = torch.tensor(fast([f"<user>{p.text}<assistant>" for p in group])["input_ids"])
         out = model.generate(ids, max_new_tokens=12 * length, do_sample=False, pad_token_id=fast.pad_token_id)
@@ -108,6 +108,7 @@ def main():
     parser.add_argument("--ff", type=int, required=True, help="width of the SwiGLU feed-forward")
     parser.add_argument("--steps", type=int, required=True, help="steps at most")
     parser.add_argument("--target", type=float, required=True, help="stop at this validation accuracy")
+    parser.add_argument("--lengths", type=int, nargs="+", required=True, help="operands a problem")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0, help="drives initial weights and the text")
@@ -120,7 +121,7 @@ def main():
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     # Validation problems come from the training side and are the same for every model and seed.
-    validation = chain.draw_many(random.Random("validation"), 300, test=False)
+    validation = chain.draw_many(random.Random("validation"), 300, args.lengths, test=False)
     fast = tokenizer(args.template.read_text())
     config = Qwen2Config(
         vocab_size=len(VOCABULARY), hidden_size=args.hidden, intermediate_size=args.ff, num_hidden_layers=args.layers,
@@ -132,7 +133,7 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(optimizer, args.steps // 20, args.steps, min_lr_rate=0.1)
 
-    texts = batches(rng, fast, args.batch)
+    texts = batches(rng, fast, args.batch, args.lengths)
     history, reached = [], 0.0
     for step in range(1, args.steps + 1):
         ids, labels = next(texts)

@@ -18,7 +18,7 @@ import argparse
 import time
 from pathlib import Path
 
-from valley import grading, grid, prompts, records
+from valley import grading, prompts, records
 
 
 def parse():
@@ -137,12 +137,13 @@ def main():
         model_init_kwargs=None, save_strategy="steps", save_steps=args.save_every * updates, logging_steps=1,
         report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    identity = [records.sha256(args.problems), records.sha256(args.model), {k: str(v) for k, v in vars(args).items() if k != "out"}]
-    resume = training.resume_point(checkpoints, grid.fingerprint(identity))
+    data_hash = records.sha256(args.problems)
+    resume = training.resume_point(checkpoints, [data_hash, records.identity(args.model), records.settings(args)])
     trainer = GRPOTrainer(
         model=model, args=config, reward_funcs=make_reward(tokenizer.eos_token_id), train_dataset=Dataset.from_list(data),
-        processing_class=tokenizer, callbacks=[training.Progress()],
+        processing_class=tokenizer,
     )  # fmt: skip
+    training.show_progress(trainer)
     trainer.train(resume_from_checkpoint=resume)
     curve = curve_rows(trainer.state.log_history, updates)
 
@@ -154,7 +155,7 @@ def main():
             "responses": args.steps * args.prompts * args.rollouts, "problems": len(data), "resumed_from": resume,
             "reward": [row["reward"] for row in curve], "devices": devices, **batching,
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
-            "data_sha256": identity[0], "parameters": model.num_parameters(), "seconds": seconds,
+            "data_sha256": data_hash, "parameters": model.num_parameters(), "seconds": seconds,
         }  # fmt: skip
         records.write_parquet(args.curve, curve, provenance=record)
         records.write_json(args.record, record)

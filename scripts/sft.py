@@ -84,13 +84,14 @@ def main():
         save_strategy="steps" if args.save_every else "no", save_steps=args.save_every or 500, save_total_limit=1,
         logging_steps=8, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    resume = training.resume_point(checkpoints, grid.fingerprint([data_hash, vars(args) | {"out": ""}])) if args.save_every else None
-    trainer = SFTTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer,
-        callbacks=[training.Progress()],
-    )  # fmt: skip
+    resume = None
+    if args.save_every:
+        resume = training.resume_point(checkpoints, [data_hash, records.identity(args.model), records.settings(args)])
+    trainer = SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
+    training.show_progress(trainer)
     result = trainer.train(resume_from_checkpoint=resume)
-    curve = [{k: e[k] for k in ("step", "loss", "learning_rate", "grad_norm")} for e in trainer.state.log_history if "loss" in e]
+    logged = ("step", "loss", "learning_rate", "grad_norm")
+    curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
     if not curve or curve[-1]["loss"] != curve[-1]["loss"]:
         records.fail(args.out, "training diverged (loss is not a number)", "Lower the learning rate; a retry cannot help")
 
@@ -99,12 +100,13 @@ def main():
         seconds = time.perf_counter() - start
         records.write_json(args.record, records.provenance(args) | {
             "steps": trainer.state.global_step, "examples": len(data), "tokens_per_epoch": tokens,
-            "tokens_trained": trainer.state.num_input_tokens_seen or int(trainer._total_train_tokens),
+            "tokens_trained": int(trainer.state.log_history[-2].get("num_tokens", 0)),
             "data_sha256": data_hash, "loss": curve, "train_loss": result.training_loss, "resumed_from": resume,
             "parameters": model.num_parameters(), "seconds": seconds, "seconds_training": result.metrics["train_runtime"],
             "devices": config.world_size, "device_batch": device_batch, "accumulate": accumulate,
         })  # fmt: skip
-        records.done(f"SFT: {trainer.state.global_step} steps, loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}", args.out, seconds)
+        losses = f"loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}"
+        records.done(f"SFT: {trainer.state.global_step} steps, {losses}", args.out, seconds)
 
 
 if __name__ == "__main__":

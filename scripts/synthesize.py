@@ -4,7 +4,7 @@ The traces have the columns of OpenR1-Math-220k that Valley reads, so every late
 ones: `generations` holds the long chain of thought, `solution` the short one, `answer` the result.
 
     python scripts/synthesize.py --traces-out /tmp/traces.parquet --traces 4096 --task-out /tmp/chain.parquet --task 384 \\
-        --rl-out /tmp/rl.parquet --rl 2048 --seed 0
+        --rl-out /tmp/rl.parquet --rl 2048 --lengths 2 --seed 0
 """
 
 import argparse
@@ -36,16 +36,17 @@ def main():
     parser.add_argument("--task", required=True, type=int, help="held-out problems")
     parser.add_argument("--rl-out", required=True, type=Path)
     parser.add_argument("--rl", required=True, type=int, help="RL problems, from the training side")
+    parser.add_argument("--lengths", required=True, type=int, nargs="+", help="operands a problem")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     rng = random.Random(args.seed)
     provenance = records.provenance(args)
-    train = chain.draw_many(rng, args.traces + args.rl, test=False)
+    train = chain.draw_many(rng, args.traces + args.rl, args.lengths, test=False)
     records.write_parquet(args.traces_out, [trace_row(p) for p in train[: args.traces]], provenance=provenance)
     # RL problems differ from the traces': what RL adds is then not a second look at the same problems.
     records.write_parquet(args.rl_out, [task_row(p) for p in train[args.traces :]], provenance=provenance)
-    held_out = chain.draw_many(rng, args.task, test=True)
+    held_out = chain.draw_many(rng, args.task, args.lengths, test=True)
     records.write_parquet(args.task_out, [task_row(p) for p in held_out], provenance=provenance)
     records.done(f"{args.traces} traces, {args.rl} RL problems, {args.task} held-out problems", args.traces_out.parent)
 

@@ -1,6 +1,6 @@
 """The miniature's task: chains of two-digit additions, answered with short or long chain of thought.
 
-A problem is a two-digit start and k in {2, 3, 4} labelled one-digit operands; every running total stays within 10..99:
+A problem is a two-digit start and k labelled one-digit operands; every running total stays within 10..99:
 
     63b+5c-7    short  b+5:63+5=68c-7:68-7=61\\boxed{61}
                 long   <think>b+5:63+5:3+5=8,6+0=6,so68.wait,check68-5:8-5=3,6-0=6,so63ok,so68;c-7:...;</think>\\boxed{61}
@@ -15,7 +15,6 @@ import random
 from typing import NamedTuple
 
 LABELS = "bcdefg"
-LENGTHS = (2, 3, 4)
 
 
 class Problem(NamedTuple):
@@ -35,9 +34,8 @@ class Problem(NamedTuple):
         return self.start + sum(operand for _, operand in self.steps)
 
 
-def draw(rng: random.Random, length: int | None = None) -> Problem:
-    """A random problem with `length` operands (uniform over 2, 3, 4 when None)."""
-    length = length or rng.choice(LENGTHS)
+def draw(rng: random.Random, length: int) -> Problem:
+    """A random problem with `length` operands."""
     total = start = rng.randint(10, 99)
     steps = []
     for label in rng.sample(LABELS, length):
@@ -52,11 +50,11 @@ def is_test(problem: Problem) -> bool:
     return hashlib.md5(problem.text.encode()).digest()[0] < 16
 
 
-def draw_many(rng: random.Random, count: int, test: bool) -> list[Problem]:
-    """`count` different problems of the held-out side (`test`) or of the training side, lengths in equal turns."""
+def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) -> list[Problem]:
+    """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns."""
     found: dict[str, Problem] = {}
     while len(found) < count:
-        problem = draw(rng, LENGTHS[len(found) % len(LENGTHS)])
+        problem = draw(rng, lengths[len(found) % len(lengths)])
         if is_test(problem) == test:
             found.setdefault(problem.text, problem)
     return list(found.values())
@@ -107,13 +105,13 @@ def fragment(rng: random.Random) -> str:
     return text + rng.choice([f"ok,so{first + a}", ";", "</think>"])
 
 
-def look_up(rng: random.Random) -> tuple[str, str]:
+def look_up(rng: random.Random, lengths: list[int]) -> tuple[str, str]:
     """(prompt, response): the labelled operands of a problem, repeated in order, unrelated workings between two items.
 
     Labels are drawn at random, so that finding the next item takes a look at the prompt; consecutive labels let the base
     get stuck on counting.
     """
-    problem = draw(rng)
+    problem = draw(rng, rng.choice(lengths))
     response = rng.choice(["", "<think>"])
     for label, operand in problem.steps:
         response += f"{label}{operand:+d}"

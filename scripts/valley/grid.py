@@ -17,7 +17,8 @@ RUN = re.compile(
     r"(?P<start>base|sft-(?P<size>[a-z0-9]+)(\.(?P<recipe>[a-z0-9]+))?)"
     r"(?P<rl>\+rl(\.(?P<rl_recipe>[a-z0-9]+))?(@(?P<step>[0-9]+))?)?"
 )
-# Keys that a recipe, a model or a size may set, and the flag of sft.py that each becomes.
+# Settings that become flags of a script, in the order of its command line.
+PRETRAIN_FLAGS = ("hidden", "layers", "heads", "ff", "steps", "target", "batch", "lr")
 SFT_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "epochs", "steps", "batch", "device_batch",
              "max_length", "completion", "precision", "gradient_checkpointing", "save_every")  # fmt: skip
 RL_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "steps", "prompts", "rollouts", "minibatch",
@@ -99,7 +100,8 @@ def rl_settings(config: dict, model: str, run: str) -> dict:
 
 def flags(settings: dict, names: tuple[str, ...]) -> str:
     """Settings as one command-line string, holding only what is set: a new key then changes no existing job."""
-    return " ".join(f"--{n.replace('_', '-')} {settings[n]}" for n in names if settings.get(n) is not None)
+    text = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value  # noqa: E731
+    return " ".join(f"--{n.replace('_', '-')} {text(settings[n])}" for n in names if settings.get(n) is not None)
 
 
 def check(config: dict, schema: Path):

@@ -6,18 +6,19 @@ import sys
 import time
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from valley import records
+from valley import grid, records
 
 
-def resume_point(folder: Path, fingerprint: str) -> str | None:
-    """The last checkpoint in `folder` if it was made by the same data and arguments, else None.
+def resume_point(folder: Path, identity) -> str | None:
+    """The last checkpoint in `folder` if it was made by the same work, else None.
 
-    Checkpoints of other work are set aside under another name, never deleted and never continued.
+    `identity` is JSON content that names data, start model and arguments. Checkpoints of other work are set aside under
+    another name, never deleted and never continued.
     """
-    mark = folder / "fingerprint.json"
+    mark, fingerprint = folder / "fingerprint.json", grid.fingerprint(identity)
     if folder.is_dir():
         found = records.read_json(mark).get("fingerprint") if mark.exists() else None
         if found == fingerprint:
@@ -28,7 +29,7 @@ def resume_point(folder: Path, fingerprint: str) -> str | None:
 
 
 class Progress(TrainerCallback):
-    """A line on standard error every few seconds, and the history of all logged values."""
+    """A line on standard error every few seconds."""
 
     def __init__(self, every: float = 5.0):
         self.every, self.last = every, 0.0
@@ -38,6 +39,12 @@ class Progress(TrainerCallback):
             self.last = time.monotonic()
             shown = {k: round(v, 4) for k, v in logs.items() if k in ("loss", "reward", "completions/mean_length")}
             print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", file=sys.stderr, flush=True)
+
+
+def show_progress(trainer):
+    """Report on standard error by `Progress`; standard output is left to the script's closing line."""
+    trainer.pop_callback(PrinterCallback)
+    trainer.add_callback(Progress())
 
 
 def save_model(trainer, tokenizer, out: Path):

@@ -8,6 +8,8 @@ SYNTHETIC_RL = [name for name, problems in config["rl"]["sets"].items() if probl
 if config["traces"]["source"] == "synthetic":
 
     rule synthesize:
+        message:
+            "Synthesise traces, RL problems and held-out problems"
         input:
             script="scripts/synthesize.py",
         output:
@@ -15,13 +17,13 @@ if config["traces"]["source"] == "synthetic":
             task=at(f"data/tasks/{SYNTHETIC_TASKS[0]}.parquet"),
             rl=at(f"data/rl/{SYNTHETIC_RL[0]}.parquet"),
         params:
-            counts=" ".join(f"--{key} {value}" for key, value in config["synthetic"].items()),
+            counts=grid.flags(config["synthetic"], ("traces", "task", "rl", "lengths", "seed")),
         log:
             at("logs/synthesize.log"),
         benchmark:
             at("benchmarks/synthesize.tsv")
         conda:
-            "../../envs/cpu.yaml"
+            CPU_ENV
         shell:
             "{PYTHON} {input.script} --traces-out {output.traces} --task-out {output.task} --rl-out {output.rl}"
             " {params.counts} 2> {log}"
@@ -30,6 +32,8 @@ else:
 
     rule fetch_traces:
         localrule: True
+        message:
+            "Fetch the traces"
         input:
             script="scripts/fetch_traces.py",
         output:
@@ -41,13 +45,15 @@ else:
         benchmark:
             at("benchmarks/fetch_traces.tsv")
         conda:
-            "../../envs/cpu.yaml"
+            CPU_ENV
         shell:
             "{PYTHON} {input.script} {params.source} --out {output} 2> {log}"
 
 
 rule fetch_task:
     localrule: True
+    message:
+        "Fetch the task {wildcards.task}"
     input:
         script="scripts/fetch_task.py",
     output:
@@ -61,13 +67,15 @@ rule fetch_task:
     benchmark:
         at("benchmarks/fetch_task/{task}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} {params.source} --out {output} 2> {log}"
 
 
 rule fetch_rl:
     localrule: True
+    message:
+        "Fetch the RL problems {wildcards.problems}"
     input:
         script="scripts/fetch_task.py",
     output:
@@ -81,7 +89,7 @@ rule fetch_rl:
     benchmark:
         at("benchmarks/fetch_rl/{problems}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} {params.source} --out {output} 2> {log}"
 
@@ -89,6 +97,8 @@ rule fetch_rl:
 if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
 
     rule arithmetic:
+        message:
+            "Draw the arithmetic expressions"
         input:
             script="scripts/arithmetic.py",
         output:
@@ -101,13 +111,15 @@ if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
         benchmark:
             at("benchmarks/arithmetic.tsv")
         conda:
-            "../../envs/cpu.yaml"
+            CPU_ENV
         shell:
             "{PYTHON} {input.script} --problems {params.problems} --seed {params.seed} --out {output} 2> {log}"
 
 
 # The data depend on `traces` alone: neither a new model nor a new task changes the pool, or the whole grid would retrain.
 rule order_traces:
+    message:
+        "Filter and order the traces (order {wildcards.order})"
     input:
         script="scripts/order_traces.py",
         traces=at("data/traces.parquet"),
@@ -126,7 +138,7 @@ rule order_traces:
     benchmark:
         at("benchmarks/order_traces/seed{order}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
         " --max-tokens {params.max_tokens} --correct {params.correct} --seed {wildcards.order} {params.prompt}"
@@ -134,6 +146,8 @@ rule order_traces:
 
 
 rule subset:
+    message:
+        "Take the subset {wildcards.size} (order {wildcards.order})"
     input:
         script="scripts/subset.py",
         pool=at("data/ordered/seed{order}.parquet"),
@@ -147,7 +161,7 @@ rule subset:
     benchmark:
         at("benchmarks/subset/{size}.seed{order}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --pool {input.pool} --examples {params.examples}"
         " --out {output.subset} --card {output.card} 2> {log}"

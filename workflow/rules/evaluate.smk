@@ -5,6 +5,8 @@ TASKS = config["grid"]["tasks"]
 
 
 rule generate:
+    message:
+        "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     input:
         model=lambda w: ancient(model_of(w)),
         task=ancient(at("data/tasks/{task}.parquet")),
@@ -21,13 +23,15 @@ rule generate:
     benchmark:
         at("benchmarks/generate/{model}.{run}.seed{seed}.{task}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        MODEL_ENV
     shell:
         "{PYTHON} scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
         " {params.flags} {params.prompt} --seed {wildcards.seed} --out {output} 2> {log}"
 
 
 rule grade:
+    message:
+        "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         script="scripts/grade.py",
         grading="scripts/valley/grading.py",
@@ -42,13 +46,15 @@ rule grade:
     benchmark:
         at("benchmarks/grade/{model}.{run}.seed{seed}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
         " --out {output} 2> {log}"
 
 
 rule score:
+    message:
+        "Score {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         script="scripts/score.py",
         statistics="scripts/valley/statistics.py",
@@ -60,7 +66,7 @@ rule score:
     benchmark:
         at("benchmarks/score/{model}.{run}.seed{seed}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --grades {input.grades} --out {output} 2> {log}"
 

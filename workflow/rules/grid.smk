@@ -69,6 +69,10 @@ def gpus(wildcards):
     return config["models"][wildcards.model].get("gpus", 0)
 
 
+# Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.
+CPU_ENV = "../../envs/cpu.yaml"
+MODEL_ENV = "../../envs/gpu.yaml" if config["generate"]["engine"] == "vllm" else CPU_ENV
+
 # How scripts are started. In CPU studies jobs are forked from one process that has imported torch (scripts/warm.py).
 PYTHON = "python scripts/warm.py" if config["warm_start"] else "python"
 

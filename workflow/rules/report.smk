@@ -14,6 +14,8 @@ def examples_flags():
 
 
 rule aggregate:
+    message:
+        "Aggregate all scores into tables"
     input:
         script="scripts/aggregate.py",
         scores=SCORES,
@@ -32,7 +34,7 @@ rule aggregate:
     benchmark:
         at("benchmarks/aggregate.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples} {params.task}"
         " --confidence {params.confidence} --cells {output.cells} --summary {output.summary}"
@@ -40,6 +42,8 @@ rule aggregate:
 
 
 rule figure:
+    message:
+        "Draw the figure {wildcards.figure}"
     input:
         script="scripts/figure.py",
         cells=at("report/tables/cells.csv"),
@@ -53,13 +57,15 @@ rule figure:
     benchmark:
         at("benchmarks/figure/{figure}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --figure {wildcards.figure} --cells {input.cells} --curves {input.curves}"
         " --svg {output.svg} --png {output.png} --data {output.data} 2> {log}"
 
 
 rule costs:
+    message:
+        "Sum up what it cost"
     input:
         script="scripts/costs.py",
         scores=SCORES,
@@ -72,13 +78,15 @@ rule costs:
     log:
         at("logs/costs.log"),
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --benchmarks {params.benchmarks} --results {params.results} --models {params.models}"
         " --out {output} 2> {log}"
 
 
 rule page:
+    message:
+        "Write the page"
     input:
         script="scripts/page.py",
         template="workflow/report/page.html.jinja",
@@ -96,7 +104,7 @@ rule page:
     log:
         at("logs/page.log"),
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --study {params.study} {params.miniature} --template {input.template} --cells {input.cells}"
         " --summary {input.summary} --costs {input.costs} --finding {input.finding} --figures {input.figures}"

@@ -29,26 +29,31 @@ def rl_problems(wildcards):
 
 
 rule pretrain:
+    message:
+        "Pre-train {wildcards.model} seed {wildcards.seed}"
     input:
         template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
     output:
         directory(at("models/{model}/seed{seed}")),
     params:
-        size=lambda w: grid.flags(config["models"][w.model]["pretrain"], tuple(config["models"][w.model]["pretrain"])),
+        size=lambda w: grid.flags(config["models"][w.model]["pretrain"], grid.PRETRAIN_FLAGS),
+        lengths=grid.flags(config.get("synthetic", {}), ("lengths",)),
     priority: 3
     log:
         at("logs/pretrain/{model}.seed{seed}.log"),
     benchmark:
         at("benchmarks/pretrain/{model}.seed{seed}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
-        "{PYTHON} scripts/pretrain.py --template {input.template} {params.size} --seed {wildcards.seed}"
-        " --out {output} 2> {log}"
+        "{PYTHON} scripts/pretrain.py --template {input.template} {params.size} {params.lengths}"
+        " --seed {wildcards.seed} --out {output} 2> {log}"
 
 
 rule fetch_model:
     localrule: True
+    message:
+        "Fetch the model {wildcards.model}"
     input:
         template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
     output:
@@ -62,13 +67,15 @@ rule fetch_model:
     benchmark:
         at("benchmarks/fetch_model/{model}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} scripts/fetch_model.py {params.source} --template {input.template} --end-token {params.end}"
         " --pad-token {params.pad} --out {output} 2> {log}"
 
 
 rule preflight:
+    message:
+        "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         script="scripts/preflight.py",
         model=lambda w: base_model(w.model, w.seed),
@@ -86,13 +93,15 @@ rule preflight:
     benchmark:
         at("benchmarks/preflight/{model}.{run}.seed{seed}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} {input.script} --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
         " --max-truncated {params.max_truncated} --out {output} 2> {log}"
 
 
 rule sft:
+    message:
+        "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         model=lambda w: ancient(base_model(w.model, w.seed)),
         subset=lambda w: ancient(subset_of(w)),
@@ -115,13 +124,15 @@ rule sft:
     benchmark:
         at("benchmarks/sft/{model}.{run}.seed{seed}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        MODEL_ENV
     shell:
         "{params.launch} scripts/sft.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model} --record {output.record} 2> {log}"
 
 
 rule rl:
+    message:
+        "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         start=lambda w: ancient(start_of(w)),
         problems=lambda w: ancient(rl_problems(w)),
@@ -143,7 +154,7 @@ rule rl:
     benchmark:
         at("benchmarks/rl/{model}.{run}.seed{seed}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        MODEL_ENV
     shell:
         "{params.launch} scripts/rl.py --model {input.start} --problems {input.problems} {params.flags} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model} --record {output.record} --curve {output.curve} 2> {log}"
@@ -151,6 +162,8 @@ rule rl:
 
 rule export_step:
     localrule: True
+    message:
+        "Publish {wildcards.model} {wildcards.whole} step {wildcards.step} seed {wildcards.seed}"
     input:
         record=ancient(cell("{model}", "{whole}", "{seed}", "train.json")),
     output:
@@ -165,7 +178,7 @@ rule export_step:
     benchmark:
         at("benchmarks/export_step/{model}.{whole}@{step}.seed{seed}.tsv")
     conda:
-        "../../envs/cpu.yaml"
+        CPU_ENV
     shell:
         "{PYTHON} scripts/export_step.py --checkpoints {params.checkpoints} --record {input.record} --step {wildcards.step}"
         " --out {output} 2> {log}"

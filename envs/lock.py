@@ -1,0 +1,47 @@
+"""Resolve envs/*.in into locks, and write the pins into the conda environments that Snakemake hashes.
+
+    python envs/lock.py            # needs uv; `make lock` installs it
+    python envs/lock.py --yaml     # only envs/*.yaml from the locks as they are
+
+Snakemake hashes the yaml and not a file it refers to, so the pins stand in the yaml itself; tests/test_envs.py holds both
+together. The lock names no host and no path: a local build's version suffix (2.13.0+cpu) is cut, so that the same pin
+takes the CPU build or the CUDA build, whichever the machine's package index offers.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HEAD = "# Written by `make lock` from {name}.in; edit that one.\n"
+
+
+def resolve(name: str):
+    """Write <name>.lock: every package of the stack, pinned."""
+    links = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"find-links='([^']*)'", links)
+    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11", str(HERE / f"{name}.in")]
+    command += ["--find-links", found[0]] if found and name == "cpu" else []
+    pins = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pins = "".join(line for line in pins.splitlines(keepends=True) if re.match(r"[A-Za-z0-9]", line))
+    (HERE / f"{name}.lock").write_text(HEAD.format(name=name) + re.sub(r"\+\w+$", "", pins, flags=re.M))
+
+
+def environment(name: str, lock: str) -> str:
+    """The conda environment of a lock: Python and pip from conda, everything else by pip, pinned."""
+    pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
+    lines = ["channels: [conda-forge]", "dependencies:", "  - python=3.11", "  - pip", "  - pip:", *(f"      - {pin}" for pin in pins)]
+    return HEAD.format(name=name) + "\n".join(lines) + "\n"
+
+
+def main():
+    for name in ("cpu", "gpu"):
+        if "--yaml" not in sys.argv:
+            resolve(name)
+        (HERE / f"{name}.yaml").write_text(environment(name, (HERE / f"{name}.lock").read_text()))
+        print(f"{name}.lock and {name}.yaml → {HERE}")
+
+
+if __name__ == "__main__":
+    main()
