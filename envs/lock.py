@@ -21,7 +21,17 @@ def resolve(name: str):
     """Write <name>.lock: every package of the stack, pinned."""
     links = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"find-links='([^']*)'", links)
-    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11", str(HERE / f"{name}.in")]
+    command = [
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+        "--python-version",
+        "3.11",
+        str(HERE / f"{name}.in"),
+    ]
     command += ["--find-links", found[0]] if found and name == "cpu" else []
     pins = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     pins = "".join(line for line in pins.splitlines(keepends=True) if re.match(r"[A-Za-z0-9]", line))
@@ -31,7 +41,14 @@ def resolve(name: str):
 def environment(name: str, lock: str) -> str:
     """The conda environment of a lock: Python and pip from conda, everything else by pip, pinned."""
     pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
-    lines = ["channels: [conda-forge]", "dependencies:", "  - python=3.11", "  - pip", "  - pip:", *(f"      - {pin}" for pin in pins)]
+    lines = [
+        "channels: [conda-forge]",
+        "dependencies:",
+        "  - python=3.11",
+        "  - pip",
+        "  - pip:",
+        *(f"      - {pin}" for pin in pins),
+    ]
     return HEAD.format(name=name) + "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import pandas
+
 from valley import grid, records, statistics
 
 HEADLINE = "all tasks"  # the mean over tasks, as a task of its own in the tables
@@ -117,7 +118,10 @@ def main():
     cells = pandas.DataFrame([row for path in args.scores for row in cell_rows(path, examples)])
     table = summary(cells, args.confidence)
     curves = pandas.concat(
-        [pandas.read_parquet(path).assign(model=path.parts[-4], run=path.parts[-3], seed=path.parts[-2]) for path in args.curves]
+        [
+            pandas.read_parquet(path).assign(model=path.parts[-4], run=path.parts[-3], seed=path.parts[-2])
+            for path in args.curves
+        ]
         or [pandas.DataFrame(columns=["step", "reward", "model", "run", "seed"])]
     )
     write(cells, args.cells)

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import pandas
+
 from valley import records
 
 

@@ -67,7 +67,9 @@ def main():
             # Only a pad token may be new: an end token the model never saw is a mistake in the config.
             added = tokenizer.convert_tokens_to_ids(args.pad_token) >= size
             if not added or tokenizer.convert_tokens_to_ids(args.end_token) >= size:
-                records.fail(f"families.*.end_token {args.end_token}", f"is not in the vocabulary of {args.source}", "Choose one that is")
+                records.fail(
+                    f"families.*.end_token {args.end_token}", f"is not in the vocabulary of {args.source}", "Choose one that is"
+                )
         tokenizer.save_pretrained(folder)
         config = records.read_json(folder / "config.json")
         if len(tokenizer) > config.get("text_config", config)["vocab_size"]:

@@ -54,7 +54,11 @@ def main():
         identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
         problem, answer = (row.get(key) for key in ("problem", "answer"))
         if not problem or answer is None or not str(answer).strip():
-            records.fail(args.source, f"row {identity!r} has no {'answer' if problem else 'problem'}", "Mend the source or leave the row out")
+            records.fail(
+                args.source,
+                f"row {identity!r} has no {'answer' if problem else 'problem'}",
+                "Mend the source or leave the row out",
+            )
         level = str(row["level"]) if row.get("level") is not None else None
         out.append({"id": str(identity), "problem": problem, "answer": str(answer), "level": level})
     if not out:

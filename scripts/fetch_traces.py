@@ -2,6 +2,8 @@
 
     python scripts/fetch_traces.py --source open-r1/OpenR1-Math-220k --revision e4e141e… --name all --out /tmp/traces.parquet
     python scripts/fetch_traces.py --source data/openr1_like.parquet --out /tmp/traces.parquet
+
+`--source` is a hub id, pinned by `--revision`, or a local parquet file.
 """
 
 import argparse
@@ -27,7 +29,9 @@ def main():
         table = records.read_parquet(local, None)
     else:
         if not args.revision:
-            records.fail(args.source, "no revision pins its commit", "Give the 40-digit commit in the config, or a local parquet file")
+            records.fail(
+                args.source, "no revision pins its commit", "Give the 40-digit commit in the config, or a local parquet file"
+            )
         os.environ["HF_HUB_OFFLINE"] = "0"
         from datasets import load_dataset
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy  # noqa: E402
-import pandas  # noqa: E402
-import seaborn  # noqa: E402
-from aggregate import HEADLINE  # noqa: E402
-from valley import grading, records  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy
+import pandas
+import seaborn
+
+from aggregate import HEADLINE
+from valley import grading, records
 
 seaborn.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
 # Text stays text in the SVG, and ids do not change from run to run.
@@ -56,23 +57,31 @@ def valley(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFra
                 ax.scatter(jitter(points), points[measure], color=colours[recipe], s=16, alpha=0.75, linewidth=0, zorder=3)
                 if measure == "accuracy":
                     bars = [points.accuracy - points.accuracy_low, points.accuracy_high - points.accuracy]
-                    ax.errorbar(jitter(points), points.accuracy, yerr=bars, fmt="none", color=colours[recipe], alpha=0.3, linewidth=1)
+                    ax.errorbar(
+                        jitter(points), points.accuracy, yerr=bars, fmt="none", color=colours[recipe], alpha=0.3, linewidth=1
+                    )
             ax.set_xscale("log", base=2)
             ticks = sorted(mine[mine.stage == "sft"].examples.unique())
             ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             ax.minorticks_off()
-            ax.set_ylabel({"accuracy": "accuracy (avg@k)", "length": "response length (tokens)"}[measure] if column == 0 else "")
+            ax.set_ylabel(
+                {"accuracy": "accuracy (avg@k)", "length": "response length (tokens)"}[measure] if column == 0 else ""
+            )
         axes[0][column].set(title=model, ylim=(-0.02, 1.02 if data.accuracy.max() > 0.5 else None))
         axes[1][column].set(xlabel="training examples", ylim=(0, None))
     axes[0][0].legend(fontsize="small", framealpha=0.9)
-    figure.supxlabel("dots: training seeds, bars: 95 % over problems, grey band: range of the bases", fontsize="x-small", color="0.4")
+    figure.supxlabel(
+        "dots: training seeds, bars: 95 % over problems, grey band: range of the bases", fontsize="x-small", color="0.4"
+    )
     return figure, data
 
 
 def outcomes(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFrame]:
     """Stacked shares of the outcome classes, a bar a run (mean over seeds), a panel a model."""
     shares = [f"share {name}" for name in grading.OUTCOMES]
-    data = cells[(cells.task == HEADLINE) & cells.step.isna()].groupby(["model", "run"], sort=False)[shares].mean().reset_index()
+    data = (
+        cells[(cells.task == HEADLINE) & cells.step.isna()].groupby(["model", "run"], sort=False)[shares].mean().reset_index()
+    )
     models = list(dict.fromkeys(data.model))
     most = data.groupby("model").size().max()
     figure, axes = plt.subplots(1, len(models), figsize=(4.6 * len(models), 1 + 0.34 * most), squeeze=False, sharex=True)
@@ -80,11 +89,15 @@ def outcomes(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataF
         mine = data[data.model == model].iloc[::-1]
         left = numpy.zeros(len(mine))
         for name in grading.OUTCOMES:
-            ax.barh(mine.run, mine[f"share {name}"], left=left, color=COLOURS[name], label=name, edgecolor="white", linewidth=0.4)
+            ax.barh(
+                mine.run, mine[f"share {name}"], left=left, color=COLOURS[name], label=name, edgecolor="white", linewidth=0.4
+            )
             left += mine[f"share {name}"].to_numpy()
         ax.set(title=model, xlim=(0, 1), xlabel="share of responses")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=len(labels), fontsize="small", frameon=False)
+    figure.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=len(labels), fontsize="small", frameon=False
+    )
     figure.tight_layout()
     return figure, data
 
@@ -93,12 +106,14 @@ def rl(cells: pandas.DataFrame, curves: pandas.DataFrame) -> tuple[plt.Figure, p
     """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a model."""
     held_out = cells[(cells.task == HEADLINE) & (cells.stage == "rl")].copy()
     last = curves.groupby(["model", "run"]).step.max()
-    held_out["step"] = [
-        row.step if pandas.notna(row.step) else last[(row.model, row.run)] for row in held_out.itertuples()
-    ]
+    held_out["step"] = [row.step if pandas.notna(row.step) else last[(row.model, row.run)] for row in held_out.itertuples()]
     starts = cells[(cells.task == HEADLINE) & (cells.stage != "rl")].assign(step=0, start=lambda t: t.run)
-    starts = starts[starts.set_index(["model", "start", "seed"]).index.isin(held_out.set_index(["model", "start", "seed"]).index)]
-    data = pandas.concat([starts, held_out])[["model", "start", "seed", "step", "accuracy", "accuracy_low", "accuracy_high", "length"]]
+    starts = starts[
+        starts.set_index(["model", "start", "seed"]).index.isin(held_out.set_index(["model", "start", "seed"]).index)
+    ]
+    data = pandas.concat([starts, held_out])[
+        ["model", "start", "seed", "step", "accuracy", "accuracy_low", "accuracy_high", "length"]
+    ]
     rewards = curves.assign(start=curves.run.str.split("+").str[0])
     models = list(dict.fromkeys(data.model))
     palette = dict(zip(dict.fromkeys(data.start), seaborn.color_palette("colorblind"), strict=False))
@@ -106,12 +121,18 @@ def rl(cells: pandas.DataFrame, curves: pandas.DataFrame) -> tuple[plt.Figure, p
     for row, model in enumerate(models):
         mine = data[data.model == model].sort_values("step")
         common = {"hue": "start", "palette": palette, "legend": False}
-        seaborn.lineplot(mine, x="step", y="accuracy", marker="o", errorbar=None, ax=axes[row][0], **common | {"legend": "brief"})
+        seaborn.lineplot(
+            mine, x="step", y="accuracy", marker="o", errorbar=None, ax=axes[row][0], **common | {"legend": "brief"}
+        )
         for start, group in mine.groupby("start"):
             bars = [group.accuracy - group.accuracy_low, group.accuracy_high - group.accuracy]
-            axes[row][0].errorbar(group.step, group.accuracy, yerr=bars, fmt="none", color=palette[start], alpha=0.4, linewidth=1)
+            axes[row][0].errorbar(
+                group.step, group.accuracy, yerr=bars, fmt="none", color=palette[start], alpha=0.4, linewidth=1
+            )
         seaborn.lineplot(mine, x="step", y="length", marker="o", errorbar=None, ax=axes[row][1], **common)
-        seaborn.lineplot(rewards[rewards.model == model], x="step", y="reward", errorbar=None, linewidth=1, ax=axes[row][2], **common)
+        seaborn.lineplot(
+            rewards[rewards.model == model], x="step", y="reward", errorbar=None, linewidth=1, ax=axes[row][2], **common
+        )
         axes[row][0].set(title=f"{model}: held-out accuracy", ylim=(-0.02, None))
         axes[row][1].set(title="response length (tokens)", ylim=(0, None))
         axes[row][2].set(title="training reward", ylim=(-0.02, 1.02))

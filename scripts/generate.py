@@ -112,14 +112,18 @@ def main():
     problems = records.read_parquet(args.task, ["id", "problem", "answer"]).to_pylist()
     for row in problems:
         if not row["id"] or not row["problem"] or not (row["answer"] or "").strip():
-            records.fail(args.task, f"row {row['id']!r} has no id, problem or answer", "Mend the task's source; nothing was generated")
+            records.fail(
+                args.task, f"row {row['id']!r} has no id, problem or answer", "Mend the task's source; nothing was generated"
+            )
     if len({row["id"] for row in problems}) != len(problems):
         records.fail(args.task, "has two rows with one id", "Ids must be unique")
     tokenizer = prompts.load_tokenizer(args.model)
     prompt_ids = prompts.prompt_ids(tokenizer, [row["problem"] for row in problems], args.system, args.suffix)
     longest = max(map(len, prompt_ids))
     if longest >= args.max_context:
-        records.fail(args.task, f"a prompt of {longest} tokens leaves no room in {args.max_context}", "Raise generate.max_context")
+        records.fail(
+            args.task, f"a prompt of {longest} tokens leaves no room in {args.max_context}", "Raise generate.max_context"
+        )
     args.max_new_tokens = min(args.max_new_tokens, args.max_context - longest)
 
     # Parts of other work (another model, task or parameter) must not be continued: they lie under another name.
@@ -152,7 +156,11 @@ def main():
     seconds = time.perf_counter() - start
     table = pyarrow.concat_tables([records.read_parquet(parts / f"{n:05}.parquet") for n in range(len(work))])
     table = table.sort_by([("id", "ascending"), ("sample", "ascending")])
-    record = records.provenance(args) | {"seconds": seconds, "tokens_generated": produced, "identity": grid.fingerprint(identity)}
+    record = records.provenance(args) | {
+        "seconds": seconds,
+        "tokens_generated": produced,
+        "identity": grid.fingerprint(identity),
+    }
     records.write_parquet(args.out, table, provenance=record)
     for part in parts.iterdir():  # all of it is in the file now
         part.unlink()

@@ -1,6 +1,6 @@
 """Put a study on one page: the finding, the figures, the tables, what it cost and where it comes from.
 
-    python scripts/page.py --study miniature --template workflow/report/page.html.jinja --cells report/tables/cells.csv \\
+    python scripts/page.py --study studies/miniature --template workflow/report/page.html.jinja --cells report/tables/cells.csv \\
         --summary report/tables/summary.csv --costs report/tables/costs.csv --finding report/finding.txt \\
         --figures report/figures/*.svg --results results --out /tmp/page.html
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import jinja2
 import markupsafe
 import pandas
+
 from aggregate import HEADLINE
 from valley import records
 
@@ -55,13 +56,15 @@ def examples(results: Path, cells: pandas.DataFrame, each: int = 2) -> list[dict
                 texts = records.read_parquet(folder / "responses" / f"{task}.parquet").to_pandas()
                 for row in rows.head(each).merge(texts, on=["id", "sample"]).itertuples():
                     text = row.response if len(row.response) < 1200 else f"{row.response[:600]} […] {row.response[-500:]}"
-                    found.append({"model": model, "run": run, "outcome": outcome, "prompt": row.prompt, "gold": row.gold, "text": text})
+                    found.append(
+                        {"model": model, "run": run, "outcome": outcome, "prompt": row.prompt, "gold": row.gold, "text": text}
+                    )
     return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", required=True)
+    parser.add_argument("--study", required=True, type=Path, help="root of the study")
     parser.add_argument("--miniature", action="store_true", help="say what a miniature can and cannot show")
     parser.add_argument("--template", required=True, type=Path)
     parser.add_argument("--cells", required=True, type=Path)
@@ -75,11 +78,24 @@ def main():
 
     cells, summary = pandas.read_csv(args.cells), pandas.read_csv(args.summary)
     headline = summary[summary.task == HEADLINE]
-    columns = ["model", "run", "examples", "seeds", "accuracy", "lowest", "highest", "change", "above_base", "length", "boxed", "truncated"]
+    columns = [
+        "model",
+        "run",
+        "examples",
+        "seeds",
+        "accuracy",
+        "lowest",
+        "highest",
+        "change",
+        "above_base",
+        "length",
+        "boxed",
+        "truncated",
+    ]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
     html = environment.from_string(args.template.read_text(encoding="utf-8")).render(
-        study=args.study, miniature=args.miniature, finding=args.finding.read_text(encoding="utf-8").strip(),
+        study=args.study.name or "paper", miniature=args.miniature, finding=args.finding.read_text(encoding="utf-8").strip(),
         figures=[(path.stem, inline(path), CAPTIONS.get(path.stem, "")) for path in args.figures],
         summary=headline[columns].astype(object).to_dict("records"), columns=columns,
         costs=pandas.read_csv(args.costs).astype(object).to_dict("records"),

@@ -73,7 +73,9 @@ def main():
         "sample": {"prompt": tokenizer.decode(first["input_ids"][: first["labels"].count(-100)]),
                    "completion": tokenizer.decode(supervised), "ids": first["input_ids"][:64]},
     })  # fmt: skip
-    records.done(f"preflight passed: {len(rows)} examples, {truncated:.1%} cut, p95 {lengths[len(lengths) * 95 // 100]} tokens", args.out)
+    records.done(
+        f"preflight passed: {len(rows)} examples, {truncated:.1%} cut, p95 {lengths[len(lengths) * 95 // 100]} tokens", args.out
+    )
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def main():
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from trl import GRPOConfig, GRPOTrainer
+
     from valley import training
 
     start = time.perf_counter()

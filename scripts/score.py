@@ -11,6 +11,7 @@ import collections
 from pathlib import Path
 
 import numpy
+
 from valley import grading, records, statistics
 
 

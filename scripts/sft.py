@@ -60,6 +60,7 @@ def main():
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
+
     from valley import training
 
     start = time.perf_counter()

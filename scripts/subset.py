@@ -19,7 +19,13 @@ def card(rows: list[dict]) -> dict:
     for column in ("tokens", "characters"):
         values = sorted(row[column] for row in rows)
         cuts = statistics.quantiles(values, n=20) if len(values) > 1 else values * 19
-        quantiles[column] = {"mean": statistics.fmean(values), "p5": cuts[0], "p50": cuts[9], "p95": cuts[18], "max": values[-1]}
+        quantiles[column] = {
+            "mean": statistics.fmean(values),
+            "p5": cuts[0],
+            "p50": cuts[9],
+            "p95": cuts[18],
+            "max": values[-1],
+        }
     return {"examples": len(rows), "sources": dict(collections.Counter(row["source"] for row in rows))} | quantiles
 
 

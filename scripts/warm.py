@@ -32,7 +32,12 @@ START_UP = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_
 
 def socket_path() -> Path:
     """Where the server of this user, checkout, interpreter and start-up environment listens (a folder only we can enter)."""
-    identity = [sys.executable, str(Path(__file__).resolve()), Path(__file__).stat().st_mtime_ns, *map(os.environ.get, START_UP)]
+    identity = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        Path(__file__).stat().st_mtime_ns,
+        *map(os.environ.get, START_UP),
+    ]
     folder = Path(tempfile.gettempdir()) / f"valley-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
@@ -116,7 +121,7 @@ def serve(path: Path):
         return  # another server is starting or running
     path.unlink(missing_ok=True)
 
-    import datasets, math_verify, pyarrow.parquet, scipy.stats, torch, trl  # noqa: E401, F401
+    import datasets  # noqa: F401
     from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
     from trl import GRPOTrainer, SFTTrainer  # noqa: F401
 

@@ -33,8 +33,7 @@ def messages(problem: str, system: str | None, suffix: str) -> list[dict]:
 def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) -> list[list[int]]:
     """Token ids of rendered prompts, generation prompt included; special tokens come from the template alone (one BOS)."""
     texts = [
-        tokenizer.apply_chat_template(messages(p, system, suffix), tokenize=False, add_generation_prompt=True)
-        for p in problems
+        tokenizer.apply_chat_template(messages(p, system, suffix), tokenize=False, add_generation_prompt=True) for p in problems
     ]
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
@@ -42,7 +41,7 @@ def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) 
 def completion_ids(tokenizer, completions: list[str]) -> list[list[int]]:
     """Token ids of completions, each followed by the end token."""
     ids = tokenizer(completions, add_special_tokens=False)["input_ids"] if completions else []
-    return [row + [tokenizer.eos_token_id] for row in ids]
+    return [[*row, tokenizer.eos_token_id] for row in ids]
 
 
 def training_rows(tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int) -> list[dict]:

@@ -8,118 +8,116 @@ SYNTHETIC_RL = [name for name, problems in config["rl"]["sets"].items() if probl
 if config["traces"]["source"] == "synthetic":
 
     rule synthesize:
-        message:
-            "Synthesise traces, RL problems and held-out problems"
         input:
             script="scripts/synthesize.py",
         output:
             traces=at("data/traces.parquet"),
             task=at(f"data/tasks/{SYNTHETIC_TASKS[0]}.parquet"),
             rl=at(f"data/rl/{SYNTHETIC_RL[0]}.parquet"),
-        params:
-            counts=grid.flags(config["synthetic"], ("traces", "task", "rl", "lengths", "seed")),
         log:
             at("logs/synthesize.log"),
         benchmark:
             at("benchmarks/synthesize.tsv")
         conda:
             CPU_ENV
+        params:
+            counts=grid.flags(config["synthetic"], ("traces", "task", "rl", "lengths", "seed")),
+        message:
+            "Synthesise traces, RL problems and held-out problems"
         shell:
-            "{PYTHON} {input.script} --traces-out {output.traces} --task-out {output.task} --rl-out {output.rl}"
+            "python {input.script} --traces-out {output.traces} --task-out {output.task} --rl-out {output.rl}"
             " {params.counts} 2> {log}"
 
 else:
 
     rule fetch_traces:
-        localrule: True
-        message:
-            "Fetch the traces"
         input:
             script="scripts/fetch_traces.py",
         output:
             at("data/traces.parquet"),
-        params:
-            source=source_flags(config["traces"]),
         log:
             at("logs/fetch_traces.log"),
         benchmark:
             at("benchmarks/fetch_traces.tsv")
+        localrule: True
         conda:
             CPU_ENV
+        params:
+            source=source_flags(config["traces"]),
+        message:
+            "Fetch the traces"
         shell:
-            "{PYTHON} {input.script} {params.source} --out {output} 2> {log}"
+            "python {input.script} {params.source} --out {output} 2> {log}"
 
 
 rule fetch_task:
-    localrule: True
-    message:
-        "Fetch the task {wildcards.task}"
     input:
         script="scripts/fetch_task.py",
     output:
         at("data/tasks/{task}.parquet"),
-    wildcard_constraints:
-        task="|".join(FETCHED_TASKS) or "none",
-    params:
-        source=lambda w: source_flags(config["tasks"][w.task]),
     log:
         at("logs/fetch_task/{task}.log"),
     benchmark:
         at("benchmarks/fetch_task/{task}.tsv")
+    wildcard_constraints:
+        task="|".join(FETCHED_TASKS) or "none",
+    localrule: True
     conda:
         CPU_ENV
+    params:
+        source=lambda w: source_flags(config["tasks"][w.task]),
+    message:
+        "Fetch the task {wildcards.task}"
     shell:
-        "{PYTHON} {input.script} {params.source} --out {output} 2> {log}"
+        "python {input.script} {params.source} --out {output} 2> {log}"
 
 
 rule fetch_rl:
-    localrule: True
-    message:
-        "Fetch the RL problems {wildcards.problems}"
     input:
         script="scripts/fetch_task.py",
     output:
         at("data/rl/{problems}.parquet"),
-    wildcard_constraints:
-        problems="|".join(FETCHED_RL) or "none",
-    params:
-        source=lambda w: source_flags(config["rl"]["sets"][w.problems]),
     log:
         at("logs/fetch_rl/{problems}.log"),
     benchmark:
         at("benchmarks/fetch_rl/{problems}.tsv")
+    wildcard_constraints:
+        problems="|".join(FETCHED_RL) or "none",
+    localrule: True
     conda:
         CPU_ENV
+    params:
+        source=lambda w: source_flags(config["rl"]["sets"][w.problems]),
+    message:
+        "Fetch the RL problems {wildcards.problems}"
     shell:
-        "{PYTHON} {input.script} {params.source} --out {output} 2> {log}"
+        "python {input.script} {params.source} --out {output} 2> {log}"
 
 
 if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
 
     rule arithmetic:
-        message:
-            "Draw the arithmetic expressions"
         input:
             script="scripts/arithmetic.py",
         output:
             at("data/tasks/arithmetic.parquet"),
-        params:
-            problems=config["tasks"]["arithmetic"].get("problems", 400),
-            seed=config["tasks"]["arithmetic"].get("seed", 0),
         log:
             at("logs/arithmetic.log"),
         benchmark:
             at("benchmarks/arithmetic.tsv")
         conda:
             CPU_ENV
+        params:
+            problems=config["tasks"]["arithmetic"].get("problems", 400),
+            seed=config["tasks"]["arithmetic"].get("seed", 0),
+        message:
+            "Draw the arithmetic expressions"
         shell:
-            "{PYTHON} {input.script} --problems {params.problems} --seed {params.seed} --out {output} 2> {log}"
+            "python {input.script} --problems {params.problems} --seed {params.seed} --out {output} 2> {log}"
 
 
 # The data depend on `traces` alone: neither a new model nor a new task changes the pool, or the whole grid would retrain.
 rule order_traces:
-    message:
-        "Filter and order the traces (order {wildcards.order})"
     input:
         script="scripts/order_traces.py",
         traces=at("data/traces.parquet"),
@@ -128,40 +126,42 @@ rule order_traces:
     output:
         pool=at("data/ordered/seed{order}.parquet"),
         card=at("data/ordered/seed{order}.json"),
-    params:
-        decontaminate=lambda w, input: f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else "",
-        max_tokens=config["traces"]["max_tokens"],
-        correct=config["traces"]["correct"],
-        prompt=prompt_flags(),
     log:
         at("logs/order_traces/seed{order}.log"),
     benchmark:
         at("benchmarks/order_traces/seed{order}.tsv")
     conda:
         CPU_ENV
+    params:
+        decontaminate=lambda w, input: f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else "",
+        max_tokens=config["traces"]["max_tokens"],
+        correct=config["traces"]["correct"],
+        prompt=prompt_flags(),
+    message:
+        "Filter and order the traces (order {wildcards.order})"
     shell:
-        "{PYTHON} {input.script} --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
+        "python {input.script} --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
         " --max-tokens {params.max_tokens} --correct {params.correct} --seed {wildcards.order} {params.prompt}"
         " --out {output.pool} --card {output.card} 2> {log}"
 
 
 rule subset:
-    message:
-        "Take the subset {wildcards.size} (order {wildcards.order})"
     input:
         script="scripts/subset.py",
         pool=at("data/ordered/seed{order}.parquet"),
     output:
         subset=at("data/subsets/{size}/seed{order}.parquet"),
         card=at("data/subsets/{size}/seed{order}.json"),
-    params:
-        examples=lambda w: config["sizes"][w.size]["examples"],
     log:
         at("logs/subset/{size}.seed{order}.log"),
     benchmark:
         at("benchmarks/subset/{size}.seed{order}.tsv")
     conda:
         CPU_ENV
+    params:
+        examples=lambda w: config["sizes"][w.size]["examples"],
+    message:
+        "Take the subset {wildcards.size} (order {wildcards.order})"
     shell:
-        "{PYTHON} {input.script} --pool {input.pool} --examples {params.examples}"
+        "python {input.script} --pool {input.pool} --examples {params.examples}"
         " --out {output.subset} --card {output.card} 2> {log}"

@@ -5,33 +5,31 @@ TASKS = config["grid"]["tasks"]
 
 
 rule generate:
-    message:
-        "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     input:
         model=lambda w: ancient(model_of(w)),
         task=ancient(at("data/tasks/{task}.parquet")),
     output:
         cell("{model}", "{run}", "{seed}", "responses/{task}.parquet"),
-    params:
-        flags=grid.flags(config["generate"], tuple(config["generate"])),
-        samples=lambda w: config["tasks"][w.task]["samples"],
-        prompt=prompt_flags(),
-    resources:
-        gpu=gpus,
     log:
         at("logs/generate/{model}.{run}.seed{seed}.{task}.log"),
     benchmark:
         at("benchmarks/generate/{model}.{run}.seed{seed}.{task}.tsv")
     conda:
         MODEL_ENV
+    resources:
+        gpu=gpus,
+    params:
+        flags=grid.flags(config["generate"], tuple(config["generate"])),
+        samples=lambda w: config["tasks"][w.task]["samples"],
+        prompt=prompt_flags(),
+    message:
+        "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
-        "{PYTHON} scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
+        "python scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
         " {params.flags} {params.prompt} --seed {wildcards.seed} --out {output} 2> {log}"
 
 
 rule grade:
-    message:
-        "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         script="scripts/grade.py",
         grading="scripts/valley/grading.py",
@@ -39,22 +37,22 @@ rule grade:
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
     output:
         cell("{model}", "{run}", "{seed}", "grades.parquet"),
-    params:
-        samples=[config["tasks"][task]["samples"] for task in TASKS],
     log:
         at("logs/grade/{model}.{run}.seed{seed}.log"),
     benchmark:
         at("benchmarks/grade/{model}.{run}.seed{seed}.tsv")
     conda:
         CPU_ENV
+    params:
+        samples=[config["tasks"][task]["samples"] for task in TASKS],
+    message:
+        "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{PYTHON} {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
+        "python {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
         " --out {output} 2> {log}"
 
 
 rule score:
-    message:
-        "Score {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         script="scripts/score.py",
         statistics="scripts/valley/statistics.py",
@@ -67,11 +65,13 @@ rule score:
         at("benchmarks/score/{model}.{run}.seed{seed}.tsv")
     conda:
         CPU_ENV
+    message:
+        "Score {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{PYTHON} {input.script} --grades {input.grades} --out {output} 2> {log}"
+        "python {input.script} --grades {input.grades} --out {output} 2> {log}"
 
 
 rule regrade:
-    localrule: True
     input:
         [cell(model, run, seed, "scores.json") for model, run, seed in CELLS],
+    localrule: True

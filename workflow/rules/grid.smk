@@ -73,10 +73,44 @@ def gpus(wildcards):
 CPU_ENV = "../../envs/cpu.yaml"
 MODEL_ENV = "../../envs/gpu.yaml" if config["generate"]["engine"] == "vllm" else CPU_ENV
 
-# How scripts are started. In CPU studies jobs are forked from one process that has imported torch (scripts/warm.py).
-PYTHON = "python scripts/warm.py" if config["warm_start"] else "python"
+# In CPU studies jobs are forked from one process that has imported torch.
+if config["warm_start"]:
+    shell.prefix('python() {{ command python scripts/warm.py "$@"; }}; ')
 
 
 def launch(wildcards):
     """How training is started: one process a GPU."""
-    return PYTHON if gpus(wildcards) < 2 else f"accelerate launch --num_processes {gpus(wildcards)}"
+    return "python" if gpus(wildcards) < 2 else f"accelerate launch --num_processes {gpus(wildcards)}"
+
+
+DATA_SETTINGS = grid.fingerprint([config["traces"], config.get("synthetic"), config["prompt"]])
+
+
+def training_data(wildcards):
+    """What identifies the data of an SFT run: the settings of the pool and the size."""
+    size = grid.parse_run(wildcards.run).size
+    return f"{DATA_SETTINGS}-{config['sizes'][size]['examples']}"
+
+
+def sft_flags(wildcards):
+    return grid.flags(grid.sft_settings(config, wildcards.model, wildcards.run), grid.SFT_FLAGS)
+
+
+def preflight_flags(wildcards):
+    names = ("completion", "max_length", "batch", "epochs", "steps")
+    return grid.flags(grid.sft_settings(config, wildcards.model, wildcards.run), names)
+
+
+def rl_flags(wildcards):
+    return grid.flags(grid.rl_settings(config, wildcards.model, wildcards.run), grid.RL_FLAGS)
+
+
+def rl_problems(wildcards):
+    return at(f"data/rl/{grid.rl_settings(config, wildcards.model, wildcards.run)['problems']}.parquet")
+
+
+def examples_flags():
+    """--examples size=count of the sizes that the grid uses, for the data axis."""
+    used = sorted({grid.parse_run(run).size for _, run, _ in CELLS} - {None})
+    count = lambda size: config["sizes"][size]["examples"]
+    return " ".join(f"{s}={config['traces']['rows'] if count(s) == 'all' else count(s)}" for s in used)

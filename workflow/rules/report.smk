@@ -6,16 +6,7 @@ CURVES = [cell(model, run, seed, "curve.parquet") for model, run, seed in TRAINE
 FIGURES = ["valley", "outcomes"] + (["rl"] if CURVES else [])
 
 
-def examples_flags():
-    """--examples size=count of the sizes that the grid uses, for the data axis."""
-    used = sorted({grid.parse_run(run).size for _, run, _ in CELLS} - {None})
-    count = lambda size: config["sizes"][size]["examples"]
-    return " ".join(f"{s}={config['traces']['rows'] if count(s) == 'all' else count(s)}" for s in used)
-
-
 rule aggregate:
-    message:
-        "Aggregate all scores into tables"
     input:
         script="scripts/aggregate.py",
         scores=SCORES,
@@ -25,25 +16,25 @@ rule aggregate:
         summary=report(at("report/tables/summary.csv"), category="Tables", caption="../report/summary.rst"),
         curves=at("report/tables/rl_curves.csv"),
         finding=at("report/finding.txt"),
-    params:
-        examples=examples_flags(),
-        task=f"--task {config['report']['task']}" if config["report"]["task"] else "",
-        confidence=config["report"]["confidence"],
     log:
         at("logs/aggregate.log"),
     benchmark:
         at("benchmarks/aggregate.tsv")
     conda:
         CPU_ENV
+    params:
+        examples=examples_flags(),
+        task=f"--task {config['report']['task']}" if config["report"]["task"] else "",
+        confidence=config["report"]["confidence"],
+    message:
+        "Aggregate all scores into tables"
     shell:
-        "{PYTHON} {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples} {params.task}"
+        "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples} {params.task}"
         " --confidence {params.confidence} --cells {output.cells} --summary {output.summary}"
         " --curves-out {output.curves} --finding {output.finding} 2> {log}"
 
 
 rule figure:
-    message:
-        "Draw the figure {wildcards.figure}"
     input:
         script="scripts/figure.py",
         cells=at("report/tables/cells.csv"),
@@ -58,35 +49,35 @@ rule figure:
         at("benchmarks/figure/{figure}.tsv")
     conda:
         CPU_ENV
+    message:
+        "Draw the figure {wildcards.figure}"
     shell:
-        "{PYTHON} {input.script} --figure {wildcards.figure} --cells {input.cells} --curves {input.curves}"
+        "python {input.script} --figure {wildcards.figure} --cells {input.cells} --curves {input.curves}"
         " --svg {output.svg} --png {output.png} --data {output.data} 2> {log}"
 
 
 rule costs:
-    message:
-        "Sum up what it cost"
     input:
         script="scripts/costs.py",
         scores=SCORES,
     output:
         at("report/tables/costs.csv"),
-    params:
-        benchmarks=at("benchmarks"),
-        results=at("results"),
-        models=at("models"),
     log:
         at("logs/costs.log"),
     conda:
         CPU_ENV
+    params:
+        benchmarks=at("benchmarks"),
+        results=lambda w: at("results"),
+        models=lambda w: at("models"),
+    message:
+        "Sum up what it cost"
     shell:
-        "{PYTHON} {input.script} --benchmarks {params.benchmarks} --results {params.results} --models {params.models}"
+        "python {input.script} --benchmarks {params.benchmarks} --results {params.results} --models {params.models}"
         " --out {output} 2> {log}"
 
 
 rule page:
-    message:
-        "Write the page"
     input:
         script="scripts/page.py",
         template="workflow/report/page.html.jinja",
@@ -97,15 +88,17 @@ rule page:
         figures=[at(f"report/figures/{name}.svg") for name in FIGURES],
     output:
         report(at("report/page.html"), category="Page", caption="../report/page.rst"),
-    params:
-        study=config["root"].rsplit("/", 1)[-1] if config["root"] != "." else "paper",
-        miniature="--miniature" if config["traces"]["source"] == "synthetic" else "",
-        results=at("results"),
     log:
         at("logs/page.log"),
     conda:
         CPU_ENV
+    params:
+        study=config["root"],
+        miniature="--miniature" if config["traces"]["source"] == "synthetic" else "",
+        results=at("results"),
+    message:
+        "Write the page"
     shell:
-        "{PYTHON} {input.script} --study {params.study} {params.miniature} --template {input.template} --cells {input.cells}"
+        "python {input.script} --study {params.study} {params.miniature} --template {input.template} --cells {input.cells}"
         " --summary {input.summary} --costs {input.costs} --finding {input.finding} --figures {input.figures}"
         " --results {params.results} --out {output} 2> {log}"

@@ -2,106 +2,79 @@
 # retrain a grid (records hold the script's hash instead). Data and preflight are ancient() for the same reason; what
 # they depend on stands in `params`, so that a real change of the data does retrain.
 
-DATA_SETTINGS = grid.fingerprint([config["traces"], config.get("synthetic"), config["prompt"]])
-
-
-def training_data(wildcards):
-    """What identifies the data of an SFT run: the settings of the pool and the size."""
-    size = grid.parse_run(wildcards.run).size
-    return f"{DATA_SETTINGS}-{config['sizes'][size]['examples']}"
-
-
-def sft_flags(wildcards):
-    return grid.flags(grid.sft_settings(config, wildcards.model, wildcards.run), grid.SFT_FLAGS)
-
-
-def preflight_flags(wildcards):
-    names = ("completion", "max_length", "batch", "epochs", "steps")
-    return grid.flags(grid.sft_settings(config, wildcards.model, wildcards.run), names)
-
-
-def rl_flags(wildcards):
-    return grid.flags(grid.rl_settings(config, wildcards.model, wildcards.run), grid.RL_FLAGS)
-
-
-def rl_problems(wildcards):
-    return at(f"data/rl/{grid.rl_settings(config, wildcards.model, wildcards.run)['problems']}.parquet")
-
 
 rule pretrain:
-    message:
-        "Pre-train {wildcards.model} seed {wildcards.seed}"
     input:
         template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
     output:
         directory(at("models/{model}/seed{seed}")),
-    params:
-        size=lambda w: grid.flags(config["models"][w.model]["pretrain"], grid.PRETRAIN_FLAGS),
-        lengths=grid.flags(config.get("synthetic", {}), ("lengths",)),
-    priority: 3
     log:
         at("logs/pretrain/{model}.seed{seed}.log"),
     benchmark:
         at("benchmarks/pretrain/{model}.seed{seed}.tsv")
+    priority: 3
     conda:
         CPU_ENV
+    params:
+        size=lambda w: grid.flags(config["models"][w.model]["pretrain"], grid.PRETRAIN_FLAGS),
+        lengths=grid.flags(config.get("synthetic", {}), ("lengths",)),
+    message:
+        "Pre-train {wildcards.model} seed {wildcards.seed}"
     shell:
-        "{PYTHON} scripts/pretrain.py --template {input.template} {params.size} {params.lengths}"
+        "python scripts/pretrain.py --template {input.template} {params.size} {params.lengths}"
         " --seed {wildcards.seed} --out {output} 2> {log}"
 
 
 rule fetch_model:
-    localrule: True
-    message:
-        "Fetch the model {wildcards.model}"
     input:
         template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
     output:
         directory(at("models/{model}/fetched")),
-    params:
-        source=lambda w: source_flags(config["models"][w.model]),
-        end=lambda w: shlex.quote(config["families"][config["models"][w.model]["family"]]["end_token"]),
-        pad=lambda w: shlex.quote(config["families"][config["models"][w.model]["family"]]["pad_token"]),
     log:
         at("logs/fetch_model/{model}.log"),
     benchmark:
         at("benchmarks/fetch_model/{model}.tsv")
+    localrule: True
     conda:
         CPU_ENV
+    params:
+        source=lambda w: source_flags(config["models"][w.model]),
+        end=lambda w: shlex.quote(config["families"][config["models"][w.model]["family"]]["end_token"]),
+        pad=lambda w: shlex.quote(config["families"][config["models"][w.model]["family"]]["pad_token"]),
+    message:
+        "Fetch the model {wildcards.model}"
     shell:
-        "{PYTHON} scripts/fetch_model.py {params.source} --template {input.template} --end-token {params.end}"
+        "python scripts/fetch_model.py {params.source} --template {input.template} --end-token {params.end}"
         " --pad-token {params.pad} --out {output} 2> {log}"
 
 
 rule preflight:
-    message:
-        "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         script="scripts/preflight.py",
         model=lambda w: base_model(w.model, w.seed),
         subset=subset_of,
     output:
         cell("{model}", "{run}", "{seed}", "preflight.json"),
-    wildcard_constraints:
-        run=r"sft-[a-z0-9]+(\.[a-z0-9]+)?",
-    params:
-        flags=preflight_flags,
-        prompt=prompt_flags(),
-        max_truncated=config["preflight"]["max_truncated"],
     log:
         at("logs/preflight/{model}.{run}.seed{seed}.log"),
     benchmark:
         at("benchmarks/preflight/{model}.{run}.seed{seed}.tsv")
+    wildcard_constraints:
+        run=r"sft-[a-z0-9]+(\.[a-z0-9]+)?",
     conda:
         CPU_ENV
+    params:
+        flags=preflight_flags,
+        prompt=prompt_flags(),
+        max_truncated=config["preflight"]["max_truncated"],
+    message:
+        "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{PYTHON} {input.script} --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
+        "python {input.script} --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
         " --max-truncated {params.max_truncated} --out {output} 2> {log}"
 
 
 rule sft:
-    message:
-        "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         model=lambda w: ancient(base_model(w.model, w.seed)),
         subset=lambda w: ancient(subset_of(w)),
@@ -109,30 +82,30 @@ rule sft:
     output:
         model=directory(cell("{model}", "{run}", "{seed}", "model")),
         record=cell("{model}", "{run}", "{seed}", "train.json"),
+    log:
+        at("logs/sft/{model}.{run}.seed{seed}.log"),
+    benchmark:
+        at("benchmarks/sft/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
         run=r"sft-[a-z0-9]+(\.[a-z0-9]+)?",
+    priority: 1
+    conda:
+        MODEL_ENV
+    resources:
+        gpu=gpus,
     params:
         launch=launch,
         flags=sft_flags,
         prompt=prompt_flags(),
         data=training_data,
-    priority: 1
-    resources:
-        gpu=gpus,
-    log:
-        at("logs/sft/{model}.{run}.seed{seed}.log"),
-    benchmark:
-        at("benchmarks/sft/{model}.{run}.seed{seed}.tsv")
-    conda:
-        MODEL_ENV
+    message:
+        "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "{params.launch} scripts/sft.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model} --record {output.record} 2> {log}"
 
 
 rule rl:
-    message:
-        "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     input:
         start=lambda w: ancient(start_of(w)),
         problems=lambda w: ancient(rl_problems(w)),
@@ -140,45 +113,47 @@ rule rl:
         model=directory(cell("{model}", "{run}", "{seed}", "model")),
         record=cell("{model}", "{run}", "{seed}", "train.json"),
         curve=cell("{model}", "{run}", "{seed}", "curve.parquet"),
-    wildcard_constraints:
-        run=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)\+rl(\.[a-z0-9]+)?",
-    params:
-        launch=launch,
-        flags=rl_flags,
-        prompt=prompt_flags(),
-    priority: 2
-    resources:
-        gpu=gpus,
     log:
         at("logs/rl/{model}.{run}.seed{seed}.log"),
     benchmark:
         at("benchmarks/rl/{model}.{run}.seed{seed}.tsv")
+    wildcard_constraints:
+        run=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)\+rl(\.[a-z0-9]+)?",
+    priority: 2
     conda:
         MODEL_ENV
+    resources:
+        gpu=gpus,
+    params:
+        launch=launch,
+        flags=rl_flags,
+        prompt=prompt_flags(),
+    message:
+        "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "{params.launch} scripts/rl.py --model {input.start} --problems {input.problems} {params.flags} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model} --record {output.record} --curve {output.curve} 2> {log}"
 
 
 rule export_step:
-    localrule: True
-    message:
-        "Publish {wildcards.model} {wildcards.whole} step {wildcards.step} seed {wildcards.seed}"
     input:
         record=ancient(cell("{model}", "{whole}", "{seed}", "train.json")),
     output:
         directory(cell("{model}", "{whole}@{step}", "{seed}", "model")),
-    wildcard_constraints:
-        whole=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)\+rl(\.[a-z0-9]+)?",
-        step="[0-9]+",
-    params:
-        checkpoints=lambda w: cell(w.model, w.whole, w.seed, "checkpoints"),
     log:
         at("logs/export_step/{model}.{whole}@{step}.seed{seed}.log"),
     benchmark:
         at("benchmarks/export_step/{model}.{whole}@{step}.seed{seed}.tsv")
+    wildcard_constraints:
+        whole=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)\+rl(\.[a-z0-9]+)?",
+        step="[0-9]+",
+    localrule: True
     conda:
         CPU_ENV
+    params:
+        checkpoints=lambda w: cell(w.model, w.whole, w.seed, "checkpoints"),
+    message:
+        "Publish {wildcards.model} {wildcards.whole} step {wildcards.step} seed {wildcards.seed}"
     shell:
-        "{PYTHON} scripts/export_step.py --checkpoints {params.checkpoints} --record {input.record} --step {wildcards.step}"
+        "python scripts/export_step.py --checkpoints {params.checkpoints} --record {input.record} --step {wildcards.step}"
         " --out {output} 2> {log}"
