@@ -11,6 +11,7 @@ Checkpoints (`--save-every`) lie beside the model under `checkpoints/`; the same
 """
 
 import argparse
+import math
 import os
 import time
 from pathlib import Path
@@ -52,14 +53,36 @@ def split_batch(batch: int, devices: int, device_batch: int) -> tuple[int, int]:
     return device_batch, batch // (devices * device_batch)
 
 
-def main():
-    args = parse()
-    rows = records.read_parquet(args.data, ["problem", args.completion]).to_pylist()
-
+def make_trainer(args, model, tokenizer, data: list[dict], checkpoints: Path):
+    """TRL's SFTTrainer under the protocol of `args`, on rows that prompts.training_rows tokenised and labelled."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
+
+    device_batch, accumulate = split_batch(args.batch, int(os.environ.get("WORLD_SIZE", 1)), args.device_batch)
+    config = SFTConfig(
+        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
+        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused", num_train_epochs=args.epochs, max_steps=args.steps,
+        per_device_train_batch_size=device_batch, gradient_accumulation_steps=accumulate, max_length=args.max_length,
+        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing, packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        save_strategy="steps" if args.save_every else "no", save_steps=args.save_every or 500, save_total_limit=1,
+        logging_steps=8, logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding", report_to="none",
+        disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    return SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
+
+
+def main():
+    args = parse()
+    rows = records.read_parquet(args.data).to_pylist()
+    if args.completion not in rows[0]:
+        records.fail(args.data, f"has no column {args.completion}", "Make the subset again")
+    subset_hash = records.rows_sha256(rows)
+
+    import torch
+    from transformers import AutoModelForCausalLM
 
     from valley import training
 
@@ -70,44 +93,33 @@ def main():
     if unsound := prompts.tokenizer_problems(tokenizer, model.config.max_position_embeddings, args.max_length):
         records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
     data = prompts.training_rows(tokenizer, rows, args.completion, args.system, args.suffix, args.max_length)
-    tokens = sum(len(row["input_ids"]) for row in data)
     data_hash = grid.fingerprint(data)
 
-    device_batch, accumulate = split_batch(args.batch, int(os.environ.get("WORLD_SIZE", 1)), args.device_batch)
-    checkpoints = args.out.parent / "checkpoints"
-    config = SFTConfig(
-        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
-        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused", num_train_epochs=args.epochs, max_steps=args.steps,
-        per_device_train_batch_size=device_batch, gradient_accumulation_steps=accumulate, max_length=args.max_length,
-        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing, packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},  # rows come tokenised and labelled from prompts.training_rows
-        save_strategy="steps" if args.save_every else "no", save_steps=args.save_every or 500, save_total_limit=1,
-        logging_steps=8, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
-    resume = None
+    checkpoints, resume = args.out.parent / "checkpoints", None
     if args.save_every:
         resume = training.resume_point(checkpoints, [data_hash, records.identity(args.model), records.settings(args)])
-    trainer = SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
+    trainer = make_trainer(args, model, tokenizer, data, checkpoints)
     training.show_progress(trainer)
     result = trainer.train(resume_from_checkpoint=resume)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
-    if not curve or curve[-1]["loss"] != curve[-1]["loss"]:
-        records.fail(args.out, "training diverged (loss is not a number)", "Lower the learning rate; a retry cannot help")
+    if not math.isfinite(result.training_loss) or not all(math.isfinite(entry["loss"]) for entry in curve):
+        records.fail(args.out, "training diverged (the loss is no number)", "Lower the learning rate; a retry cannot help")
 
     if trainer.is_world_process_zero():
         training.save_model(trainer, tokenizer, args.out)
         seconds = time.perf_counter() - start
-        records.write_json(args.record, records.provenance(args) | {
-            "steps": trainer.state.global_step, "examples": len(data), "tokens_per_epoch": tokens,
-            "tokens_trained": int(trainer.state.log_history[-2].get("num_tokens", 0)),
-            "data_sha256": data_hash, "loss": curve, "train_loss": result.training_loss, "resumed_from": resume,
+        record = {
+            "steps": trainer.state.global_step, "examples": len(data), "tokens_trained": trainer.state.num_input_tokens_seen,
+            "tokens_per_epoch": sum(len(row["input_ids"]) for row in data), "data_sha256": data_hash,
+            "subset_sha256": subset_hash, "loss": curve, "train_loss": result.training_loss, "resumed_from": resume,
             "parameters": model.num_parameters(), "seconds": seconds, "seconds_training": result.metrics["train_runtime"],
-            "devices": config.world_size, "device_batch": device_batch, "accumulate": accumulate,
-        })  # fmt: skip
-        losses = f"loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}"
-        records.done(f"SFT: {trainer.state.global_step} steps, {losses}", args.out, seconds)
+            "devices": trainer.args.world_size, "device_batch": trainer.args.per_device_train_batch_size,
+            "accumulate": trainer.args.gradient_accumulation_steps,
+        }  # fmt: skip
+        records.write_json(args.record, records.provenance(args) | record)
+        losses = f", loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}" if curve else ""
+        records.done(f"SFT: {record['steps']} steps{losses}", args.out, seconds)
 
 
 if __name__ == "__main__":

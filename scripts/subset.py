@@ -43,7 +43,8 @@ def main():
         records.fail(args.pool, f"holds {pool.num_rows} traces, {wanted} are asked for", "Lower sizes.*.examples in the config")
     subset = pool.slice(0, wanted)
     records.write_parquet(args.out, subset, provenance=records.provenance(args))
-    records.write_json(args.card, card(subset.select(["tokens", "characters", "source"]).to_pylist()))
+    rows = subset.to_pylist()
+    records.write_json(args.card, card(rows) | {"sha256": records.rows_sha256(rows)})
     records.done(f"subset of {wanted} traces", args.out)
 
 

@@ -41,7 +41,7 @@ def whole(path):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if path.is_dir():
+        if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
@@ -124,13 +124,20 @@ def settings(arguments, *without: str) -> dict:
     return {key: str(value) for key, value in sorted(vars(arguments).items()) if key not in without}
 
 
-def script_sha256() -> str:
-    """Hash of the running script and of the shared code, which says by which code a cell was made."""
-    scripts = Path(__file__).resolve().parent
-    digest = hashlib.sha256(Path(sys.argv[0]).read_bytes())
-    for file in sorted(scripts.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def rows_sha256(rows: list[dict]) -> str:
+    """Hash of the content of rows, whatever file they came from and whenever it was written."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def code_hashes() -> dict[str, str]:
+    """Hash of the running script and of the shared modules it has loaded, by path below scripts/.
+
+    `status.py` compares them with the files as they are: it shows cells that were made by other code.
+    """
+    scripts = Path(__file__).resolve().parents[1]
+    loaded = [Path(module.__file__) for name, module in sys.modules.items() if name.startswith("valley.") and module.__file__]
+    files = {path.resolve() for path in [Path(sys.argv[0]), *loaded]}
+    return {str(path.relative_to(scripts)): sha256(path) for path in sorted(files) if path.is_relative_to(scripts)}
 
 
 def git(*arguments: str) -> str:
@@ -155,7 +162,7 @@ def provenance(arguments) -> dict:
     lock = Path(__file__).parents[2] / "envs" / ("gpu.lock" if "vllm" in versions else "cpu.lock")
     return {
         "script": Path(sys.argv[0]).name,
-        "script_sha256": script_sha256(),
+        "code": code_hashes(),
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "lock_sha256": sha256(lock) if lock.exists() else None,

@@ -1,0 +1,84 @@
+"""What the tests share: a checkout of their own, and scripts run as a user would run them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("VALLEY_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+MINIATURE = ["--configfile", "config/miniature.yaml"]
+SMOKE = [*MINIATURE, "config/smoke.yaml"]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of the project's own files in `folder`, so that a test disturbs nothing and finds nothing left from before."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    names = listed.stdout.split("\n") if listed.returncode == 0 else []
+    for name in filter(None, names):
+        source = REPOSITORY / name
+        if source.exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name, follow_symlinks=False)
+    return folder
+
+
+def run(command: list, folder: Path = REPOSITORY, ok: bool = True, **environment) -> str:
+    """Standard output and error of a command; a test fails when the exit code is not as expected (`ok`)."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, capture_output=True, text=True, env=os.environ | environment
+    )
+    text = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, text[-6000:]
+    return text
+
+
+def snakemake(folder: Path, *arguments, ok: bool = True, **environment) -> str:
+    """Run Snakemake in a checkout with the local profile."""
+    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *arguments]
+    return run(command, folder, ok, **environment)
+
+
+def script(name: str, *arguments, ok: bool = True, **environment) -> str:
+    """Run a script of the project from the warm process, as rules of CPU studies do."""
+    return run([sys.executable, "scripts/warm.py", f"scripts/{name}.py", *arguments], ok=ok, OMP_NUM_THREADS="1", **environment)
+
+
+def planned(output: str) -> dict[str, int]:
+    """Jobs a rule from the table of a dry run; empty when nothing is to be done."""
+    if "Nothing to be done" in output:
+        return {}
+    table = output.split("Job stats:")[1].split("total")[0].splitlines()
+    pairs = [line.split() for line in table if len(line.split()) == 2]
+    return {rule: int(count) for rule, count in pairs if count.isdigit()}
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """A checkout in which the smoke study has run to its page."""
+    folder = checkout(tmp_path_factory.mktemp("smoke"))
+    (folder / "output.txt").write_text(snakemake(folder, *SMOKE))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A tiny untrained base model of the miniature, made by pretrain.py."""
+    folder = tmp_path_factory.mktemp("base") / "S"
+    script("pretrain", "--out", folder, "--template", "templates/chain.jinja", "--hidden", 32, "--layers", 1, "--heads", 1,
+           "--ff", 64, "--steps", 20, "--target", 1, "--lengths", 2, "--seed", 0)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """The files of synthesize.py: traces.parquet, task.parquet, rl.parquet."""
+    folder = tmp_path_factory.mktemp("data")
+    script("synthesize", "--traces-out", folder / "traces.parquet", "--traces", 64, "--task-out", folder / "task.parquet",
+           "--task", 12, "--rl-out", folder / "rl.parquet", "--rl", 32, "--lengths", 2, 3, "--seed", 0)  # fmt: skip
+    return folder

@@ -1,0 +1,110 @@
+"""Names of runs, expansion of the grid, and configs that cannot work."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import status
+
+from valley import grid
+
+SCHEMA = Path("workflow/schemas/config.schema.yaml")
+CONFIGS = {
+    "paper": [],
+    "miniature": [Path("config/miniature.yaml")],
+    "full": [Path("config/miniature.yaml"), Path("config/miniature-full.yaml")],
+    "smoke": [Path("config/miniature.yaml"), Path("config/smoke.yaml")],
+    "rehearsal": [Path("config/rehearsal.yaml")],
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request):
+    return status.load_config(CONFIGS[request.param])
+
+
+def paper() -> dict:
+    return copy.deepcopy(status.load_config([]))
+
+
+def test_every_config_of_the_project_is_valid(config):
+    grid.check(config, SCHEMA)
+
+
+def test_a_run_splits_into_its_stages():
+    assert grid.parse_run("base") == ("base", None, None, False, None, None)
+    assert grid.parse_run("sft-8k.wide+rl@20") == ("sft-8k.wide", "8k", "wide", True, None, 20)
+    assert grid.parse_run("sft-8k.wide+rl@20").whole == "sft-8k.wide+rl"
+
+
+@pytest.mark.parametrize("name", ["", "sft", "sft-", "rl", "base+sft-8k", "sft-8k@20", "base+rl@", "../x"])
+def test_what_is_no_run_is_refused(name):
+    with pytest.raises(grid.ConfigError, match="not a run"):
+        grid.parse_run(name)
+
+
+def test_the_paper_grid_has_72_cells_and_the_checkpoints_of_9_rl_runs():
+    cells = grid.cells(paper())
+    assert sum("@" not in run for _, run, _ in cells) == 72
+    assert sum("@" in run for _, run, _ in cells) == 9 * len(paper()["rl"]["checkpoints"])
+    assert len(cells) == len(set(cells))
+
+
+def test_later_settings_win_and_a_recipe_in_steps_drops_the_epochs():
+    config = paper()
+    config["models"]["qwen2.5-0.5b"]["sft"] = {"lr": 1e-4}
+    config["sft"]["recipes"]["equal"] = {"steps": 500}
+    assert grid.sft_settings(config, "qwen2.5-0.5b", "sft-8k")["lr"] == 1e-4
+    assert grid.sft_settings(config, "qwen2.5-0.5b", "sft-8k.slow")["lr"] == 1.25e-5
+    assert grid.sft_settings(config, "qwen2.5-1.5b", "sft-8k")["lr"] == 5e-5
+    settings = grid.sft_settings(config, "qwen2.5-1.5b", "sft-8k.equal")
+    assert settings["steps"] == 500
+    assert "epochs" not in settings
+
+
+def change(config: dict, path: str, value) -> dict:
+    *folders, last = path.split("/")
+    for key in folders:
+        config = config[int(key) if isinstance(config, list) else key]
+    config[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "names"),
+    [
+        ("sft/learning_rate", 1e-5, ["sft", "learning_rate", "lr"]),
+        ("sft/lr", -1, ["sft.lr", "-1"]),
+        ("generate/engine", "vlm", ["generate.engine", "vlm", "vllm"]),
+        ("traces/rows", 1000, ["sizes.8k.examples", "8000", "1000"]),
+        ("grid/tasks", ["aime25"], ["grid.tasks", "aime25", "aime24"]),
+        ("traces/decontaminate", ["gsm8k"], ["traces.decontaminate", "gsm8k", "math500"]),
+        ("sft/device_batch", 3, ["batch 8", "device_batch 3"]),
+        ("models/qwen2.5-7b/gpus", 3, ["batch 8", "3 device"]),
+        ("rl/minibatch", 300, ["rl.minibatch", "300", "1024"]),
+        ("rl/checkpoints", [15], ["rl.checkpoints", "15", "10"]),
+        ("rl/problems", "gsm8k", ["rl.problems", "gsm8k", "math-3-5"]),
+        ("models/qwen2.5-7b/family", "qwen3", ["models.qwen2.5-7b.family", "qwen3", "llama3"]),
+        ("models/qwen2.5-7b/revision", "main", ["models.qwen2.5-7b.revision", "main"]),
+        ("grid/cells/0/models", ["gpt2"], ["grid.cells[0].models", "gpt2", "qwen2.5-0.5b"]),
+        ("grid/cells/0/runs", ["base", "sft-9k"], ["grid.cells[0].runs", "sft-9k", "8k"]),
+        ("grid/cells/0/runs", ["base", "sft-8k.big"], ["grid.cells[0].runs", "sft-8k.big", "wide"]),
+        ("grid/cells/1/runs", ["sft-64k+rl.fast"], ["grid.cells[1].runs", "sft-64k+rl.fast", "RL recipe"]),
+        ("grid/cells/0/runs", ["sft-16k+rl"], ["sft-16k+rl", "its start 'sft-16k' is no run", "Add"]),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_with_key_value_and_what_is_allowed(path, value, names):
+    config = paper()
+    if path == "rl/problems":
+        config["models"]["qwen2.5-0.5b"].pop("rl")
+    change(config, path, value)
+    with pytest.raises(grid.ConfigError) as error:
+        grid.check(config, SCHEMA)
+    assert [name for name in names if name not in str(error.value)] == [], str(error.value)
+
+
+def test_flags_hold_only_what_is_set():
+    assert (
+        grid.flags({"lr": 1e-5, "batch": None, "lengths": [2, 3]}, ("lr", "batch", "epochs", "lengths"))
+        == "--lr 1e-05 --lengths 2 3"
+    )

@@ -1,0 +1,174 @@
+"""What Snakemake plans: the promises of the graph, by dry runs; counts are derived from the config, never typed in."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import status
+import yaml
+from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, snakemake
+
+from valley import grid
+
+GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
+STUDIES = {
+    "paper": ([], ["--configfile", "config.yaml"]),
+    "miniature": ([Path("config/miniature.yaml")], MINIATURE),
+    "smoke": ([Path("config/miniature.yaml"), Path("config/smoke.yaml")], SMOKE),
+}
+
+
+def expected(config: dict) -> dict[str, int]:
+    """The jobs that a config implies, rule by rule."""
+    cells = grid.cells(config)
+    trained = {(m, r, s) for m, r, s in cells if "@" not in r}
+    sft = {(m, r, s) for m, r, s in trained if r.startswith("sft") and "+rl" not in r}
+    rl = {cell for cell in trained if "+rl" in cell[1]}
+    here = {(m, s) for m, _, s in cells if grid.is_pretrained_here(config, m)}
+    fetched = {m for m, _, _ in cells if not grid.is_pretrained_here(config, m)}
+    orders = {grid.order_seed(config, s) for _, _, s in sft}
+    # The pool needs the tokenizers of its models, whether or not these are in the grid.
+    here |= {(m, o) for m in config["traces"]["tokenizers"] for o in orders if grid.is_pretrained_here(config, m)}
+    fetched |= {m for m in config["traces"]["tokenizers"] if not grid.is_pretrained_here(config, m)}
+    tasks = config["grid"]["tasks"]
+    fetched_tasks = [t for t in tasks if config["tasks"][t]["source"] not in ("synthetic", "arithmetic")]
+    synthetic = config["traces"]["source"] == "synthetic"
+    problems = {grid.rl_settings(config, m, r)["problems"] for m, r, _ in rl}
+    counts = {
+        "pretrain": len(here), "fetch_model": len(fetched), "synthesize": int(synthetic), "fetch_traces": int(not synthetic),
+        "fetch_task": len(fetched_tasks), "arithmetic": sum(config["tasks"][t]["source"] == "arithmetic" for t in tasks),
+        "fetch_rl": sum(config["rl"]["sets"][p]["source"] != "synthetic" for p in problems), "order_traces": len(orders),
+        "subset": len({(grid.parse_run(r).size, grid.order_seed(config, s)) for _, r, s in sft}), "preflight": len(sft),
+        "sft": len(sft), "rl": len(rl), "export_step": len(cells) - len(trained), "generate": len(cells) * len(tasks),
+        "grade": len(cells), "score": len(cells), "aggregate": 1, "figure": 3 if rl else 2, "costs": 1, "page": 1, "all": 1,
+    }  # fmt: skip
+    return {rule: count for rule, count in counts.items() if count}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_plans_the_jobs_that_its_config_implies(study, tmp_path):
+    files, flags = STUDIES[study]
+    start = time.monotonic()
+    plan = planned(snakemake(checkout(tmp_path), "-n", *flags))
+    assert plan == expected(status.load_config(files))
+    assert time.monotonic() - start < 15 * 2  # 15 s alone; the tests run side by side
+
+
+def two_models() -> dict:
+    """A small grid of two models, every stage in it, whose scripts are stubs."""
+    grid_ = {
+        "tasks": ["chain"],
+        "cells": [{"models": ["S", "M"], "runs": ["base", "sft-128", "sft-512", "sft-128+rl"], "seeds": [0]}],
+    }
+    return {"warm_start": False, "root": "studies/stub", "grid": grid_}
+
+
+def write(folder: Path, config: dict) -> list[str]:
+    (folder / "stub.yaml").write_text(yaml.safe_dump(config))
+    return [*MINIATURE, "stub.yaml"]
+
+
+@pytest.fixture(scope="module")
+def stubbed(tmp_path_factory):
+    """A checkout whose scripts are stubs, with that grid finished."""
+    folder = checkout(tmp_path_factory.mktemp("stub"))
+    for script in (folder / "scripts").glob("*.py"):
+        shutil.copyfile(REPOSITORY / "tests/fixtures/stub.py", script)
+    snakemake(folder, *write(folder, two_models()))
+    return folder
+
+
+@pytest.fixture
+def finished(stubbed, tmp_path):
+    """The finished grid in a copy of its own."""
+    shutil.copytree(stubbed, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def touch(path: Path):
+    time.sleep(0.01)
+    path.write_text(path.read_text() + "\n# edited\n")
+
+
+def plan_of(folder: Path, config: dict) -> dict[str, int]:
+    return planned(snakemake(folder, "-n", *write(folder, config)))
+
+
+def test_a_finished_grid_plans_nothing(finished):
+    assert plan_of(finished, two_models()) == {}
+
+
+def test_adding_a_task_trains_nothing_and_generates_that_task_alone(finished):
+    config = two_models()
+    config["grid"]["tasks"] = ["chain", "arithmetic"]
+    plan = plan_of(finished, config)
+    cells = grid.cells(status.load_config([Path("config/miniature.yaml"), finished / "stub.yaml"]))
+    assert plan["generate"] == len(cells)  # the new task once a cell; the finished one not again
+    assert plan["arithmetic"] == 1
+    assert not plan.keys() & {"pretrain", "order_traces", "subset", "preflight", "sft", "rl"}
+
+
+def test_adding_a_model_trains_only_its_cells(finished):
+    config = two_models()
+    config["grid"]["cells"][0]["models"] = ["S", "M", "L"]
+    plan = plan_of(finished, config)
+    assert (plan["pretrain"], plan["sft"], plan["rl"]) == (1, 2, 1)
+    assert not plan.keys() & {"order_traces", "subset"}
+
+
+@pytest.mark.parametrize(
+    "script", ["grade", "score", "aggregate", "order_traces", "subset", "preflight", "sft", "rl", "generate"]
+)
+def test_editing_a_script_plans_no_gpu_rule(finished, script):
+    touch(finished / f"scripts/{script}.py")
+    plan = plan_of(finished, two_models())
+    assert not plan.keys() & GPU_RULES
+    assert (script in plan) == (script not in ("sft", "rl", "generate"))
+
+
+def test_a_longer_limit_for_the_data_does_retrain(finished):
+    """`ancient()` hides new files from sft; what the data are made of stands in its params and must not be hidden."""
+    config = two_models() | {"traces": {"max_tokens": 400}}
+    assert plan_of(finished, config)["sft"] == 4
+
+
+def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_them(finished):
+    config = two_models() | {"models": {"M": {"sft": {"lr": 1e-3}}}}
+    output = snakemake(finished, "-n", *write(finished, config))
+    plan = planned(output)
+    steps = len(status.load_config([Path("config/miniature.yaml")])["rl"]["checkpoints"])
+    assert plan["sft"] == 2
+    assert plan["rl"] == 1  # M's sft-128+rl starts from new weights
+    assert plan["generate"] == 2 + 1 + steps
+    assert "Pre-train" not in output
+    assert "SFT S" not in output
+    assert "RL S" not in output
+
+
+def test_regrade_plans_grades_and_scores_alone(finished):
+    touch(finished / "scripts/grade.py")
+    plan = planned(snakemake(finished, "-n", *write(finished, two_models()), "regrade"))
+    assert plan.keys() == {"grade", "score", "regrade"}
+
+
+def test_any_cell_is_a_target(tmp_path):
+    plan = planned(
+        snakemake(
+            checkout(tmp_path), "-n", "--configfile", "config.yaml", "--", "results/qwen2.5-0.5b/sft-8k+rl/seed0/scores.json"
+        )
+    )
+    assert (plan["sft"], plan["rl"], plan["score"]) == (1, 1, 1)
+
+
+def test_a_bad_config_stops_before_any_job_is_planned(tmp_path):
+    folder = checkout(tmp_path)
+    output = snakemake(folder, "-n", *write(folder, {"sft": {"learning_rate": 1e-5}}), ok=False)
+    assert "sft: unknown key learning_rate" in output
+    assert "Traceback" not in output
+    assert "Job stats" not in output
+
+
+def test_the_rules_pass_snakemakes_linter(tmp_path):
+    for flags in (["--configfile", "config.yaml"], MINIATURE):
+        assert "Lints for" not in run(["snakemake", "--lint", *flags], checkout(tmp_path))

@@ -1,0 +1,52 @@
+"""Tables, finding, figures and page."""
+
+import pandas
+import pytest
+
+from aggregate import HEADLINE, end_points, finding, summary
+from valley import grading
+
+SHARES = {f"share {name}": 0.2 for name in grading.OUTCOMES}
+
+
+def cell(model, run, seed, accuracy, stage="sft", examples=128, recipe="protocol", step=None):
+    return {
+        "model": model, "run": run, "seed": seed, "stage": stage, "start": run.split("+")[0], "recipe": recipe, "step": step,
+        "examples": examples, "task": HEADLINE, "accuracy": accuracy, "accuracy_low": accuracy - 0.05,
+        "accuracy_high": accuracy + 0.05, "length": 100.0, "boxed": 1.0, "reflection": 0.0,
+    } | SHARES  # fmt: skip
+
+
+def table(*cells):
+    return summary(pandas.DataFrame(list(cells)), 0.95)
+
+
+def test_the_finding_speaks_of_all_seeds():
+    cells = [cell("S", "base", s, a, "base", 0) for s, a in enumerate([0.41, 0.48, 0.61])]
+    cells += [cell("S", "sft-128", s, a) for s, a in enumerate([0.03, 0.05, 0.08])]
+    cells += [cell("S", "sft-2k", s, a, examples=2048) for s, a in enumerate([0.9, 0.4, 0.7])]
+    assert finding(table(*cells)) == (
+        "S, 3 seeds: base .50 [.41–.61] → .05 [.03–.08] at n=128, .67 [.40–.90] at n=2,048, back above base in 2 of 3"
+    )
+
+
+def test_the_finding_ignores_controls_and_copes_with_a_half_finished_grid():
+    cells = [cell("S", "base", 0, 0.5, "base", 0), cell("S", "sft-64.short", 0, 0.9, recipe="short", examples=64)]
+    assert "no model has both" in finding(table(*cells))
+    assert "S, 1 seed: base .50" in finding(table(*cells, cell("S", "sft-128", 0, 0.1)))
+
+
+def test_an_rl_run_ends_at_the_mean_of_its_last_three_checkpoints_never_the_best():
+    steps = [("base+rl@10", 10, 0.9), ("base+rl@20", 20, 0.5), ("base+rl@30", 30, 0.6), ("base+rl", None, 0.4)]
+    cells = pandas.DataFrame([cell("S", run, 0, a, "rl", 0, step=step) for run, step, a in steps])
+    ends = end_points(cells)
+    assert ends.run.tolist() == ["base+rl"]
+    assert ends.accuracy.iat[0] == pytest.approx(0.5)
+
+
+def test_a_change_is_against_the_base_of_the_same_seed():
+    cells = [cell("S", "base", 0, 0.2, "base", 0), cell("S", "base", 1, 0.8, "base", 0)]
+    cells += [cell("S", "sft-128", 1, 0.7)]
+    row = table(*cells).set_index("run").loc["sft-128"]
+    assert row.change == pytest.approx(-0.1)
+    assert (row.below_base, row.above_base) == (1, 0)

@@ -1,0 +1,85 @@
+"""The smoke study for real: every rule, real trainers, one page."""
+
+import json
+
+import pytest
+from conftest import SMOKE, checkout, planned, run, snakemake
+
+from valley import grading, grid, records
+
+pytestmark = pytest.mark.xdist_group("smoke")
+
+
+def results(folder):
+    return folder / "studies/smoke/results/S"
+
+
+def test_the_smoke_study_runs_to_its_page_and_says_where_it_is(smoke):
+    output = (smoke / "output.txt").read_text()
+    assert "S, 1 seed: base" in output
+    assert "studies/smoke/report/page.html" in output
+    page = (smoke / "studies/smoke/report/page.html").read_text()
+    assert page.count("<svg") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://creativecommons", "").replace(
+        "http://purl", ""
+    )
+    assert "<script" not in page
+    for name in ("valley", "outcomes", "rl"):
+        for kind in ("svg", "png", "csv"):
+            assert (smoke / f"studies/smoke/report/figures/{name}.{kind}").stat().st_size > 100
+
+
+def test_a_second_run_plans_nothing(smoke):
+    assert planned(snakemake(smoke, "-n", *SMOKE)) == {}
+
+
+def test_every_cell_has_its_files_and_records(smoke):
+    for run_name in ("base", "sft-16", "sft-64", "sft-16.short", "base+rl", "base+rl@2"):
+        cell = results(smoke) / run_name / "seed0"
+        scores = records.read_json(cell / "scores.json")
+        assert 0 <= scores["accuracy_low"] <= scores["accuracy"] <= scores["accuracy_high"] <= 1
+        assert sum(scores["outcomes"].values()) == pytest.approx(1)
+        grades = records.read_parquet(cell / "grades.parquet").to_pylist()
+        assert len(grades) == 24
+        assert {row["outcome"] for row in grades} <= set(grading.OUTCOMES)
+        if grid.parse_run(run_name).size:
+            loss = records.read_json(cell / "train.json")["loss"]
+            assert loss[-1]["loss"] < loss[0]["loss"]
+            assert records.read_json(cell / "preflight.json")["truncated"] == 0
+    curve = records.read_parquet(results(smoke) / "base+rl/seed0/curve.parquet").to_pylist()
+    assert [row["step"] for row in curve] == [1, 2, 3, 4]
+
+
+def test_the_short_control_trains_on_the_same_problems_with_short_answers(smoke):
+    long = records.read_json(results(smoke) / "sft-16/seed0/train.json")
+    short = records.read_json(results(smoke) / "sft-16.short/seed0/train.json")
+    assert long["subset_sha256"] == short["subset_sha256"]
+    assert short["tokens_per_epoch"] < long["tokens_per_epoch"] / 2
+
+
+def test_scores_are_equal_byte_for_byte_in_two_runs(smoke, tmp_path):
+    again = checkout(tmp_path)
+    snakemake(again, *SMOKE, "--until", "score")
+    compared = 0
+    for first in sorted(results(smoke).glob("*/seed0/scores.json")):
+        assert first.read_bytes() == (again / first.relative_to(smoke)).read_bytes(), first.parent.parent.name
+        compared += 1
+    assert compared == 6
+
+
+def test_status_shows_done_stale_code_stale_data_and_deleted_weights(smoke, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder, symlinks=True)
+    command = ["python", "scripts/status.py", "--configfile", "config/miniature.yaml", "config/smoke.yaml"]
+    assert "6 cells: 6 done" in run(command, folder)
+    (folder / "scripts/sft.py").write_text((folder / "scripts/sft.py").read_text() + "\n# edited\n")
+    output = run(command, folder)
+    assert output.count("stale code (sft.py)") == 3
+    card = folder / "studies/smoke/data/subsets/64/seed0.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": "other"}))
+    shutil.rmtree(results(folder) / "sft-16/seed0/model")
+    lines = {line.split()[1]: line for line in run(command, folder).splitlines() if line.startswith("S ")}
+    assert "stale data" in lines["sft-64"]
+    assert "weights deleted" in lines["sft-16"]

@@ -1,0 +1,148 @@
+"""SFT and GRPO with the real trainers on a tiny model."""
+
+import json
+
+import pyarrow.parquet
+import pytest
+import rl
+import sft
+from conftest import script
+
+from valley import prompts, records
+
+
+def test_the_global_batch_is_exact_on_any_number_of_devices():
+    assert sft.split_batch(8, 1, 1) == (1, 8)
+    assert sft.split_batch(8, 8, 1) == (1, 1)
+    assert sft.split_batch(128, 4, 2) == (2, 16)
+    assert sft.split_batch(1, 1, 16) == (1, 1)  # a device holds no more than the batch
+    with pytest.raises(SystemExit, match="does not divide"):
+        sft.split_batch(8, 16, 1)
+
+
+def test_a_paper_step_of_rl_is_four_updates_of_2048_responses():
+    batching = rl.trl_batching(prompts=1024, rollouts=8, minibatch=256, devices=8, device_batch=1)
+    assert batching == {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 256, "steps_per_generation": 1024,
+                        "num_generations": 8, "updates": 4}  # fmt: skip
+    with pytest.raises(SystemExit, match="must divide"):
+        rl.trl_batching(prompts=10, rollouts=8, minibatch=4, devices=1, device_batch=8)
+
+
+def test_only_the_completion_is_trained_and_the_end_token_is(base):
+    tokenizer = prompts.load_tokenizer(base)
+    row = {"problem": "63b+5", "trace": r"\boxed{68}"}
+    (made,) = prompts.training_rows(tokenizer, [row], "trace", None, "", 100)
+    assert tokenizer.decode(made["input_ids"]) == r"<user>63b+5<assistant>\boxed{68}<eos>"
+    trained = [token for token in made["labels"] if token != -100]
+    assert tokenizer.decode(trained) == r"\boxed{68}<eos>"
+
+
+SFT = ["--lr", 5e-3, "--batch", 2, "--device-batch", 2, "--max-length", 256, "--seed", 0]
+
+
+@pytest.fixture
+def subset(tmp_path):
+    """Sixteen chain problems as a subset."""
+    import random
+
+    from valley import chain
+
+    rows = [
+        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
+        for p in chain.draw_many(random.Random(0), 16, [2], test=False)
+    ]
+    records.write_parquet(tmp_path / "subset.parquet", rows)
+    return tmp_path / "subset.parquet"
+
+
+def train(folder, base, subset, *flags, ok=True):
+    output = script("sft", "--model", base, "--data", subset, "--out", folder / "model", "--record", folder / "train.json",
+                    *SFT, *flags, ok=ok)  # fmt: skip
+    return records.read_json(folder / "train.json") if ok else output
+
+
+def test_sft_lowers_the_loss_and_records_what_it_did(tmp_path, base, subset):
+    record = train(tmp_path, base, subset, "--epochs", 3)
+    assert record["loss"][-1]["loss"] < record["loss"][0]["loss"]
+    assert (record["steps"], record["examples"]) == (24, 16)
+    assert record["tokens_trained"] == 3 * record["tokens_per_epoch"]
+    assert {
+        "code",
+        "versions",
+        "arguments",
+        "data_sha256",
+        "subset_sha256",
+        "seconds",
+        "git_commit",
+        "lock_sha256",
+    } <= record.keys()
+    files = {file.name for file in (tmp_path / "model").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= files
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
+
+
+def weights(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder / "model" / "model.safetensors", "np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+
+
+def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(tmp_path, base, subset):
+    import shutil
+
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    straight.mkdir()
+    broken.mkdir()
+    flags = ["--epochs", 3, "--save-every", 8]
+    assert train(straight, base, subset, *flags)["resumed_from"] is None
+    # The state after a kill: a checkpoint of the first steps, no model. The record's path is part of what identifies the
+    # work, so the same flags make it again.
+    train(broken, base, subset, *flags)
+    shutil.rmtree(broken / "model")
+    last = max((broken / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    if last.name == "checkpoint-24":
+        shutil.rmtree(last)
+        assert train(broken, base, subset, *flags)["resumed_from"] is None  # nothing left to resume: from the start
+    record = train(broken, base, subset, *flags)
+    assert weights(straight) == weights(broken)
+    other = train(broken, base, subset, *flags, "--lr", 1e-3)
+    assert other["resumed_from"] is None
+    assert list(broken.glob("checkpoints.of-*"))  # set aside, not deleted
+    assert record["steps"] == 24
+
+
+def test_a_diverging_sft_fails_and_leaves_no_model(tmp_path, base, subset):
+    output = train(tmp_path, base, subset, "--epochs", 2, "--lr", 1e30, "--max-grad-norm", 1e30, ok=False)
+    assert "diverged" in output
+    assert not (tmp_path / "model").exists()
+
+
+RL = ["--lr", 2e-2, "--steps", 16, "--prompts", 4, "--rollouts", 8, "--minibatch", 4, "--device-batch", 32, "--schedule",
+      "linear", "--max-new-tokens", 10, "--save-every", 4, "--loss", "dr_grpo", "--seed", 0]  # fmt: skip
+
+
+def test_grpo_climbs_on_a_trivial_reward_through_the_studys_own_grader(tmp_path, base):
+    """The answer to every problem is the empty box: all there is to learn is to write `\\boxed{}` and end."""
+    problems = tmp_path / "problems.parquet"
+    records.write_parquet(problems, [{"problem": f"{n}b+1", "answer": "0"} for n in range(10, 74)])
+    start = tmp_path / "start"
+    start.mkdir()
+    rows = [{"problem": f"{n}b+1", "trace": rf"\boxed{{{n % 3}}}", "solution": ""} for n in range(10, 58)]
+    records.write_parquet(tmp_path / "subset.parquet", rows)
+    train(start, base, tmp_path / "subset.parquet", "--epochs", 4)  # boxes 0, 1 or 2 about equally often
+    script("rl", "--model", start / "model", "--problems", problems, "--out", tmp_path / "rl/model", "--record",
+           tmp_path / "rl/train.json", "--curve", tmp_path / "rl/curve.parquet", *RL)  # fmt: skip
+    curve = pyarrow.parquet.read_table(tmp_path / "rl/curve.parquet").to_pylist()
+    assert [row["step"] for row in curve] == list(range(1, 17))
+    assert sum(row["reward"] for row in curve[-4:]) / 4 > sum(row["reward"] for row in curve[:4]) / 4 + 0.3
+    assert {"reward", "length", "kl", "entropy", "truncated"} <= curve[0].keys()
+    record = json.loads((tmp_path / "rl/train.json").read_text())
+    assert record["responses"] == 16 * 32
+    assert all((tmp_path / "rl/checkpoints" / f"checkpoint-{step}").is_dir() for step in (4, 8, 12, 16))
+
+
+def test_the_reward_is_the_graders_verdict():
+    reward = rl.make_reward(end_token=1)
+    completions = [[{"role": "assistant", "content": text}] for text in (r"\boxed{7}", r"\boxed{8}", r"\boxed{7}", "7")]
+    assert reward(completions, [[5, 1], [5, 1], [5, 5], [5, 1]], ["7"] * 4) == [1.0, 0.0, 0.0, 0.0]
