@@ -60,16 +60,11 @@ def main():
             download(args.source, args.revision, folder)
 
         tokenizer = prompts.load_tokenizer(folder)
-        size = len(tokenizer)
-        tokenizer.eos_token, tokenizer.pad_token = args.end_token, args.pad_token
+        if args.end_token not in tokenizer.get_vocab():
+            todo = f"Choose one that is; this model's own is {tokenizer.eos_token}"
+            records.fail(f"families.*.end_token {args.end_token}", f"is not in the vocabulary of {args.source}", todo)
+        tokenizer.add_special_tokens({"eos_token": args.end_token, "pad_token": args.pad_token})  # a pad token may be new
         tokenizer.chat_template = args.template.read_text()
-        if tokenizer.convert_tokens_to_ids(args.end_token) in (None, tokenizer.unk_token_id) or len(tokenizer) > size:
-            # Only a pad token may be new: an end token the model never saw is a mistake in the config.
-            added = tokenizer.convert_tokens_to_ids(args.pad_token) >= size
-            if not added or tokenizer.convert_tokens_to_ids(args.end_token) >= size:
-                records.fail(
-                    f"families.*.end_token {args.end_token}", f"is not in the vocabulary of {args.source}", "Choose one that is"
-                )
         tokenizer.save_pretrained(folder)
         config = records.read_json(folder / "config.json")
         if len(tokenizer) > config.get("text_config", config)["vocab_size"]:

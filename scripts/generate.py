@@ -10,7 +10,6 @@ own, so a killed job continues with the missing parts and ends with the same res
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -37,7 +36,10 @@ def parse():
 
 
 def transformers_engine(args, tokenizer):
-    """A function (list of prompt ids, seed) → list of response ids, by transformers on this process's device."""
+    """A function (list of prompt ids, seed) → list of (response ids, seed), by transformers on this process's device.
+
+    A batch is sampled from one random stream, so its responses share the batch's seed.
+    """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
 
@@ -58,13 +60,13 @@ def transformers_engine(args, tokenizer):
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=device)
         with torch.inference_mode():
             out = model.generate(ids, attention_mask=mask)[:, longest:].tolist()
-        return [cut(row, tokenizer.eos_token_id) for row in out]
+        return [(cut(row, tokenizer.eos_token_id), seed) for row in out]
 
     return run
 
 
 def vllm_engine(args, tokenizer):
-    """A function (list of prompt ids, seed) → list of response ids, by vLLM on the GPUs that the job sees.
+    """A function (list of prompt ids, seed) → list of (response ids, seed), by vLLM; every response has its own seed.
 
     Not yet run on a GPU (see docs/measurements.md). `generation_config="vllm"` switches the model's own off: vLLM would
     otherwise take repetition_penalty and top_k from it silently.
@@ -73,8 +75,7 @@ def vllm_engine(args, tokenizer):
 
     engine = LLM(
         model=str(args.model), dtype="bfloat16" if args.precision == "bf16" else "float32", max_model_len=args.max_context,
-        generation_config="vllm", enable_prefix_caching=True, trust_remote_code=False, seed=args.seed,
-        data_parallel_size=max(1, len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))),
+        generation_config="vllm", enable_prefix_caching=True, trust_remote_code=False, skip_tokenizer_init=True, seed=args.seed,
     )  # fmt: skip
 
     def run(batch, seed):
@@ -87,7 +88,7 @@ def vllm_engine(args, tokenizer):
             for i in range(len(batch))
         ]  # fmt: skip
         outputs = engine.generate([{"prompt_token_ids": ids} for ids in batch], sampling, use_tqdm=False)
-        return [cut(list(output.outputs[0].token_ids), tokenizer.eos_token_id) for output in outputs]
+        return [(cut(list(o.outputs[0].token_ids), tokenizer.eos_token_id), seed + i) for i, o in enumerate(outputs)]
 
     return run
 
@@ -138,16 +139,16 @@ def main():
         run = run or {"vllm": vllm_engine, "transformers": transformers_engine}[args.engine](args, tokenizer)
         seed = args.seed * 1_000_003 + number * args.chunk
         responses = run([ids for _, _, ids in chunk], seed)
-        texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+        texts = tokenizer.batch_decode([out for out, _ in responses], skip_special_tokens=True)
         records.write_parquet(part, [
             {
                 "id": problem["id"], "sample": sample, "prompt": tokenizer.decode(ids), "response": text,
-                "prompt_tokens": len(ids), "tokens": len(out), "seed": seed,
+                "prompt_tokens": len(ids), "tokens": len(out), "seed": drawn,
                 "finish_reason": "stop" if out and out[-1] == tokenizer.eos_token_id else "length",
             }
-            for (problem, sample, ids), out, text in zip(chunk, responses, texts, strict=True)
+            for (problem, sample, ids), (out, drawn), text in zip(chunk, responses, texts, strict=True)
         ])  # fmt: skip
-        produced += sum(map(len, responses))
+        produced += sum(len(out) for out, _ in responses)
         speed = produced / (time.perf_counter() - start)
         print(f"{number + 1}/{len(work)} chunks, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
 

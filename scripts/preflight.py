@@ -29,6 +29,12 @@ def training_memory(parameters: int, layers: int, hidden: int, tokens: int) -> d
     return {"states_gib": round(16 * parameters / gib, 3), "activations_gib": round(2 * layers * hidden * tokens / gib, 3)}
 
 
+def refuse(args, reasons: list[str]):
+    """Stop with all reasons when there are any."""
+    if reasons:
+        records.fail(f"{args.model} on {args.data}", "preflight refuses this run: " + "; ".join(reasons), "No GPU was used")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
@@ -49,6 +55,7 @@ def main():
     tokenizer = prompts.load_tokenizer(args.model)
     refusals = prompts.tokenizer_problems(tokenizer, config.get("max_position_embeddings"), args.max_length)
     refusals += prompts.template_problems(tokenizer, rows[0]["problem"], rows[0][args.completion])
+    refuse(args, refusals)
 
     uncut = prompts.training_rows(tokenizer, rows, args.completion, args.system, args.suffix, 1 << 40)
     lengths = sorted(len(row["input_ids"]) for row in uncut)
@@ -59,8 +66,7 @@ def main():
     first = uncut[0]
     if first["labels"][-1] != tokenizer.eos_token_id:
         refusals.append("the last supervised token is not the end token")
-    if refusals:
-        records.fail(f"{args.model} on {args.data}", "preflight refuses this run: " + "; ".join(refusals), "No GPU was used")
+    refuse(args, refusals)
 
     supervised = [token for token in first["labels"] if token != -100]
     parameters = weights_bytes(args.model) // (4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2)

@@ -48,13 +48,18 @@ def state(config: dict, root: Path, model: str, run: str, seed: int, now: dict[s
     changed = set(other_code(record, now))
     for file in responses:
         changed |= set(other_code(records.parquet_provenance(file), now))
-    if changed:
-        notes.append(f"stale code ({', '.join(sorted(changed))})")
     size = grid.parse_run(run).size
     if "subset_sha256" in record and size:
-        card = root / "data" / "subsets" / size / f"seed{grid.order_seed(config, seed)}.json"
+        order = grid.order_seed(config, seed)
+        subset = root / "data" / "subsets" / size / f"seed{order}.parquet"
+        card = subset.with_suffix(".json")
         if card.exists() and records.read_json(card).get("sha256") != record["subset_sha256"]:
             notes.append("stale data")
+        for made in (subset, root / "data" / "ordered" / f"seed{order}.parquet"):
+            if made.exists():
+                changed |= set(other_code(records.parquet_provenance(made), now))
+    if changed:
+        notes.append(f"stale code ({', '.join(sorted(changed))})")
     if run != "base" and responses and not (folder / "model").is_dir():
         notes.append("weights deleted")
     if (folder / "scores.json").exists():

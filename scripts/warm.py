@@ -5,8 +5,8 @@
 Importing TRL costs 5–10 s a process; a miniature study starts some 200, so imports would take as long as the work. The
 first call starts a server that imports them once; each call then forks a child of it. The child gets the caller's
 arguments, environment, working directory and standard streams; the caller passes signals on and returns its exit code.
-The server belongs to one user, checkout, interpreter and set of start-up variables, ends when idle, and serves CPU
-studies only (`warm_start: true` in the config): a process that has used a GPU cannot fork.
+The server belongs to one user, interpreter and set of start-up variables and ends when idle. It serves CPU studies only
+(`warm_start: true` in the config): a process that has used a GPU cannot fork.
 """
 
 import array
@@ -31,13 +31,8 @@ START_UP = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_
 
 
 def socket_path() -> Path:
-    """Where the server of this user, checkout, interpreter and start-up environment listens (a folder only we can enter)."""
-    identity = [
-        sys.executable,
-        str(Path(__file__).resolve()),
-        Path(__file__).stat().st_mtime_ns,
-        *map(os.environ.get, START_UP),
-    ]
+    """Where the server of this user, interpreter and start-up environment listens (a folder only we can enter)."""
+    identity = [sys.executable, Path(__file__).read_text(), *map(os.environ.get, START_UP)]
     folder = Path(tempfile.gettempdir()) / f"valley-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
@@ -96,6 +91,7 @@ def child(request: dict, descriptors) -> int:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["arguments"]
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     code = 0
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

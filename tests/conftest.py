@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from valley import environment
+
+environment.prepare(warm_start=True)  # the same as the Snakefile's, so that all tests share one warm process
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("VALLEY_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 MINIATURE = ["--configfile", "config/miniature.yaml"]
@@ -28,25 +33,25 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def run(command: list, folder: Path = REPOSITORY, ok: bool = True, **environment) -> str:
+def run(command: list, folder: Path = REPOSITORY, ok: bool = True, **variables) -> str:
     """Standard output and error of a command; a test fails when the exit code is not as expected (`ok`)."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=folder, capture_output=True, text=True, env=os.environ | environment
+        [str(part) for part in command], cwd=folder, capture_output=True, text=True, env=os.environ | variables
     )
     text = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, text[-6000:]
     return text
 
 
-def snakemake(folder: Path, *arguments, ok: bool = True, **environment) -> str:
+def snakemake(folder: Path, *arguments, ok: bool = True, **variables) -> str:
     """Run Snakemake in a checkout with the local profile."""
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *arguments]
-    return run(command, folder, ok, **environment)
+    return run(command, folder, ok, **variables)
 
 
-def script(name: str, *arguments, ok: bool = True, **environment) -> str:
+def script(name: str, *arguments, ok: bool = True, **variables) -> str:
     """Run a script of the project from the warm process, as rules of CPU studies do."""
-    return run([sys.executable, "scripts/warm.py", f"scripts/{name}.py", *arguments], ok=ok, OMP_NUM_THREADS="1", **environment)
+    return run([sys.executable, "scripts/warm.py", f"scripts/{name}.py", *arguments], ok=ok, **variables)
 
 
 def planned(output: str) -> dict[str, int]:

@@ -124,13 +124,26 @@ def test_editing_a_script_plans_no_gpu_rule(finished, script):
     touch(finished / f"scripts/{script}.py")
     plan = plan_of(finished, two_models())
     assert not plan.keys() & GPU_RULES
-    assert (script in plan) == (script not in ("sft", "rl", "generate"))
+    # What comes after the GPU is made anew; what comes before it, or uses it, is not (status shows it).
+    assert (script in plan) == (script in ("grade", "score", "aggregate"))
 
 
-def test_a_longer_limit_for_the_data_does_retrain(finished):
-    """`ancient()` hides new files from sft; what the data are made of stands in its params and must not be hidden."""
+def test_other_data_do_retrain(finished):
     config = two_models() | {"traces": {"max_tokens": 400}}
-    assert plan_of(finished, config)["sft"] == 4
+    plan = plan_of(finished, config)
+    assert (plan["order_traces"], plan["sft"], plan["rl"]) == (1, 4, 2)
+    assert "pretrain" not in plan
+
+
+def test_a_cell_that_is_missing_is_planned_beside_one_that_is_remade(finished):
+    """Snakemake's ancient() would lose the missing cell here."""
+    shutil.rmtree(finished / "studies/stub/results/S/sft-512/seed0")
+    config = two_models() | {"traces": {"max_tokens": 400}}
+    plan = plan_of(finished, config)
+    assert (plan["sft"], plan["score"]) == (
+        4,
+        len(grid.cells(status.load_config([Path("config/miniature.yaml"), finished / "stub.yaml"]))) - 2,
+    )
 
 
 def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_them(finished):
@@ -148,7 +161,7 @@ def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_
 
 def test_regrade_plans_grades_and_scores_alone(finished):
     touch(finished / "scripts/grade.py")
-    plan = planned(snakemake(finished, "-n", *write(finished, two_models()), "regrade"))
+    plan = planned(snakemake(finished, "-n", *write(finished, two_models()), "--", "regrade"))
     assert plan.keys() == {"grade", "score", "regrade"}
 
 

@@ -118,7 +118,7 @@ def test_a_diverging_sft_fails_and_leaves_no_model(tmp_path, base, subset):
     assert not (tmp_path / "model").exists()
 
 
-RL = ["--lr", 2e-2, "--steps", 16, "--prompts", 4, "--rollouts", 8, "--minibatch", 4, "--device-batch", 32, "--schedule",
+RL = ["--lr", 2e-3, "--steps", 16, "--prompts", 4, "--rollouts", 8, "--minibatch", 4, "--device-batch", 32, "--schedule",
       "linear", "--max-new-tokens", 10, "--save-every", 4, "--loss", "dr_grpo", "--seed", 0]  # fmt: skip
 
 

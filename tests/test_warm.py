@@ -27,7 +27,7 @@ sys.exit(int((sys.argv[1:] or ["0"])[0]))
 def warm(folder, *arguments, ok=True):
     (folder / "probe.py").write_text(PROBE)
     warm_script = os.path.abspath("scripts/warm.py")
-    return run([sys.executable, warm_script, "probe.py", *arguments], folder, ok, PROBE="yes", OMP_NUM_THREADS="1")
+    return run([sys.executable, warm_script, "probe.py", *arguments], folder, ok, PROBE="yes")
 
 
 def test_output_folder_environment_and_arguments_are_the_callers(tmp_path):
@@ -45,7 +45,7 @@ def test_exit_codes_and_errors_come_back(tmp_path):
 def start(tmp_path):
     warm(tmp_path)  # the server is up
     job = subprocess.Popen([sys.executable, os.path.abspath("scripts/warm.py"), "probe.py", "sleep"], cwd=tmp_path,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     while not (tmp_path / "started").exists():
         time.sleep(0.02)
     return job

@@ -60,6 +60,8 @@ def training_rows(tokenizer, rows: list[dict], completion: str, system, suffix, 
 def tokenizer_problems(tokenizer, model_positions: int | None, max_length: int) -> list[str]:
     """Why a model trained with this tokenizer would never stop, or not see its data; empty when it is sound."""
     found = []
+    if tokenizer.chat_template is None:
+        found.append("the tokenizer has no chat template. Give the family one in the config")
     if tokenizer.eos_token_id is None:
         found.append("the tokenizer has no end token, so the model cannot learn to stop")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -74,6 +76,8 @@ def tokenizer_problems(tokenizer, model_positions: int | None, max_length: int) 
 
 def template_problems(tokenizer, problem: str, completion: str) -> list[str]:
     """What the chat template loses of a completion shown as an assistant turn (R1's template drops the reasoning)."""
+    if tokenizer.chat_template is None:
+        return []
     turns = [{"role": "user", "content": problem}, {"role": "assistant", "content": completion}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False)
     kept = completion.strip() in rendered

@@ -1,4 +1,9 @@
 # Traces and problems: fetched or synthesised, then one ordered pool whose prefixes are the subsets.
+#
+# Training and generation come after these rules, so their scripts are no declared inputs: editing one plans no GPU job.
+# `make status` shows data made by other code; `--forcerun order_traces` makes them anew, and all that was trained on them.
+# (ancient() on the inputs of sft would hide too much: Snakemake 9.27 then plans neither a changed setting nor a missing
+# cell downstream of a job that is to be remade.)
 
 FETCHED_TASKS = [name for name, task in config["tasks"].items() if task["source"] not in ("synthetic", "arithmetic")]
 FETCHED_RL = [name for name, problems in config["rl"]["sets"].items() if problems["source"] != "synthetic"]
@@ -8,8 +13,6 @@ SYNTHETIC_RL = [name for name, problems in config["rl"]["sets"].items() if probl
 if config["traces"]["source"] == "synthetic":
 
     rule synthesize:
-        input:
-            script="scripts/synthesize.py",
         output:
             traces=at("data/traces.parquet"),
             task=at(f"data/tasks/{SYNTHETIC_TASKS[0]}.parquet"),
@@ -25,14 +28,12 @@ if config["traces"]["source"] == "synthetic":
         message:
             "Synthesise traces, RL problems and held-out problems"
         shell:
-            "python {input.script} --traces-out {output.traces} --task-out {output.task} --rl-out {output.rl}"
+            "python scripts/synthesize.py --traces-out {output.traces} --task-out {output.task} --rl-out {output.rl}"
             " {params.counts} 2> {log}"
 
 else:
 
     rule fetch_traces:
-        input:
-            script="scripts/fetch_traces.py",
         output:
             at("data/traces.parquet"),
         log:
@@ -47,12 +48,10 @@ else:
         message:
             "Fetch the traces"
         shell:
-            "python {input.script} {params.source} --out {output} 2> {log}"
+            "python scripts/fetch_traces.py {params.source} --out {output} 2> {log}"
 
 
 rule fetch_task:
-    input:
-        script="scripts/fetch_task.py",
     output:
         at("data/tasks/{task}.parquet"),
     log:
@@ -69,12 +68,10 @@ rule fetch_task:
     message:
         "Fetch the task {wildcards.task}"
     shell:
-        "python {input.script} {params.source} --out {output} 2> {log}"
+        "python scripts/fetch_task.py {params.source} --out {output} 2> {log}"
 
 
 rule fetch_rl:
-    input:
-        script="scripts/fetch_task.py",
     output:
         at("data/rl/{problems}.parquet"),
     log:
@@ -91,14 +88,12 @@ rule fetch_rl:
     message:
         "Fetch the RL problems {wildcards.problems}"
     shell:
-        "python {input.script} {params.source} --out {output} 2> {log}"
+        "python scripts/fetch_task.py {params.source} --out {output} 2> {log}"
 
 
 if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
 
     rule arithmetic:
-        input:
-            script="scripts/arithmetic.py",
         output:
             at("data/tasks/arithmetic.parquet"),
         log:
@@ -113,13 +108,12 @@ if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
         message:
             "Draw the arithmetic expressions"
         shell:
-            "python {input.script} --problems {params.problems} --seed {params.seed} --out {output} 2> {log}"
+            "python scripts/arithmetic.py --problems {params.problems} --seed {params.seed} --out {output} 2> {log}"
 
 
 # The data depend on `traces` alone: neither a new model nor a new task changes the pool, or the whole grid would retrain.
 rule order_traces:
     input:
-        script="scripts/order_traces.py",
         traces=at("data/traces.parquet"),
         tokenizers=lambda w: [base_model(model, w.order) for model in config["traces"]["tokenizers"]],
         decontaminate=[at(f"data/tasks/{task}.parquet") for task in config["traces"]["decontaminate"]],
@@ -140,14 +134,13 @@ rule order_traces:
     message:
         "Filter and order the traces (order {wildcards.order})"
     shell:
-        "python {input.script} --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
+        "python scripts/order_traces.py --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
         " --max-tokens {params.max_tokens} --correct {params.correct} --seed {wildcards.order} {params.prompt}"
         " --out {output.pool} --card {output.card} 2> {log}"
 
 
 rule subset:
     input:
-        script="scripts/subset.py",
         pool=at("data/ordered/seed{order}.parquet"),
     output:
         subset=at("data/subsets/{size}/seed{order}.parquet"),
@@ -163,5 +156,5 @@ rule subset:
     message:
         "Take the subset {wildcards.size} (order {wildcards.order})"
     shell:
-        "python {input.script} --pool {input.pool} --examples {params.examples}"
+        "python scripts/subset.py --pool {input.pool} --examples {params.examples}"
         " --out {output.subset} --card {output.card} 2> {log}"

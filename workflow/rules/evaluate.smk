@@ -6,8 +6,8 @@ TASKS = config["grid"]["tasks"]
 
 rule generate:
     input:
-        model=lambda w: ancient(model_of(w)),
-        task=ancient(at("data/tasks/{task}.parquet")),
+        model=model_of,
+        task=at("data/tasks/{task}.parquet"),
     output:
         cell("{model}", "{run}", "{seed}", "responses/{task}.parquet"),
     log:

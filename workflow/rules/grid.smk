@@ -83,15 +83,6 @@ def launch(wildcards):
     return "python" if gpus(wildcards) < 2 else f"accelerate launch --num_processes {gpus(wildcards)}"
 
 
-DATA_SETTINGS = grid.fingerprint([config["traces"], config.get("synthetic"), config["prompt"]])
-
-
-def training_data(wildcards):
-    """What identifies the data of an SFT run: the settings of the pool and the size."""
-    size = grid.parse_run(wildcards.run).size
-    return f"{DATA_SETTINGS}-{config['sizes'][size]['examples']}"
-
-
 def sft_flags(wildcards):
     return grid.flags(grid.sft_settings(config, wildcards.model, wildcards.run), grid.SFT_FLAGS)
 

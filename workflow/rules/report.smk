@@ -93,7 +93,7 @@ rule page:
     conda:
         CPU_ENV
     params:
-        study=config["root"],
+        study=lambda w: config["root"],
         miniature="--miniature" if config["traces"]["source"] == "synthetic" else "",
         results=at("results"),
     message:

@@ -1,6 +1,5 @@
-# Models: bases made or fetched, then SFT and RL. Scripts of GPU rules are not declared inputs: editing sft.py must not
-# retrain a grid (records hold the script's hash instead). Data and preflight are ancient() for the same reason; what
-# they depend on stands in `params`, so that a real change of the data does retrain.
+# Models: bases made or fetched, then SFT and RL. No script is a declared input here: editing sft.py must not retrain a
+# grid. The records hold the hash of the code instead, and `make status` compares.
 
 
 rule pretrain:
@@ -50,7 +49,6 @@ rule fetch_model:
 
 rule preflight:
     input:
-        script="scripts/preflight.py",
         model=lambda w: base_model(w.model, w.seed),
         subset=subset_of,
     output:
@@ -70,15 +68,15 @@ rule preflight:
     message:
         "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "python {input.script} --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
+        "python scripts/preflight.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
         " --max-truncated {params.max_truncated} --out {output} 2> {log}"
 
 
 rule sft:
     input:
-        model=lambda w: ancient(base_model(w.model, w.seed)),
-        subset=lambda w: ancient(subset_of(w)),
-        preflight=ancient(cell("{model}", "{run}", "{seed}", "preflight.json")),
+        model=lambda w: base_model(w.model, w.seed),
+        subset=subset_of,
+        preflight=cell("{model}", "{run}", "{seed}", "preflight.json"),
     output:
         model=directory(cell("{model}", "{run}", "{seed}", "model")),
         record=cell("{model}", "{run}", "{seed}", "train.json"),
@@ -97,7 +95,6 @@ rule sft:
         launch=launch,
         flags=sft_flags,
         prompt=prompt_flags(),
-        data=training_data,
     message:
         "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
@@ -107,8 +104,8 @@ rule sft:
 
 rule rl:
     input:
-        start=lambda w: ancient(start_of(w)),
-        problems=lambda w: ancient(rl_problems(w)),
+        start=start_of,
+        problems=rl_problems,
     output:
         model=directory(cell("{model}", "{run}", "{seed}", "model")),
         record=cell("{model}", "{run}", "{seed}", "train.json"),
@@ -137,7 +134,7 @@ rule rl:
 
 rule export_step:
     input:
-        record=ancient(cell("{model}", "{whole}", "{seed}", "train.json")),
+        record=cell("{model}", "{whole}", "{seed}", "train.json"),
     output:
         directory(cell("{model}", "{whole}@{step}", "{seed}", "model")),
     log:
