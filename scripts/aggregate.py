@@ -14,11 +14,11 @@ import pandas
 
 from valley import grid, records, statistics
 
-HEADLINE = "all tasks"  # the mean over tasks, as a task of its own in the tables
+HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 
 
 def cell_rows(path: Path, examples: dict[str, int]) -> list[dict]:
-    """Rows of one cell: one a task, and one for the mean over tasks."""
+    """Rows of one cell: one a task, and one for the headline mean."""
     model, run, seed = path.parts[-4], path.parts[-3], int(path.parts[-2].removeprefix("seed"))
     parsed, scores = grid.parse_run(run), records.read_json(path)
     cell = {
@@ -106,7 +106,6 @@ def main():
     parser.add_argument("--scores", required=True, type=Path, nargs="+")
     parser.add_argument("--curves", type=Path, nargs="*", default=[], help="learning curves of RL runs")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
-    parser.add_argument("--task", default=None, help="the task of the summary; the mean over tasks by default")
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--cells", required=True, type=Path)
     parser.add_argument("--summary", required=True, type=Path)
@@ -127,7 +126,7 @@ def main():
     write(cells, args.cells)
     write(table, args.summary)
     write(curves, args.curves_out)
-    sentence = finding(table[table.task == (args.task or HEADLINE)])
+    sentence = finding(table[table.task == HEADLINE])
     with records.whole(args.finding) as temporary:
         temporary.write_text(sentence + "\n", encoding="utf-8")
     records.done(f"tables of {len(args.scores)} cells", args.cells.parent)

@@ -69,7 +69,9 @@ def valley(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFra
             )
         axes[0][column].set(title=model, ylim=(-0.02, 1.02 if data.accuracy.max() > 0.5 else None))
         axes[1][column].set(xlabel="training examples", ylim=(0, None))
-    axes[0][0].legend(fontsize="small", framealpha=0.9)
+    figure.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(labels), frameon=False)
     figure.supxlabel(
         "dots: training seeds, bars: 95 % over problems, grey band: range of the bases", fontsize="x-small", color="0.4"
     )

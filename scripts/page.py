@@ -43,6 +43,19 @@ def number(value) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def long_minus_short(cells: pandas.DataFrame) -> list[dict]:
+    """Accuracy of a run minus that of its `.short` control on the same problems and seeds: the effect of long chains of thought.
+
+    One entry a model and size: mean difference over seeds, its extremes, the number of seeds.
+    """
+    sft = cells[(cells.task == HEADLINE) & (cells.stage == "sft")]
+    keys = ["model", "examples", "seed"]
+    pairs = sft[sft.recipe == "protocol"].merge(sft[sft.recipe == "short"], on=keys, suffixes=("", "_short"))
+    pairs["difference"] = pairs.accuracy - pairs.accuracy_short
+    grouped = pairs.groupby(["model", "examples"], sort=False).difference.agg(["mean", "min", "max", "size"])
+    return grouped.reset_index().to_dict("records")
+
+
 def examples(results: Path, cells: pandas.DataFrame, each: int = 2) -> list[dict]:
     """A few stored responses of every outcome class from the base, the smallest and the largest SFT cell of each model."""
     found = []
@@ -99,6 +112,7 @@ def main():
         figures=[(path.stem, inline(path), CAPTIONS.get(path.stem, "")) for path in args.figures],
         summary=headline[columns].astype(object).to_dict("records"), columns=columns,
         costs=pandas.read_csv(args.costs).astype(object).to_dict("records"),
+        differences=long_minus_short(cells),
         examples=examples(args.results, cells), cells=cells[["model", "run", "seed"]].drop_duplicates().shape[0],
         provenance=records.provenance(args),
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """Score one cell from its grades: avg@k with an interval, outcome shares, lengths, reflection; per task and over tasks.
 
-    python scripts/score.py --grades results/S/base/seed0/grades.parquet --out /tmp/scores.json
+    python scripts/score.py --grades results/S/base/seed0/grades.parquet --headline chain --out /tmp/scores.json
 
-The headline accuracy is the plain mean of the tasks' avg@k (paper, section 4). The file holds no times: equal grades give
+The headline accuracy is the plain mean of avg@k over the `--headline` tasks (paper, section 4: the three benchmarks, not
+the arithmetic). The file holds no times: equal grades give
 equal bytes.
 """
 
@@ -33,18 +34,19 @@ def score_task(rows: list[dict]) -> dict:
     }  # fmt: skip
 
 
-def score(tasks: dict[str, dict]) -> dict:
-    """Scores of a cell from the scores of its tasks: plain means; the interval combines the tasks' as independent."""
-    mean = lambda key: float(numpy.mean([task[key] for task in tasks.values()]))  # noqa: E731
+def score(tasks: dict[str, dict], headline: list[str]) -> dict:
+    """Scores of a cell: plain means over the headline tasks, whose intervals are combined as independent; then each task's."""
+    chosen = [tasks[name] for name in headline]
+    mean = lambda key: float(numpy.mean([task[key] for task in chosen]))  # noqa: E731
     accuracy = mean("accuracy")
-    half = float(numpy.sqrt(sum((t["accuracy_high"] - t["accuracy_low"]) ** 2 for t in tasks.values()))) / 2 / len(tasks)
-    one = next(iter(tasks.values())) if len(tasks) == 1 else None
+    half = float(numpy.sqrt(sum((t["accuracy_high"] - t["accuracy_low"]) ** 2 for t in chosen))) / 2 / len(chosen)
+    one = chosen[0] if len(chosen) == 1 else None
     return {
         "accuracy": accuracy,
         "accuracy_low": one["accuracy_low"] if one else max(0.0, accuracy - half),
         "accuracy_high": one["accuracy_high"] if one else min(1.0, accuracy + half),
         "length": mean("length"), "boxed": mean("boxed"), "reflection": mean("reflection"),
-        "outcomes": {name: float(numpy.mean([t["outcomes"][name] for t in tasks.values()])) for name in grading.OUTCOMES},
+        "outcomes": {name: float(numpy.mean([t["outcomes"][name] for t in chosen])) for name in grading.OUTCOMES},
         "tasks": tasks,
     }  # fmt: skip
 
@@ -52,6 +54,7 @@ def score(tasks: dict[str, dict]) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grades", required=True, type=Path)
+    parser.add_argument("--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
@@ -59,7 +62,9 @@ def main():
     columns = ["task", "id", "correct", "boxed", "outcome", "tokens", "reflective"]
     for row in records.read_parquet(args.grades, columns).to_pylist():
         rows[row["task"]].append(row)
-    result = score({task: score_task(graded) for task, graded in rows.items()})
+    if missing := sorted(set(args.headline) - set(rows)):
+        records.fail(args.grades, f"has no grades of {', '.join(missing)}", "Grade the cell again, or mend report.headline")
+    result = score({task: score_task(graded) for task, graded in rows.items()}, args.headline)
     records.write_json(args.out, result)
     records.done(f"accuracy {result['accuracy']:.3f} [{result['accuracy_low']:.3f}–{result['accuracy_high']:.3f}]", args.out)
 

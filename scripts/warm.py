@@ -13,6 +13,7 @@ import array
 import contextlib
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import runpy
@@ -26,6 +27,12 @@ import time
 from pathlib import Path
 
 IDLE_SECONDS = 60
+# Most of what any script imports; the trainers' and the miniature model's modules by name, for they load lazily.
+PRELOADED = (
+    "datasets", "jinja2", "math_verify", "pandas", "pyarrow.parquet", "scipy.stats", "torch", "seaborn",
+    "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2", "transformers.trainer",
+    "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer",
+)  # fmt: skip
 # What a library reads when it is loaded: a server started under other values cannot stand in.
 START_UP = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
 
@@ -117,9 +124,8 @@ def serve(path: Path):
         return  # another server is starting or running
     path.unlink(missing_ok=True)
 
-    import datasets  # noqa: F401
-    from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
-    from trl import GRPOTrainer, SFTTrainer  # noqa: F401
+    for name in PRELOADED:
+        importlib.import_module(name)
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))

@@ -78,6 +78,7 @@ def change(config: dict, path: str, value) -> dict:
         ("generate/engine", "vlm", ["generate.engine", "vlm", "vllm"]),
         ("traces/rows", 1000, ["sizes.8k.examples", "8000", "1000"]),
         ("grid/tasks", ["aime25"], ["grid.tasks", "aime25", "aime24"]),
+        ("report/headline", ["gsm8k"], ["report.headline", "gsm8k", "math500"]),
         ("traces/decontaminate", ["gsm8k"], ["traces.decontaminate", "gsm8k", "math500"]),
         ("sft/device_batch", 3, ["batch 8", "device_batch 3"]),
         ("models/qwen2.5-7b/gpus", 3, ["batch 8", "3 device"]),

@@ -52,9 +52,9 @@ def test_the_interval_over_seeds_needs_two_of_them():
     assert (low, high) == pytest.approx((0.5 - 4.303 * 0.0577, 0.5 + 4.303 * 0.0577), abs=1e-3)
 
 
-def test_a_cell_is_the_plain_mean_of_its_tasks():
+def test_a_cell_is_the_plain_mean_of_its_headline_tasks():
     easy, hard = score.score_task(graded([[1], [1], [1], [0]])), score.score_task(graded([[0], [0], [0], [1]]))
-    both = score.score({"easy": easy, "hard": hard})
+    both = score.score({"easy": easy, "hard": hard, "aside": easy}, ["easy", "hard"])
     assert both["accuracy"] == pytest.approx(0.5)
     halves = [(task["accuracy_high"] - task["accuracy_low"]) / 2 for task in (easy, hard)]
     assert both["accuracy_high"] - both["accuracy"] == pytest.approx(min(0.5, (halves[0] ** 2 + halves[1] ** 2) ** 0.5 / 2))

@@ -65,10 +65,12 @@ rule score:
         at("benchmarks/score/{model}.{run}.seed{seed}.tsv")
     conda:
         CPU_ENV
+    params:
+        headline=config["report"]["headline"],
     message:
         "Score {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "python {input.script} --grades {input.grades} --out {output} 2> {log}"
+        "python {input.script} --grades {input.grades} --headline {params.headline} --out {output} 2> {log}"
 
 
 rule regrade:

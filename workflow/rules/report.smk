@@ -24,12 +24,11 @@ rule aggregate:
         CPU_ENV
     params:
         examples=examples_flags(),
-        task=f"--task {config['report']['task']}" if config["report"]["task"] else "",
         confidence=config["report"]["confidence"],
     message:
         "Aggregate all scores into tables"
     shell:
-        "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples} {params.task}"
+        "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples}"
         " --confidence {params.confidence} --cells {output.cells} --summary {output.summary}"
         " --curves-out {output.curves} --finding {output.finding} 2> {log}"
 
