@@ -68,7 +68,7 @@ def make_trainer(args, model, tokenizer, data: list[dict], checkpoints: Path):
         bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing, packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         save_strategy="steps" if args.save_every else "no", save_steps=args.save_every or 500, save_total_limit=1,
-        logging_steps=8, logging_nan_inf_filter=False, include_num_input_tokens_seen="non_padding", report_to="none",
+        logging_steps=8, logging_nan_inf_filter=False, report_to="none",
         disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
     return SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
@@ -103,6 +103,7 @@ def main():
     result = trainer.train(resume_from_checkpoint=resume)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
+    tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
     if not math.isfinite(result.training_loss) or not all(math.isfinite(entry["loss"]) for entry in curve):
         records.fail(args.out, "training diverged (the loss is no number)", "Lower the learning rate; a retry cannot help")
 
@@ -110,7 +111,7 @@ def main():
         training.save_model(trainer, tokenizer, args.out)
         seconds = time.perf_counter() - start
         record = {
-            "steps": trainer.state.global_step, "examples": len(data), "tokens_trained": trainer.state.num_input_tokens_seen,
+            "steps": trainer.state.global_step, "examples": len(data), "tokens_trained": int(tokens[-1]),
             "tokens_per_epoch": sum(len(row["input_ids"]) for row in data), "data_sha256": data_hash,
             "subset_sha256": subset_hash, "loss": curve, "train_loss": result.training_loss, "resumed_from": resume,
             "parameters": model.num_parameters(), "seconds": seconds, "seconds_training": result.metrics["train_runtime"],

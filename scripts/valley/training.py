@@ -29,10 +29,14 @@ def resume_point(folder: Path, identity) -> str | None:
 
 
 class Progress(TrainerCallback):
-    """A line on standard error every few seconds."""
+    """A line on standard error every few seconds; sees to it that the last step is logged, whatever the logging interval."""
 
     def __init__(self, every: float = 5.0):
         self.every, self.last = every, 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and time.monotonic() - self.last >= self.every:
