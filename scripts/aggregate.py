@@ -7,12 +7,11 @@ A cell is known by its path `…/<model>/<run>/seed<seed>/scores.json`. The end 
 three evaluated checkpoints, never the best one. Every CSV has a parquet twin.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas
 
-from valley import grid, records, statistics
+from valley import flags, grid, records, statistics
 
 HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 
@@ -102,7 +101,7 @@ def write(table: pandas.DataFrame, path: Path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--scores", required=True, type=Path, nargs="+")
     parser.add_argument("--curves", type=Path, nargs="*", default=[], help="learning curves of RL runs")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")

@@ -6,11 +6,10 @@ break integrality is drawn again.
     python scripts/arithmetic.py --problems 400 --seed 0 --out /tmp/arithmetic.parquet
 """
 
-import argparse
 import random
 from pathlib import Path
 
-from valley import records
+from valley import flags, records
 
 PROMPT = "Compute the answer to this arithmetic expression: {}"
 
@@ -51,7 +50,7 @@ def draw(rng: random.Random) -> tuple[str, int]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--problems", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, type=Path)

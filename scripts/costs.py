@@ -6,12 +6,11 @@ Wall time comes from Snakemake's benchmark files, work from the records that pre
 that leave no time in a record (their output must be equal byte for byte) count as start-up entirely: an upper bound.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas
 
-from valley import records
+from valley import flags, records
 
 
 def wall_times(folder: Path) -> pandas.DataFrame:
@@ -36,7 +35,7 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--benchmarks", required=True, type=Path)
     parser.add_argument("--results", required=True, type=Path)
     parser.add_argument("--models", required=True, type=Path)

@@ -6,18 +6,17 @@
 Hard links where the file system allows, so the step costs no second copy; optimiser states stay behind.
 """
 
-import argparse
 import os
 import shutil
 from pathlib import Path
 
-from valley import records
+from valley import flags, records
 
 LEFT_BEHIND = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "global_step", "latest", "zero_to_fp32")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--checkpoints", required=True, type=Path, help="the RL run's checkpoints folder")
     parser.add_argument("--record", required=True, type=Path, help="the RL run's train.json")
     parser.add_argument("--step", required=True, type=int)

@@ -7,12 +7,11 @@
 tokenizer files are taken; no code is. A pad token that the vocabulary lacks is added to tokenizer and embeddings.
 """
 
-import argparse
 import os
 import shutil
 from pathlib import Path
 
-from valley import prompts, records
+from valley import flags, prompts, records
 
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
             "special_tokens_map.json", "vocab.json", "merges.txt", "LICENSE*", "README.md"]  # fmt: skip
@@ -38,7 +37,7 @@ def download(source: str, revision: str | None, folder: Path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--source", required=True, help="hub id or local folder")
     parser.add_argument("--revision", default=None, help="commit on the hub")
     parser.add_argument("--template", required=True, type=Path)

@@ -6,12 +6,11 @@
 Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently dropped.
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
 
-from valley import records
+from valley import flags, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
@@ -35,7 +34,7 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--source", required=True, help="hub id, or local .jsonl or .parquet")
     parser.add_argument("--revision", default=None)
     parser.add_argument("--name", default=None, help="configuration of the hub data set")

@@ -6,18 +6,17 @@
 `--source` is a hub id, pinned by `--revision`, or a local parquet file.
 """
 
-import argparse
 import os
 from pathlib import Path
 
-from valley import records
+from valley import flags, records
 
 NEEDED = ["problem", "answer", "solution", "generations", "source"]
 USEFUL = [*NEEDED, "uuid", "correctness_math_verify", "correctness_llama", "finish_reasons"]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--source", required=True, help="hub id or local parquet file")
     parser.add_argument("--revision", default=None)
     parser.add_argument("--name", default=None, help="configuration of the hub data set")

@@ -7,7 +7,6 @@
 `rl`: held-out accuracy and length along RL (paper, figure 7).
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +18,7 @@ import pandas
 import seaborn
 
 from aggregate import HEADLINE
-from valley import grading, records
+from valley import flags, grading, records
 
 seaborn.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
 # Text stays text in the SVG, and ids do not change from run to run.
@@ -143,7 +142,7 @@ def rl(cells: pandas.DataFrame, curves: pandas.DataFrame) -> tuple[plt.Figure, p
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--figure", required=True, choices=["valley", "outcomes", "rl"])
     parser.add_argument("--cells", required=True, type=Path)
     parser.add_argument("--curves", required=True, type=Path)

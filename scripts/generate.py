@@ -9,16 +9,16 @@ Work is cut into chunks of `--chunk` samples; each becomes a part under `<out>.p
 own, so a killed job continues with the missing parts and ends with the same responses.
 """
 
-import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
 
-from valley import grid, prompts, records
+from valley import flags, grid, prompts, records
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--model", required=True, type=Path, help="model folder")
     parser.add_argument("--task", required=True, type=Path, help="task (parquet: id, problem, answer)")
     parser.add_argument("--out", required=True, type=Path, help="responses to write (parquet)")
@@ -31,7 +31,7 @@ def parse():
     parser.add_argument("--chunk", type=int, default=128, help="samples a batch and part")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--seed", type=int, default=0, help="drives the sampling")
-    prompts.add_flags(parser)
+    flags.add_prompt(parser)
     return parser.parse_args()
 
 
@@ -163,9 +163,9 @@ def main():
         "identity": grid.fingerprint(identity),
     }
     records.write_parquet(args.out, table, provenance=record)
-    for part in parts.iterdir():  # all of it is in the file now
-        part.unlink()
-    parts.rmdir()
+    shutil.rmtree(parts)  # all of it is in the file now
+    if not any(parts.parent.iterdir()):
+        parts.parent.rmdir()
     records.done(f"{table.num_rows} responses", args.out, seconds)
 
 

@@ -7,11 +7,10 @@
 as one likes; a problem without exactly k responses is an error, never an average over fewer.
 """
 
-import argparse
 import collections
 from pathlib import Path
 
-from valley import grading, records, reflection
+from valley import flags, grading, records, reflection
 
 
 def grade_task(responses: list[dict], problems: list[dict], task: str, samples: int, where: str) -> list[dict]:
@@ -37,7 +36,7 @@ def grade_task(responses: list[dict], problems: list[dict], task: str, samples: 
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--responses", required=True, type=Path, nargs="+")
     parser.add_argument("--tasks", required=True, type=Path, nargs="+")
     parser.add_argument("--samples", required=True, type=int, nargs="+")

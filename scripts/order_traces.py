@@ -8,13 +8,12 @@ that all models train on identical rows), when the same problem came before, or 
         --card /tmp/pool.json --max-tokens 16384 --correct math-verify --seed 0
 """
 
-import argparse
 import random
 import re
 import time
 from pathlib import Path
 
-from valley import prompts, records
+from valley import flags, prompts, records
 
 NGRAM = 13  # words; the overlap length of GPT-3's decontamination (Brown et al. 2020, appendix C)
 COLUMNS = ["problem", "answer", "solution", "generations", "source"]
@@ -49,7 +48,7 @@ def ngrams(text: str) -> set:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--traces", required=True, type=Path)
     parser.add_argument("--tokenizers", required=True, type=Path, nargs="+", help="model folders whose limit counts")
     parser.add_argument("--decontaminate", type=Path, nargs="*", default=[], help="task files whose problems must not occur")
@@ -58,7 +57,7 @@ def main():
     parser.add_argument("--max-tokens", required=True, type=int, help="prompt + trace + end token")
     parser.add_argument("--correct", choices=["math-verify", "math-verify-else-llama", "any"], required=True)
     parser.add_argument("--seed", type=int, required=True, help="drives which correct trace is taken, and the order")
-    prompts.add_flags(parser)
+    flags.add_prompt(parser)
     args = parser.parse_args()
 
     start = time.perf_counter()

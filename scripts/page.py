@@ -7,7 +7,6 @@
 The page is one HTML file without scripts or network: figures are inline SVG, it opens from a disk or an e-mail.
 """
 
-import argparse
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import markupsafe
 import pandas
 
 from aggregate import HEADLINE
-from valley import records
+from valley import flags, records
 
 CAPTIONS = {
     "valley": "Accuracy and response length against the number of training examples. Dots are training seeds with their 95 % "
@@ -76,7 +75,7 @@ def examples(results: Path, cells: pandas.DataFrame, each: int = 2) -> list[dict
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--study", required=True, type=Path, help="root of the study")
     parser.add_argument("--miniature", action="store_true", help="say what a miniature can and cannot show")
     parser.add_argument("--template", required=True, type=Path)

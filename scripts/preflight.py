@@ -7,11 +7,10 @@ model, never its weights. The report keeps the first example as the model will s
         --max-length 512 --batch 1 --epochs 4 --max-truncated 0.02
 """
 
-import argparse
 import math
 from pathlib import Path
 
-from valley import prompts, records
+from valley import flags, prompts, records
 
 
 def weights_bytes(model: Path) -> int:
@@ -36,7 +35,7 @@ def refuse(args, reasons: list[str]):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
@@ -46,7 +45,7 @@ def main():
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--max-truncated", required=True, type=float, help="share of cut examples that is still accepted")
-    prompts.add_flags(parser)
+    flags.add_prompt(parser)
     args = parser.parse_args()
 
     rows = records.read_parquet(args.data, ["problem", "answer", args.completion]).to_pylist()

@@ -8,13 +8,12 @@ The result is an ordinary Hugging Face folder: nothing after this rule knows tha
         --hidden 48 --layers 2 --heads 2 --ff 128 --steps 2000 --target 0.6 --lengths 2 --seed 0
 """
 
-import argparse
 import random
 import sys
 import time
 from pathlib import Path
 
-from valley import chain, records
+from valley import chain, flags, records
 
 SPECIAL = ["<pad>", "<eos>", "<user>", "<assistant>"]
 WORDS = ["<think>", "</think>", "\\boxed{", "}", "wait", "check", "ok", "so"]
@@ -99,7 +98,7 @@ def accuracy(model, fast, problems: list[chain.Problem]) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder of the base model to make")
     parser.add_argument("--template", required=True, type=Path, help="chat template (jinja) saved with the tokenizer")
     parser.add_argument("--hidden", type=int, required=True)

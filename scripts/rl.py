@@ -14,26 +14,20 @@ under `checkpoints/`: they are where a killed run continues, and what export_ste
 Departs from the paper: TRL in place of verl; what the paper leaves open follows SimpleRL-Zoo (docs/decisions.md).
 """
 
-import argparse
 import time
 from pathlib import Path
 
-from valley import grading, prompts, records
+from valley import flags, grading, prompts, records
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--problems", required=True, type=Path, help="RL problems (parquet: problem, answer)")
     parser.add_argument("--out", required=True, type=Path, help="folder of the trained model")
     parser.add_argument("--record", required=True, type=Path, help="train.json to write")
     parser.add_argument("--curve", required=True, type=Path, help="learning curve to write (parquet)")
     parser.add_argument("--seed", type=int, default=0, help="drives the order of problems and the sampling")
-    parser.add_argument("--lr", type=float, required=True)
-    parser.add_argument("--schedule", default="constant")
-    parser.add_argument("--warmup", type=float, default=0.0, help="share of the steps")
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--max-grad-norm", type=float, default=1.0)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--prompts", type=int, required=True, help="problems a step")
     parser.add_argument("--rollouts", type=int, required=True, help="responses a problem")
@@ -45,11 +39,9 @@ def parse():
     parser.add_argument("--clip", type=float, default=0.2)
     parser.add_argument("--entropy", type=float, default=0.0, help="coefficient of the entropy bonus")
     parser.add_argument("--loss", choices=["grpo", "dapo", "dr_grpo", "bnpo"], default="dapo", help="TRL's loss_type")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--gradient-checkpointing", type=lambda text: text == "True", default=False)
-    parser.add_argument("--save-every", type=int, required=True, help="steps between checkpoints")
     parser.add_argument("--vllm", type=lambda text: text == "True", default=False, help="sample with vLLM (GPUs)")
-    prompts.add_flags(parser)
+    flags.add_training(parser, schedule="constant")
+    flags.add_prompt(parser)
     return parser.parse_args()
 
 

@@ -7,13 +7,12 @@ the arithmetic). The file holds no times: equal grades give
 equal bytes.
 """
 
-import argparse
 import collections
 from pathlib import Path
 
 import numpy
 
-from valley import grading, records, statistics
+from valley import flags, grading, records, statistics
 
 
 def score_task(rows: list[dict]) -> dict:
@@ -52,7 +51,7 @@ def score(tasks: dict[str, dict], headline: list[str]) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--grades", required=True, type=Path)
     parser.add_argument("--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy")
     parser.add_argument("--out", required=True, type=Path)

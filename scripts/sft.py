@@ -10,37 +10,29 @@ Departs from the paper: TRL in place of LLaMA-Factory; no packing (a batch is `-
 Checkpoints (`--save-every`) lie beside the model under `checkpoints/`; the same work started again continues from them.
 """
 
-import argparse
 import math
 import os
 import time
 from pathlib import Path
 
-from valley import grid, prompts, records
+from valley import flags, grid, prompts, records
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--data", required=True, type=Path, help="subset (parquet: problem, trace, solution)")
     parser.add_argument("--out", required=True, type=Path, help="folder of the trained model")
     parser.add_argument("--record", required=True, type=Path, help="train.json to write")
     parser.add_argument("--seed", type=int, default=0, help="drives the order of examples")
-    parser.add_argument("--lr", type=float, required=True)
-    parser.add_argument("--schedule", default="cosine")
-    parser.add_argument("--warmup", type=float, default=0.05, help="share of the steps")
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--max-grad-norm", type=float, default=1.0)
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--steps", type=int, default=-1, help="optimiser steps, in place of --epochs")
     parser.add_argument("--batch", type=int, required=True, help="global batch: examples an optimiser step")
     parser.add_argument("--device-batch", type=int, default=1, help="examples a device holds at once")
     parser.add_argument("--max-length", type=int, required=True, help="tokens; longer examples are cut")
     parser.add_argument("--completion", choices=["trace", "solution"], default="trace", help="column that is trained")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--gradient-checkpointing", type=lambda text: text == "True", default=False)
-    parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints; 0 keeps none")
-    prompts.add_flags(parser)
+    flags.add_training(parser, schedule="cosine")
+    flags.add_prompt(parser)
     return parser.parse_args()
 
 

@@ -8,11 +8,10 @@ from the one that was trained on. `weights deleted`: scored, but the model folde
 it again.
 """
 
-import argparse
 import collections
 from pathlib import Path
 
-from valley import grid, records
+from valley import flags, grid, records
 
 SCRIPTS = Path(__file__).resolve().parent
 
@@ -71,7 +70,7 @@ def state(config: dict, root: Path, model: str, run: str, seed: int, now: dict[s
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
     args = parser.parse_args()
 

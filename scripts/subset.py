@@ -5,12 +5,11 @@
 `--examples all` takes the whole pool (the paper's 220k: all that is left).
 """
 
-import argparse
 import collections
 import statistics
 from pathlib import Path
 
-from valley import records
+from valley import flags, records
 
 
 def card(rows: list[dict]) -> dict:
@@ -30,7 +29,7 @@ def card(rows: list[dict]) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--pool", required=True, type=Path)
     parser.add_argument("--examples", required=True, help="how many, or `all`")
     parser.add_argument("--out", required=True, type=Path)

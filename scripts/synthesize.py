@@ -7,11 +7,10 @@ ones: `generations` holds the long chain of thought, `solution` the short one, `
         --rl-out /tmp/rl.parquet --rl 2048 --lengths 2 --seed 0
 """
 
-import argparse
 import random
 from pathlib import Path
 
-from valley import chain, records
+from valley import chain, flags, records
 
 
 def trace_row(problem: chain.Problem) -> dict:
@@ -29,7 +28,7 @@ def task_row(problem: chain.Problem) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--traces-out", required=True, type=Path)
     parser.add_argument("--traces", required=True, type=int, help="problems with a long and a short response")
     parser.add_argument("--task-out", required=True, type=Path)

@@ -1,6 +1,10 @@
 """The smoke study for real: every rule, real trainers, one page."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 from conftest import SMOKE, checkout, planned, run, snakemake
@@ -57,9 +61,21 @@ def test_the_short_control_trains_on_the_same_problems_with_short_answers(smoke)
     assert short["tokens_per_epoch"] < long["tokens_per_epoch"] / 2
 
 
-def test_scores_are_equal_byte_for_byte_in_two_runs(smoke, tmp_path):
+def test_a_second_run_killed_half_way_continues_and_scores_are_equal_byte_for_byte(smoke, tmp_path):
     again = checkout(tmp_path)
+    study = subprocess.Popen([sys.executable, "-m", "snakemake", "--profile", "profiles/local", *SMOKE], cwd=again,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    while not list((again / "studies/smoke/results/S").glob("sft-*/seed0/train.json")):
+        assert study.poll() is None, "finished before it could be killed"
+        time.sleep(0.05)
+    study.kill()
+    study.wait()
+    finished = {path: path.stat().st_mtime_ns for path in (again / "studies/smoke/models").rglob("model.safetensors")}
+    assert finished
+    assert "--unlock" in snakemake(again, *SMOKE, ok=False)  # Snakemake says what to type
+    snakemake(again, *SMOKE, "--unlock")
     snakemake(again, *SMOKE, "--until", "score")
+    assert all(path.stat().st_mtime_ns == made for path, made in finished.items())  # what was finished was not made again
     compared = 0
     for first in sorted(results(smoke).glob("*/seed0/scores.json")):
         assert first.read_bytes() == (again / first.relative_to(smoke)).read_bytes(), first.parent.parent.name
@@ -68,8 +84,6 @@ def test_scores_are_equal_byte_for_byte_in_two_runs(smoke, tmp_path):
 
 
 def test_status_shows_done_stale_code_stale_data_and_deleted_weights(smoke, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(smoke, folder, symlinks=True)
     command = ["python", "scripts/status.py", "--configfile", "config/miniature.yaml", "config/smoke.yaml"]

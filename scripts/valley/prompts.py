@@ -4,14 +4,6 @@ A problem is one user turn (instruction suffix appended, as `qwen-boxed` of the 
 the chat template saved with the model. What is trained is the completion followed by the tokenizer's end token.
 """
 
-import argparse
-
-
-def add_flags(parser: argparse.ArgumentParser):
-    """The flags of every script that renders prompts."""
-    parser.add_argument("--system", default=None, help="system turn (none by default)")
-    parser.add_argument("--suffix", default="", help="instruction appended to the problem in the user turn")
-
 
 def load_tokenizer(folder):
     """The tokenizer of a local model folder, exactly as its tokenizer.json says; never runs code that came with it.

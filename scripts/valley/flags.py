@@ -1,0 +1,26 @@
+"""Command-line flags that several scripts share, so that the same word means the same thing everywhere."""
+
+import argparse
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A parser that shows the script's docstring as it is written."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_prompt(parser: argparse.ArgumentParser):
+    """The flags of every script that renders prompts."""
+    parser.add_argument("--system", default=None, help="system turn (none by default)")
+    parser.add_argument("--suffix", default="", help="instruction appended to the problem in the user turn")
+
+
+def add_training(parser: argparse.ArgumentParser, schedule: str):
+    """The flags of both trainers: optimiser, schedule, precision, checkpoints. `schedule` is the default learning-rate curve."""
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--schedule", default=schedule)
+    parser.add_argument("--warmup", type=float, default=0.0, help="share of the steps")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--max-grad-norm", type=float, default=1.0)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--gradient-checkpointing", type=lambda text: text == "True", default=False)
+    parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints; 0 keeps none")
