@@ -46,7 +46,7 @@ def valley(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFra
             ax = axes[row][column]
             base = mine[mine.stage == "base"]
             if len(base):
-                ax.axhline(base[measure].mean(), linestyle="--", color="0.35", label=f"base ({len(base)} seeds)")
+                ax.axhline(base[measure].mean(), linestyle="--", color="0.35", label="base")
                 ax.axhspan(base[measure].min(), base[measure].max(), color="0.35", alpha=0.08, linewidth=0)
             for recipe in recipes:
                 points = mine[(mine.stage == "sft") & (mine.recipe == recipe)]
@@ -71,9 +71,8 @@ def valley(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFra
     figure.tight_layout()
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(labels), frameon=False)
-    figure.supxlabel(
-        "dots: training seeds, bars: 95 % over problems, grey band: range of the bases", fontsize="x-small", color="0.4"
-    )
+    note = "dots: training seeds, bars: 95 % over problems, grey band: range of the bases"
+    figure.text(0.5, 0.0, note, ha="center", va="top", fontsize="x-small", color="0.4")
     return figure, data
 
 
