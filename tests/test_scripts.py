@@ -77,6 +77,7 @@ def test_the_order_depends_on_the_seed_alone_and_prefixes_are_nested(tmp_path, b
             "subset", "--pool", tmp_path / "pool.parquet", "--examples", size, "--out", out, "--card", tmp_path / f"{size}.json"
         )
         subsets[size] = records.read_parquet(out).to_pylist()
+    assert [len(subsets[size]) for size in subsets] == [8, 20, 40]
     assert subsets["20"][:8] == subsets["8"]
     assert subsets["all"] == other
 
