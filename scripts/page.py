@@ -34,11 +34,11 @@ def inline(svg: Path) -> markupsafe.Markup:
 
 
 def number(value) -> str:
-    """A table cell: up to three decimals, thousands grouped, nothing for a missing value."""
+    """A table cell: three decimals below ten and none above, thousands grouped, nothing for a missing value."""
     if value is None or (isinstance(value, float) and pandas.isna(value)):
         return ""
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+        return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
