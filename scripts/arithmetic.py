@@ -1,4 +1,4 @@
-"""Write the paper's synthetic arithmetic task (section 2.3): 400 expressions whose every intermediate result is an integer.
+"""Write the paper's synthetic arithmetic task: 400 expressions whose every intermediate result is an integer.
 
 5–15 operations, operands uniform in 1..100, + − × ÷; some expressions carry one bracketed group. An operand that would
 break integrality is drawn again.

@@ -2,7 +2,7 @@
 
     python scripts/score.py --grades results/S/base/seed0/grades.parquet --headline chain --out /tmp/scores.json
 
-The headline accuracy is the plain mean of avg@k over the `--headline` tasks (paper, section 4: the three benchmarks, not
+The headline accuracy is the plain mean of avg@k over the `--headline` tasks (in the paper the three benchmarks, not
 the arithmetic). The file holds no times: equal grades give
 equal bytes.
 """

@@ -1,4 +1,4 @@
-"""The keyword half of the paper's reflection measure (section 6 of the study notes: both detectors must agree there)."""
+"""The keyword half of the paper's reflection measure; there an LLM judge has to agree, here the keywords stand alone."""
 
 KEYWORDS = (
     "recheck", "rethink", "reassess", "reevaluate", "re-evaluate", "reevaluation", "re-examine", "reexamine", "reconsider",
