@@ -33,6 +33,7 @@ rule grade:
     input:
         script="scripts/grade.py",
         grading="scripts/valley/grading.py",
+        reflection="scripts/valley/reflection.py",
         responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in TASKS],
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
     output:
