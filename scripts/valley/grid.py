@@ -187,7 +187,7 @@ def size_problems(config: dict):
             settings = sft_settings(config, model, run)
             gpus = max(1, config["models"][model].get("gpus", 0))
             batch, device = settings["batch"], settings.get("device_batch", 1)
-            device = min(device, batch)
+            device = min(device, max(1, batch // gpus))  # as sft.py does
             if batch % (gpus * device):
                 yield (f"{model}/{run}: batch {batch} does not divide over {gpus} device(s) × device_batch {device}. "
                        f"Choose gpus and device_batch whose product divides {batch}")  # fmt: skip
