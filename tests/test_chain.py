@@ -4,6 +4,7 @@ import random
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,12 @@ def test_training_and_held_out_problems_never_meet():
     assert len(train) == 500
     assert len(held_out) == 100
     assert not train & held_out
+
+
+def test_a_side_without_problems_is_an_error_and_no_endless_search(monkeypatch):
+    monkeypatch.setattr(chain, "is_test", lambda problem: False)
+    with pytest.raises(ValueError, match="only 0 of 5"):
+        chain.draw_many(random.Random(0), 5, [2], test=True)
 
 
 def test_pretraining_never_shows_a_held_out_problem_with_its_answer():

@@ -53,11 +53,13 @@ def is_test(problem: Problem) -> bool:
 def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) -> list[Problem]:
     """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns."""
     found: dict[str, Problem] = {}
-    while len(found) < count:
+    for _ in range(1000 * count):
+        if len(found) == count:
+            return list(found.values())
         problem = draw(rng, lengths[len(found) % len(lengths)])
         if is_test(problem) == test:
             found.setdefault(problem.text, problem)
-    return list(found.values())
+    raise ValueError(f"only {len(found)} of {count} different problems with {lengths} operands were found")
 
 
 def working(total: int, operand: int) -> str:
