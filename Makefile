@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= --configfile config/miniature.yaml
 
-.PHONY: demo test lint format plan status lock
+.PHONY: demo test lint format plan status regrade lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -38,6 +38,9 @@ plan: $(VENV)/complete  ## what would run: make plan STUDY="--configfile config/
 
 status: $(VENV)/complete  ## the state of every cell
 	$(BIN)/python scripts/status.py $(STUDY)
+
+regrade: $(VENV)/complete  ## grade and score every stored response again, nothing else
+	$(BIN)/snakemake --profile profiles/local $(STUDY) --forcerun grade --allowed-rules grade score regrade -- regrade
 
 lock:  ## resolve envs/*.in into locks and conda environments
 	$(PYTHON) -m pip install --quiet uv

@@ -1,7 +1,7 @@
 """Collect the scores of all cells into tables: one row a cell and task, one row a model and run over seeds, the finding.
 
-    python scripts/aggregate.py --scores results/*/*/seed*/scores.json --examples 8k=8000 --cells /tmp/cells.csv \\
-        --summary /tmp/summary.csv --curves-out /tmp/curves.csv --finding /tmp/finding.txt
+    python scripts/aggregate.py --scores results/*/*/seed*/scores.json --examples 8k=8000 --headline math500 \\
+        --cells /tmp/cells.csv --summary /tmp/summary.csv --curves-out /tmp/curves.csv --finding /tmp/finding.txt
 
 A cell is known by its path `…/<model>/<run>/seed<seed>/scores.json`. The end point of an RL run is the mean of its last
 three evaluated checkpoints, never the best one. Every CSV has a parquet twin.
@@ -10,16 +10,15 @@ three evaluated checkpoints, never the best one. Every CSV has a parquet twin.
 from pathlib import Path
 
 import pandas
+from difference import HEADLINE, between
 
 from valley import flags, grid, records, statistics
 
-HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 
-
-def cell_rows(path: Path, examples: dict[str, int]) -> list[dict]:
+def cell_rows(path: Path, scores: dict, examples: dict[str, int]) -> list[dict]:
     """Rows of one cell: one a task, and one for the headline mean."""
     model, run, seed = path.parts[-4], path.parts[-3], int(path.parts[-2].removeprefix("seed"))
-    parsed, scores = grid.parse_run(run), records.read_json(path)
+    parsed = grid.parse_run(run)
     cell = {
         "model": model, "run": run, "seed": seed, "stage": "rl" if parsed.rl else "sft" if parsed.size else "base",
         "start": parsed.start, "recipe": parsed.recipe or "protocol", "step": parsed.step,
@@ -31,6 +30,22 @@ def cell_rows(path: Path, examples: dict[str, int]) -> list[dict]:
         shares = {f"share {name}": share for name, share in values["outcomes"].items()}
         rows.append(cell | {"task": task} | flat | shares)
     return rows
+
+
+def add_changes(cells: pandas.DataFrame, scores: dict[Path, dict], headline: list[str], confidence: float) -> pandas.DataFrame:
+    """`change`, `change_low`, `change_high`: each cell minus the base of its model and seed, paired problem by problem."""
+    changes = []
+    for path, mine in scores.items():
+        base = path.parents[2] / "base" / path.parts[-2] / "scores.json"
+        if base == path or base not in scores:
+            continue
+        for task, (change, low, high) in between(mine, scores[base], headline, confidence, f"{path}, {base}").items():
+            model, run, seed = path.parts[-4], path.parts[-3], int(path.parts[-2].removeprefix("seed"))
+            changes.append({"model": model, "run": run, "seed": seed, "task": task, "change": change, "change_low": low,
+                            "change_high": high})  # fmt: skip
+    keys = ["model", "run", "seed", "task"]
+    table = pandas.DataFrame(changes, columns=[*keys, "change", "change_low", "change_high"])
+    return cells.merge(table, on=keys, how="left")
 
 
 def end_points(cells: pandas.DataFrame) -> pandas.DataFrame:
@@ -54,7 +69,7 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
     base = ends[ends.stage == "base"].set_index(["model", "seed", "task"]).accuracy
     for (model, run, task), group in ends.groupby(["model", "run", "task"], sort=False):
         accuracy = group.accuracy.tolist()
-        interval = statistics.interval_over_seeds(accuracy, confidence) or (None, None)
+        interval = statistics.over_seeds(accuracy, confidence) or (None, None)
         bases = [base.get((model, seed, task)) for seed in group.seed]
         pairs = [(a, b) for a, b in zip(accuracy, bases, strict=True) if b is not None]
         rows.append({
@@ -63,6 +78,7 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
             "lowest": min(accuracy), "highest": max(accuracy), "seeds_low": interval[0], "seeds_high": interval[1],
             "change": sum(a - b for a, b in pairs) / len(pairs) if pairs else None,
             "below_base": sum(a < b for a, b in pairs), "above_base": sum(a > b for a, b in pairs),
+            "accuracy_boxed": group.accuracy_boxed.mean(), "accuracy_paper": group.accuracy_paper.mean(),
             "length": group.length.mean(), "boxed": group.boxed.mean(), "reflection": group.reflection.mean(),
             "truncated": (group["share truncated"] + group["share looping"]).mean(),
         })  # fmt: skip
@@ -105,6 +121,7 @@ def main():
     parser.add_argument("--scores", required=True, type=Path, nargs="+")
     parser.add_argument("--curves", type=Path, nargs="*", default=[], help="learning curves of RL runs")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
+    parser.add_argument("--headline", nargs="+", required=True, help="tasks whose mean is the headline accuracy")
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--cells", required=True, type=Path)
     parser.add_argument("--summary", required=True, type=Path)
@@ -113,7 +130,9 @@ def main():
     args = parser.parse_args()
 
     examples = {name: int(count) for name, count in (pair.split("=") for pair in args.examples)}
-    cells = pandas.DataFrame([row for path in args.scores for row in cell_rows(path, examples)])
+    scores = {path: records.read_json(path) for path in args.scores}
+    cells = pandas.DataFrame([row for path, content in scores.items() for row in cell_rows(path, content, examples)])
+    cells = add_changes(cells, scores, args.headline, args.confidence)
     table = summary(cells, args.confidence)
     curves = pandas.concat(
         [

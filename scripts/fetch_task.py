@@ -3,14 +3,17 @@
     python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
-Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently dropped.
+Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently dropped. An answer
+that the grader cannot read is named on standard error, in the closing line and in the file's metadata (`unreadable`): only
+a response with the very same string will equal it.
 """
 
 import json
 import os
+import sys
 from pathlib import Path
 
-from valley import flags, records
+from valley import equality, flags, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
@@ -62,8 +65,12 @@ def main():
         out.append({"id": str(identity), "problem": problem, "answer": str(answer), "level": level})
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
-    records.write_parquet(args.out, out, provenance=records.provenance(args))
-    records.done(f"{len(out)} problems", args.out)
+    unread = equality.unreadable([row["answer"] for row in out])
+    for row in out:
+        if row["answer"] in unread:
+            print(f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}", file=sys.stderr)
+    records.write_parquet(args.out, out, provenance=records.provenance(args) | {"unreadable": unread})
+    records.done(f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""), args.out)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def valley(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFra
                 ax.plot(means.index, means, color=colours[recipe], marker="o" if len(means) == 1 else None, label=label)
                 ax.scatter(jitter(points), points[measure], color=colours[recipe], s=16, alpha=0.75, linewidth=0, zorder=3)
                 if measure == "accuracy":
-                    bars = [points.accuracy - points.accuracy_low, points.accuracy_high - points.accuracy]
+                    bars = [points.accuracy - points.problems_low, points.problems_high - points.accuracy]
                     ax.errorbar(
                         jitter(points), points.accuracy, yerr=bars, fmt="none", color=colours[recipe], alpha=0.3, linewidth=1
                     )
@@ -112,7 +112,7 @@ def rl(cells: pandas.DataFrame, curves: pandas.DataFrame) -> tuple[plt.Figure, p
         starts.set_index(["model", "start", "seed"]).index.isin(held_out.set_index(["model", "start", "seed"]).index)
     ]
     data = pandas.concat([starts, held_out])[
-        ["model", "start", "seed", "step", "accuracy", "accuracy_low", "accuracy_high", "length"]
+        ["model", "start", "seed", "step", "accuracy", "problems_low", "problems_high", "length"]
     ]
     rewards = curves.assign(start=curves.run.str.split("+").str[0])
     models = list(dict.fromkeys(data.model))
@@ -125,7 +125,7 @@ def rl(cells: pandas.DataFrame, curves: pandas.DataFrame) -> tuple[plt.Figure, p
             mine, x="step", y="accuracy", marker="o", errorbar=None, ax=axes[row][0], **common | {"legend": "brief"}
         )
         for start, group in mine.groupby("start"):
-            bars = [group.accuracy - group.accuracy_low, group.accuracy_high - group.accuracy]
+            bars = [group.accuracy - group.problems_low, group.problems_high - group.accuracy]
             axes[row][0].errorbar(
                 group.step, group.accuracy, yerr=bars, fmt="none", color=palette[start], alpha=0.4, linewidth=1
             )

@@ -1,37 +1,56 @@
-"""Grade all stored responses of one cell: the verdict, the extracted answer and the way each response failed.
+"""Grade all stored responses of one cell: three verdicts, the extracted answers and the way each response failed.
 
     python scripts/grade.py --responses results/S/base/seed0/responses/chain.parquet --tasks data/tasks/chain.parquet \\
         --samples 1 --out /tmp/grades.parquet
 
 `--responses`, `--tasks` and `--samples` are lists in the same order. Responses are stored once and may be graded as often
-as one likes; a problem without exactly k responses is an error, never an average over fewer.
+as one likes; a problem without exactly k responses is an error, never an average over fewer. Verdicts: valley/grading.py.
 """
 
 import collections
+import sys
 from pathlib import Path
 
-from valley import flags, grading, records, reflection
+from valley import calculations, equality, flags, grading, records, reflection
 
 
-def grade_task(responses: list[dict], problems: list[dict], task: str, samples: int, where: str) -> list[dict]:
-    """One graded row a response, in the order of the responses; `where` names the file in errors."""
-    gold = {row["id"]: row["answer"] for row in problems}
-    for row in problems:
-        if not (row["answer"] or "").strip():
-            records.fail(where, f"the task has no answer for {row['id']!r}", "Mend the task's source")
-    count = collections.Counter(row["id"] for row in responses)
+def texts(table, column: str) -> list[str]:
+    """A text column, bytes that are no UTF-8 replaced: one broken response must not stop a cell."""
+    import pyarrow
+
+    return [(value or b"").decode("utf-8", "replace") for value in table[column].cast(pyarrow.binary()).to_pylist()]
+
+
+def check_counts(ids: list[str], gold: dict[str, str], samples: int, where: str):
+    """Stop unless every problem of the task has exactly `samples` responses, and no other problem any."""
+    count = collections.Counter(ids)
+    for problem in gold:
+        if not (gold[problem] or "").strip():
+            records.fail(where, f"the task has no answer for {problem!r}", "Mend the task's source")
     if unknown := sorted(set(count) - set(gold)):
         records.fail(where, f"has responses to problems the task lacks, {unknown[0]!r} first", "Generate this cell again")
-    if short := [i for i in gold if count[i] != samples]:
-        records.fail(where, f"problem {short[0]!r} has {count[short[0]]} responses, {samples} are needed",
+    if odd := [i for i in gold if count[i] != samples]:
+        records.fail(where, f"problem {odd[0]!r} has {count[odd[0]]} responses, {samples} are needed",
                      "The file is incomplete: remove it and run again")  # fmt: skip
+
+
+def grade_task(
+    table, gold: dict[str, str], task: str, samples: int, where: str, judge: equality.Judge, count: bool
+) -> list[dict]:
+    """One graded row a response, in the order of the responses; `where` names the file in errors.
+
+    With `count` the calculations of a response are counted, and the wrong ones among them.
+    """
+    ids, responses, finish = table["id"].to_pylist(), texts(table, "response"), table["finish_reason"].to_pylist()
+    check_counts(ids, gold, samples, where)
+    triples = [(text, reason, gold[i]) for text, reason, i in zip(responses, finish, ids, strict=True)]
+    print(f"{task}: {len(triples)} responses", file=sys.stderr, flush=True)
+    verdicts = grading.grade(triples, judge)
     rows = []
-    for row in responses:
-        verdict = grading.grade(row["response"], row["finish_reason"], gold[row["id"]])
-        rows.append(
-            {"task": task, "id": row["id"], "sample": row["sample"], "gold": gold[row["id"]]} | verdict
-            | {"tokens": row["tokens"], "finish_reason": row["finish_reason"], "reflective": reflection.is_reflective(row["response"])}
-        )  # fmt: skip
+    for row, verdict, text in zip(table.drop_columns("response").to_pylist(), verdicts, responses, strict=True):
+        made, wrong = calculations.count(text) if count else (None, None)
+        rows.append({"task": task, "gold": gold[row["id"]]} | row | verdict | {
+            "reflective": reflection.is_reflective(text), "calculations": made, "wrong_calculations": wrong})  # fmt: skip
     return rows
 
 
@@ -40,16 +59,22 @@ def main():
     parser.add_argument("--responses", required=True, type=Path, nargs="+")
     parser.add_argument("--tasks", required=True, type=Path, nargs="+")
     parser.add_argument("--samples", required=True, type=int, nargs="+")
+    parser.add_argument("--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compare answers by algebra")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
     graded = []
-    for responses, task, samples in zip(args.responses, args.tasks, args.samples, strict=True):
-        given = records.read_parquet(responses, ["id", "sample", "response", "tokens", "finish_reason"]).to_pylist()
-        problems = records.read_parquet(task, ["id", "answer"]).to_pylist()
-        graded += grade_task(given, problems, responses.stem, samples, str(responses))
+    with equality.Judge(args.workers) as judge:
+        for responses, task, samples in zip(args.responses, args.tasks, args.samples, strict=True):
+            table = records.read_parquet(responses, ["id", "sample", "response", "tokens", "finish_reason"])
+            gold = {row["id"]: row["answer"] for row in records.read_parquet(task, ["id", "answer"]).to_pylist()}
+            count = responses.stem in args.calculations
+            graded += grade_task(table, gold, responses.stem, samples, str(responses), judge, count)
     records.write_parquet(args.out, graded, provenance=records.provenance(args))
-    records.done(f"{len(graded)} grades, {sum(row['correct'] for row in graded) / len(graded):.3f} correct", args.out)
+    share = sum(row["correct"] for row in graded) / len(graded)
+    given_up = sum(row["timeout"] for row in graded)
+    records.done(f"{len(graded)} grades, {share:.3f} correct" + (f", {given_up} timeouts" if given_up else ""), args.out)
 
 
 if __name__ == "__main__":

@@ -55,22 +55,41 @@ def long_minus_short(cells: pandas.DataFrame) -> list[dict]:
     return grouped.reset_index().to_dict("records")
 
 
-def examples(results: Path, cells: pandas.DataFrame, each: int = 2) -> list[dict]:
-    """A few stored responses of every outcome class from the base, the smallest and the largest SFT cell of each model."""
+def graders(cells: pandas.DataFrame) -> list[dict]:
+    """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last number adds."""
+    columns = ["accuracy", "accuracy_boxed", "accuracy_paper", "boxed", "paper_only", "headline_only", "last_number", "timeout"]
+    table = cells[(cells.task == HEADLINE) & cells.step.isna()].groupby(["model", "run"], sort=False)[columns].mean()
+    return table.reset_index().to_dict("records")
+
+
+def shown(cells: pandas.DataFrame) -> list[tuple[str, str, int]]:
+    """The cells whose responses the page shows: base, smallest and largest SFT run of each model, first seed."""
     found = []
     sft = cells[(cells.task == HEADLINE) & cells.step.isna() & (cells.recipe == "protocol") & (cells.stage != "rl")]
     for model, group in sft.groupby("model", sort=False):
         runs = group.sort_values("examples").run.unique()
-        for run in dict.fromkeys([runs[0], *runs[1:2], runs[-1]]):
-            folder = results / model / run / f"seed{group.seed.min()}"
-            grades = records.read_parquet(folder / "grades.parquet").to_pandas()
-            for (outcome, task), rows in grades.groupby(["outcome", "task"]):
-                texts = records.read_parquet(folder / "responses" / f"{task}.parquet").to_pandas()
-                for row in rows.head(each).merge(texts, on=["id", "sample"]).itertuples():
-                    text = row.response if len(row.response) < 1200 else f"{row.response[:600]} […] {row.response[-500:]}"
-                    found.append(
-                        {"model": model, "run": run, "outcome": outcome, "prompt": row.prompt, "gold": row.gold, "text": text}
-                    )
+        found += [(model, run, group.seed.min()) for run in dict.fromkeys([runs[0], *runs[1:2], runs[-1]])]
+    return found
+
+
+def examples(results: Path, model: str, run: str, seed: int, each: int = 2) -> list[dict]:
+    """A few stored responses of one cell: of every outcome class, and of every way in which the graders disagree."""
+    found = []
+    folder = results / model / run / f"seed{seed}"
+    grades = records.read_parquet(folder / "grades.parquet").to_pandas()
+    grades["kind"] = grades.outcome
+    differ = grades[grades.correct != grades.correct_paper].copy()
+    differ["kind"] = [
+        "headline only" if row.correct else f"paper only, by its {row.source_paper}" for row in differ.itertuples()
+    ]
+    for (kind, task), rows in pandas.concat([grades, differ]).groupby(["kind", "task"]):
+        texts = records.read_parquet(folder / "responses" / f"{task}.parquet", ["id", "sample", "prompt", "response"])
+        for row in rows.head(each).merge(texts.to_pandas(), on=["id", "sample"]).itertuples():
+            text = row.response if len(row.response) < 1200 else f"{row.response[:600]} […] {row.response[-500:]}"
+            found.append(
+                {"model": model, "run": run, "kind": kind, "prompt": row.prompt, "text": text, "gold": row.gold,
+                 "answer": row.answer, "answer_paper": row.answer_paper, "differs": row.correct != row.correct_paper}
+            )  # fmt: skip
     return found
 
 
@@ -112,7 +131,7 @@ def main():
         summary=headline[columns].astype(object).to_dict("records"), columns=columns,
         costs=pandas.read_csv(args.costs).astype(object).to_dict("records"),
         differences=long_minus_short(cells),
-        examples=examples(args.results, cells), cells=cells[["model", "run", "seed"]].drop_duplicates().shape[0],
+        graders=graders(cells), examples=[e for cell in shown(cells) for e in examples(args.results, *cell)], cells=cells[["model", "run", "seed"]].drop_duplicates().shape[0],
         provenance=records.provenance(args),
     )  # fmt: skip
     with records.whole(args.out) as temporary:

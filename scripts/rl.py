@@ -17,7 +17,7 @@ Departs from the paper: TRL in place of verl; what the paper leaves open follows
 import time
 from pathlib import Path
 
-from valley import flags, grading, prompts, records
+from valley import equality, flags, grading, prompts, records
 
 
 def parse():
@@ -64,15 +64,14 @@ def trl_batching(prompts: int, rollouts: int, minibatch: int, devices: int, devi
     }
 
 
-def make_reward(end_token: int):
-    """The reward function for GRPOTrainer: the grader's verdict on each completion, 1.0 or 0.0."""
+def make_reward(end_token: int, judge: equality.Judge):
+    """The reward function for GRPOTrainer: the grader's headline verdict on each completion, 1.0 or 0.0."""
 
     def reward(completions, completion_ids, answer, **_):
-        verdicts = []
-        for completion, ids, gold in zip(completions, completion_ids, answer, strict=True):
-            finish = "stop" if len(ids) and ids[-1] == end_token else "length"
-            verdicts.append(float(grading.grade(completion[0]["content"], finish, gold)["correct"]))
-        return verdicts
+        ended = [len(ids) > 0 and ids[-1] == end_token for ids in completion_ids]
+        texts = [completion[0]["content"] for completion in completions]
+        triples = [(text, "stop" if end else "length", gold) for text, end, gold in zip(texts, ended, answer, strict=True)]
+        return [float(verdict["correct"]) for verdict in grading.grade(triples, judge, paper=False)]
 
     return reward
 
@@ -132,12 +131,13 @@ def main():
     )  # fmt: skip
     data_hash = records.sha256(args.problems)
     resume = training.resume_point(checkpoints, [data_hash, records.identity(args.model), records.settings(args)])
-    trainer = GRPOTrainer(
-        model=model, args=config, reward_funcs=make_reward(tokenizer.eos_token_id), train_dataset=Dataset.from_list(data),
-        processing_class=tokenizer,
-    )  # fmt: skip
-    training.show_progress(trainer)
-    trainer.train(resume_from_checkpoint=resume)
+    with equality.Judge() as judge:
+        trainer = GRPOTrainer(
+            model=model, args=config, reward_funcs=make_reward(tokenizer.eos_token_id, judge), processing_class=tokenizer,
+            train_dataset=Dataset.from_list(data),
+        )  # fmt: skip
+        training.show_progress(trainer)
+        trainer.train(resume_from_checkpoint=resume)
     curve = curve_rows(trainer.state.log_history, updates)
 
     if trainer.is_world_process_zero():

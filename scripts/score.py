@@ -1,10 +1,12 @@
-"""Score one cell from its grades: avg@k with an interval, outcome shares, lengths, reflection; per task and over tasks.
+"""Score one cell from its grades: avg@k with two intervals, pass@k, maj@k, how responses end, lengths, reflection.
 
-    python scripts/score.py --grades results/S/base/seed0/grades.parquet --headline chain --out /tmp/scores.json
+    python scripts/score.py --grades results/S/base/seed0/grades.parquet --headline chain --length chain \\
+        --out /tmp/scores.json
 
-The headline accuracy is the plain mean of avg@k over the `--headline` tasks (in the paper the three benchmarks, not
-the arithmetic). The file holds no times: equal grades give
-equal bytes.
+The headline accuracy is the plain mean of avg@k over the `--headline` tasks (in the paper the three benchmarks, not the
+arithmetic), the headline length that of the `--length` tasks (in the paper MATH500). Intervals come in pairs: `samples_*`
+for these very problems sampled anew, `problems_*` for other problems of their kind. `solved` keeps the correct responses
+of every problem, from which any two cells can be compared. The file holds no times: equal grades give equal bytes.
 """
 
 import collections
@@ -14,38 +16,94 @@ import numpy
 
 from valley import flags, grading, records, statistics
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SHARES = {"accuracy_boxed": "correct_boxed", "accuracy_paper": "correct_paper", "boxed": "boxed", "timeout": "timeout",
+          "reflection": "reflective"}  # fmt: skip
 
-def score_task(rows: list[dict]) -> dict:
-    """Scores of one task's graded responses."""
-    by_problem = collections.defaultdict(list)
+
+def by_problem(rows: list[dict], where: str) -> dict[str, list[dict]]:
+    """Graded responses by problem, the same number each or the scores would be no avg@k."""
+    problems = collections.defaultdict(list)
     for row in rows:
-        by_problem[row["id"]].append(float(row["correct"]))
-    per_problem = statistics.mean_by_problem(by_problem)
-    low, high = statistics.interval_over_problems(per_problem)
+        problems[row["id"]].append(row)
+    counts = collections.Counter(map(len, problems.values()))
+    if len(counts) > 1:
+        samples = counts.most_common(1)[0][0]
+        odd = next(i for i, graded in problems.items() if len(graded) != samples)
+        records.fail(where, f"problem {odd!r} has {len(problems[odd])} grades, the others {samples}", "Grade the cell again")
+    return problems
+
+
+def mean(values) -> float | None:
+    """The mean, None of nothing."""
+    values = list(values)
+    return float(numpy.mean(values)) if values else None
+
+
+def verdicts(rows: list[dict]) -> dict[str, float]:
+    """How far the graders agree: shares of responses that only one of them accepts, and what the last number adds.
+
+    `last_number` is the accuracy (as a share) that the paper's verdict owes to its fallback, the last number of a text.
+    """
+    return {
+        "paper_only": mean(row["correct_paper"] and not row["correct"] for row in rows),
+        "headline_only": mean(row["correct"] and not row["correct_paper"] for row in rows),
+        "last_number": mean(row["correct_paper"] and row["source_paper"] == "last number" for row in rows),
+    }
+
+
+def score_task(rows: list[dict], confidence: float, where: str = "grades") -> dict:
+    """Scores of one task's graded responses."""
+    problems = by_problem(rows, where)
+    samples = len(rows) // len(problems)
+    solved = {problem: sum(row["correct"] for row in graded) for problem, graded in problems.items()}
+    counts = numpy.array(list(solved.values()))
     outcomes = collections.Counter(row["outcome"] for row in rows)
     tokens = numpy.array([row["tokens"] for row in rows])
+    accuracy, length = float(counts.mean() / samples), float(tokens.mean())
+    made, wrong = (sum(row[name] or 0 for row in rows) for name in ("calculations", "wrong_calculations"))
+    counted = rows[0]["calculations"] is not None
+    powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
     return {
-        "problems": len(by_problem), "samples": len(rows) // len(by_problem), "accuracy": float(per_problem.mean()),
-        "accuracy_low": low, "accuracy_high": high, "boxed": float(numpy.mean([row["boxed"] for row in rows])),
+        "problems": len(problems), "samples": samples, "accuracy": accuracy,
+        **dict(zip(("samples_low", "samples_high"), statistics.over_samples(counts, samples, confidence), strict=True)),
+        **dict(zip(("problems_low", "problems_high"), statistics.over_problems([(counts, samples)], confidence), strict=True)),
+        **{f"pass@{k}": statistics.pass_at(counts, samples, k) for k in powers},
+        "majority": mean(
+            grading.majority([r["answer"] for r in graded if r["finish_reason"] == "stop"],
+                             [r["correct"] for r in graded if r["finish_reason"] == "stop"])
+            for graded in problems.values()
+        ),
+        **{name: mean(row[column] for row in rows) for name, column in SHARES.items()},
+        **verdicts(rows),
         "outcomes": {name: outcomes[name] / len(rows) for name in grading.OUTCOMES},
-        "length": float(tokens.mean()), "length_median": float(numpy.median(tokens)), "length_p95": float(numpy.quantile(tokens, 0.95)),
-        "reflection": float(numpy.mean([row["reflective"] for row in rows])),
+        "length": length, "token_efficiency": 1000 * accuracy / length if length else None,
+        **{f"length_p{round(100 * q):02}": float(numpy.quantile(tokens, q)) for q in QUANTILES},
+        "length_reflective": mean(row["tokens"] for row in rows if row["reflective"]),
+        "length_other": mean(row["tokens"] for row in rows if not row["reflective"]),
+        "calculations": made / len(rows) if counted else None, "calculation_errors": wrong / made if made else None,
+        "solved": solved,
     }  # fmt: skip
 
 
-def score(tasks: dict[str, dict], headline: list[str]) -> dict:
-    """Scores of a cell: plain means over the headline tasks, whose intervals are combined as independent; then each task's."""
+def score(tasks: dict[str, dict], headline: list[str], length: list[str], confidence: float) -> dict:
+    """Scores of a cell: means over the headline tasks with joint intervals; then each task's.
+
+    `token_efficiency` is accuracy per 1,000 tokens of the headline length (paper, section 4).
+    """
     chosen = [tasks[name] for name in headline]
-    mean = lambda key: float(numpy.mean([task[key] for task in chosen]))  # noqa: E731
-    accuracy = mean("accuracy")
-    half = float(numpy.sqrt(sum((t["accuracy_high"] - t["accuracy_low"]) ** 2 for t in chosen))) / 2 / len(chosen)
-    one = chosen[0] if len(chosen) == 1 else None
+    counts = [(numpy.array(list(task["solved"].values())), task["samples"]) for task in chosen]
+    ends = [(task["samples_low"], task["samples_high"]) for task in chosen]
+    accuracy = mean(task["accuracy"] for task in chosen)
+    tokens = mean(tasks[name]["length"] for name in length)
+    shares = ("majority", *SHARES, "paper_only", "headline_only", "last_number")
     return {
         "accuracy": accuracy,
-        "accuracy_low": one["accuracy_low"] if one else max(0.0, accuracy - half),
-        "accuracy_high": one["accuracy_high"] if one else min(1.0, accuracy + half),
-        "length": mean("length"), "boxed": mean("boxed"), "reflection": mean("reflection"),
-        "outcomes": {name: float(numpy.mean([t["outcomes"][name] for t in chosen])) for name in grading.OUTCOMES},
+        **dict(zip(("samples_low", "samples_high"), statistics.join([t["accuracy"] for t in chosen], ends), strict=True)),
+        **dict(zip(("problems_low", "problems_high"), statistics.over_problems(counts, confidence), strict=True)),
+        **{name: mean(task[name] for task in chosen) for name in shares},
+        "outcomes": {name: mean(task["outcomes"][name] for task in chosen) for name in grading.OUTCOMES},
+        "length": tokens, "token_efficiency": 1000 * accuracy / tokens if tokens else None,
         "tasks": tasks,
     }  # fmt: skip
 
@@ -54,18 +112,23 @@ def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--grades", required=True, type=Path)
     parser.add_argument("--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy")
+    parser.add_argument("--length", required=True, nargs="+", help="tasks whose mean is the headline length")
+    parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
+    columns = ["task", "id", "answer", "correct", "source_paper", "outcome", "tokens", "finish_reason", "calculations",
+               "wrong_calculations", *SHARES.values()]  # fmt: skip
     rows = collections.defaultdict(list)
-    columns = ["task", "id", "correct", "boxed", "outcome", "tokens", "reflective"]
     for row in records.read_parquet(args.grades, columns).to_pylist():
         rows[row["task"]].append(row)
-    if missing := sorted(set(args.headline) - set(rows)):
+    if missing := sorted({*args.headline, *args.length} - set(rows)):
         records.fail(args.grades, f"has no grades of {', '.join(missing)}", "Grade the cell again, or mend report.headline")
-    result = score({task: score_task(graded) for task, graded in rows.items()}, args.headline)
+    tasks = {task: score_task(graded, args.confidence, f"{args.grades} ({task})") for task, graded in rows.items()}
+    result = score(tasks, args.headline, args.length, args.confidence)
     records.write_json(args.out, result)
-    records.done(f"accuracy {result['accuracy']:.3f} [{result['accuracy_low']:.3f}–{result['accuracy_high']:.3f}]", args.out)
+    span = f"{result['problems_low']:.3f}–{result['problems_high']:.3f}"
+    records.done(f"accuracy {result['accuracy']:.3f} [{span}]", args.out)
 
 
 if __name__ == "__main__":

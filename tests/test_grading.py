@@ -1,10 +1,25 @@
-"""Extraction, verdict and outcome classes."""
+"""Extraction, verdicts, outcome classes, hostile text; agreement with verdicts that are not ours."""
+
+import json
+import os
+import time
 
 import pytest
+from conftest import DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valley import grading, reflection
+from valley import equality, grading, reflection
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with equality.Judge(workers=2) as judge:
+        yield judge
+
+
+def verdict(judge, text, gold, finish="stop"):
+    return grading.grade([(text, finish, gold)], judge)[0]
 
 
 @pytest.mark.parametrize(
@@ -13,7 +28,11 @@ from valley import grading, reflection
         (r"so \boxed{12}", "12"),
         (r"\boxed{1} then \boxed{2}", "2"),
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{x = \boxed{5}}", "5"),
+        (r"\boxed {3}", "3"),
         (r"\boxed{unbalanced", None),
+        (r"\boxed{}", None),
         ("the answer is 12", None),
         ("", None),
     ],
@@ -23,44 +42,198 @@ def test_the_last_balanced_box_is_the_answer(text, boxed):
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "same"),
-    [("204", "204", True), ("025", "25", True), ("27.0", "27", True), ("1,234", "1234", True), ("5", "-5", False),
-     (r"\frac{1}{2}", r"\frac{1}{2}", True), (r"\frac{1}{2}", r"\frac{1}{3}", False), ("", "0", False), (".", "", True)],
-)  # fmt: skip
-def test_answers_are_equal_as_strings_or_as_numbers(gold, answer, same):
-    assert grading.equal(gold, answer) is same
-    assert grading.equal(answer, gold) is same
+    ("text", "answer"),
+    [
+        ("Thus the final answer is $\\frac{1}{2}$. Done.", r"\frac{1}{2}"),
+        ("The answer is 42 apples.", "42"),
+        ("**Final Answer:** 1,234", "1,234"),
+        ("The final answer is:\n\n\\[ x^2 \\]", "x^2"),
+        ("the answer is 3. No wait, the answer is 4.", "4"),
+        ("That leaves 7", None),
+        ("**Answer:** John spends **35 hours** a week taking care of dogs.", "35"),
+        ("The answer is: they sold 3 cats and 4 dogs.", "they sold 3 cats and 4 dogs"),
+        ("The answer is (3, 4)", "(3, 4)"),
+        ("Final answer: x^2 + 1", "x^2 + 1"),
+        ("the answer is \\frac{1}{2}", "\\frac{1}{2}"),
+        ("answer is ", None),
+    ],
+)
+def test_an_explicit_statement_is_an_answer_and_a_bare_number_is_none(text, answer):
+    assert grading.stated(text) == answer
 
 
-def test_an_unfinished_response_is_never_correct():
-    assert grading.grade(r"\boxed{7}", "stop", "7")["outcome"] == "correct"
-    assert grading.grade(r"\boxed{7}", "length", "7") == {
-        "answer": "7", "boxed": True, "correct": False, "outcome": "truncated"
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"\boxed{3} and then 5", ("3", "box")),
+        ("The answer is 8. So 9", ("8", "statement")),
+        ("we get 12 and 1,500 of them", ("1500", "last number")),
+        (r"it is \boxed{7 and", ("7 and", "box")),
+        ("nothing", (None, None)),
+    ],
+)
+def test_the_papers_extraction_falls_back_to_the_last_number(text, found):
+    assert grading.paper_answer(text) == found
+
+
+def test_a_box_inside_the_reasoning_is_no_answer(judge):
+    assert verdict(judge, r"<think>\boxed{7}</think> I am not sure.", "7")["outcome"] == "no answer"
+    assert verdict(judge, r"<think>\boxed{8}</think> It is \boxed{7}.", "7")["outcome"] == "correct"
+
+
+def test_each_verdict_credits_what_it_should_and_nothing_else(judge):
+    cases = {
+        "boxed": (r"\boxed{7}", "stop"), "stated": ("The final answer is 7.", "stop"), "bare": ("So we get 7", "stop"),
+        "cut": (r"\boxed{7} but", "length"),
     }  # fmt: skip
+    found = {name: verdict(judge, text, "7", finish) for name, (text, finish) in cases.items()}
+    assert [name for name, row in found.items() if row["correct"]] == ["boxed", "stated"]
+    assert [name for name, row in found.items() if row["correct_boxed"]] == ["boxed"]
+    assert [name for name, row in found.items() if row["correct_paper"]] == ["boxed", "stated", "bare", "cut"]
+    assert found["bare"]["source_paper"] == "last number"
 
 
-def test_every_outcome_class_is_reached():
-    cases = [
-        (r"\boxed{7}", "stop"),
-        (r"\boxed{8}", "stop"),
-        ("seven", "stop"),
-        ("one two three", "length"),
-        ("wait " * 40, "length"),
-    ]
-    assert tuple(grading.grade(text, finish, "7")["outcome"] for text, finish in cases) == grading.OUTCOMES
+def test_every_outcome_class_is_reached(judge):
+    cases = [(r"\boxed{7}", "stop"), (r"\boxed{8}", "stop"), ("seven", "stop"), ("one two three", "length"),
+             ("I am not sure. " + "wait, let me check. " * 40, "length")]  # fmt: skip
+    assert tuple(verdict(judge, text, "7", finish)["outcome"] for text, finish in cases) == grading.OUTCOMES
 
 
-@given(st.text(max_size=300))
-def test_any_text_gets_a_verdict(text):
-    assert grading.grade(text, "stop", "7")["outcome"] in grading.OUTCOMES
+def test_a_text_loops_when_its_last_quarter_is_one_block_three_times_or_more():
+    start = "Some text that goes somewhere and then does not come to an end. "
+    assert grading.is_looping(start + "again and " * 30)
+    assert grading.is_looping(start + ("again and " * 30)[:-4])  # the limit cuts anywhere
+    assert not grading.is_looping(start + "again and " * 2)
+    assert not grading.is_looping("1 + 999999 = 1000000, so that 999999 + 1 = 1000000 too. Therefore the sum is 1000000000")
+    assert not grading.is_looping("")
 
 
-@given(st.text(alphabet="ab{}", max_size=40))
+@given(st.text(alphabet="abc ", min_size=6, max_size=12), st.integers(20, 60), st.text(max_size=40))
+def test_any_block_repeated_long_enough_is_a_loop(block, times, start):
+    assert grading.is_looping(start[: times * len(block) // 4] + block * times)
+
+
+def test_looping_is_seen_in_what_a_real_model_writes():
+    """The tiny real model, decoded greedily, ends in repetition; the real long traces, finished or cut, never do."""
+    if not DATA.exists():
+        pytest.skip(f"no real data at {DATA}")
+    import pyarrow.parquet
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(DATA / "stories260k", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(DATA / "stories260k", local_files_only=True)
+    ids = tokenizer("Tom and Lily", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        out = model.generate(ids, do_sample=False, max_new_tokens=500, eos_token_id=2, pad_token_id=0)
+    text = tokenizer.decode(out[0], skip_special_tokens=True)
+    assert grading.is_looping(text), text[-200:]  # "It is not angry. It is not angry. It is …"
+    traces = pyarrow.parquet.read_table(DATA / "traces" / "openr1_like.parquet", columns=["generations"])
+    assert not any(grading.is_looping(text) for row in traces["generations"].to_pylist() for text in row)
+
+
+@given(st.text(max_size=300), st.sampled_from(["stop", "length"]))
+def test_any_text_is_read_without_error(text, finish):
+    row = grading.extract(text, finish)
+    assert row["boxed"] == (grading.last_boxed(text.rsplit("</think>", 1)[-1]) is not None)
+    assert (row["answer_paper"] is None) == (row["source_paper"] is None)
+
+
+@given(st.text(alphabet=r"ab{}", max_size=40))
 def test_what_is_boxed_is_found_again(text):
     balanced = text.replace("{", "").replace("}", "")
-    assert grading.last_boxed(f"x \\boxed{{{balanced}}} y") == balanced
+    assert grading.last_boxed(f"x \\boxed{{{balanced}}} y") == (balanced or None)
 
 
 def test_reflection_keywords_count_whatever_their_case():
     assert reflection.is_reflective("Let me Double-Check this.")
     assert not reflection.is_reflective("wait, check 68-5")  # what the miniature writes is none of the paper's keywords
+
+
+def test_the_majority_is_of_answers_and_ties_are_shared():
+    assert grading.majority(["1", "1", "2"], [True, True, False]) == 1
+    assert grading.majority(["1", "2", "2"], [True, False, False]) == 0
+    assert grading.majority(["0.5", r"\frac{1}{2}", "2", "2"], [True, True, False, False]) == 0.5
+    assert grading.majority([None, None], [False, False]) == 0
+
+
+# ---- hostile text
+
+HOSTILE = {
+    "a power tower": r"\boxed{9^{9^{9^9}}}",
+    "10⁶ digits": r"\boxed{" + "7" * 10**6 + "}",
+    "400 digits": r"\boxed{" + "7" * 400 + "}",
+    "10⁵ braces": r"\boxed{" + "{" * 10**5 + "}" * 10**5 + "}",
+    "open braces": r"\boxed{" + "{" * 10**5,
+    "10⁵ open boxes": r"\boxed{" * 10**5,
+    "unbalanced braces": r"\boxed{1}}}}{{",
+    "NUL bytes": "\x00\\boxed{\x007}\x00",
+    "200 kB of words": "x " * 100_000 + r"\boxed{8}",
+    "200 kB of statements": "answer is " * 20_000,
+    "200 kB of numbers": "1," * 100_000,
+    "200 kB of dollars": "answer is " + "$" * 200_000,
+    "200 kB of equations": "1=" * 100_000,
+    "200 kB of sums": "1+" * 100_000 + "=1",
+    "an integral": r"\boxed{\int_0^{\infty} \frac{\sin(x^{x})}{x^{x^x}} dx}",
+    "a huge factorial": r"\boxed{100000000!}",
+    "factorials of factorials": r"\boxed{(((9!)!)!)!}",
+    "a sum to 10⁹": r"\boxed{\sum_{n=1}^{1000000000} \frac{1}{n^n}}",
+    "a product to 10⁹": r"\boxed{\prod_{n=1}^{1000000000} n}",
+    "a huge power": r"\boxed{2^{10000000000}}",
+    "a huge expansion": r"\boxed{(x+y+z+1)^{500}}",
+    "a huge binomial": r"\boxed{\binom{10^{12}}{10^{11}}}",
+    "nested fractions": r"\boxed{" + r"\frac{" * 100 + "1" + "}{2}" * 100 + "}",
+    "nested brackets": r"\boxed{" + "(" * 240 + ")" * 240 + "}",
+    "an unevaluated modulus": r"\boxed{7^{30000000} \bmod 13}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_is_graded_wrong_in_bounded_time(judge, name):
+    begun = time.perf_counter()
+    for finish in ("stop", "length"):
+        row = verdict(judge, HOSTILE[name], r"\frac{13}{2}", finish)
+        assert (row["correct"], row["correct_paper"]) == (False, False)
+        assert len(row["answer"] or "") <= equality.LONGEST + 1
+    assert time.perf_counter() - begun < 15  # two comparisons of 2 s, twice that where a worker has to be killed
+
+
+def test_one_comparison_that_hangs_takes_no_other_down(judge):
+    good = (r"\boxed{0.25}", "stop", r"\frac{1}{4}")
+    rows = grading.grade([good, (HOSTILE["a power tower"], "stop", r"\frac{2}{3}"), good, good], judge)
+    assert [row["correct"] for row in rows] == [True, False, True, True]
+    assert [row["timeout"] for row in rows] == [False, True, False, False]
+
+
+def test_a_worker_that_dies_costs_one_answer(judge):
+    """What kills a process outright (here: a signal nothing handles) is a timeout of that comparison alone."""
+    judge([equality.Pair("headline", r"\frac{1}{3}", "0.25")])
+    future = judge.pool.schedule(os.abort)
+    assert equality.outcome(future)[0] is None
+    assert judge([equality.Pair("headline", r"\frac{1}{7}", r"\frac{2}{14}")]).popitem()[1][0] is True
+
+
+# ---- verdicts that are not ours
+
+
+def labelled(name):
+    path = DATA / "graded" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"no labelled responses at {path}")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return rows, [float(row["verdict"]) >= 0.5 for row in rows]
+
+
+@pytest.mark.parametrize(("benchmark", "published"), [("aime24", 6.7), ("amc23", 42.5)])
+@pytest.mark.parametrize("protocol", ["correct", "correct_paper"])
+def test_verdicts_on_real_competition_answers_are_those_published(judge, benchmark, published, protocol):
+    rows, labels = labelled(f"rgeval_qwen2.5-3b-instruct_{benchmark}")
+    graded = grading.grade([(row["response"], "stop", str(row["gold"])) for row in rows], judge)
+    assert [row[protocol] for row in graded] == labels
+    assert round(100 * sum(row[protocol] for row in graded) / len(rows), 1) == published
+
+
+def test_the_papers_verdict_agrees_with_the_evaluator_it_used(judge):
+    rows, labels = labelled("qwen25math_math100_x8")
+    graded = grading.grade([(row["response"], "stop", row["gold"]) for row in rows], judge)
+    assert sum(row["correct_paper"] == label for row, label in zip(graded, labels, strict=True)) / len(rows) >= 0.995

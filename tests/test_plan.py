@@ -159,10 +159,19 @@ def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_
     assert "RL S" not in output
 
 
-def test_regrade_plans_grades_and_scores_alone(finished):
-    touch(finished / "scripts/grade.py")
-    plan = planned(snakemake(finished, "-n", *write(finished, two_models()), "--", "regrade"))
-    assert plan.keys() == {"grade", "score", "regrade"}
+def test_regrade_plans_every_grade_and_score_and_nothing_else(finished):
+    target = ["--forcerun", "grade", "--allowed-rules", "grade", "score", "regrade", "--", "regrade"]  # as `make regrade`
+    plan = planned(snakemake(finished, "-n", *write(finished, two_models()), *target))
+    cells = len(grid.cells(status.load_config([Path("config/miniature.yaml"), finished / "stub.yaml"])))
+    assert plan == {"grade": cells, "score": cells, "regrade": 1}
+
+
+@pytest.mark.parametrize("module", ["grading", "equality", "calculations", "reflection"])
+def test_another_way_of_grading_plans_grades_and_what_follows(finished, module):
+    touch(finished / f"scripts/valley/{module}.py")
+    plan = plan_of(finished, two_models())
+    assert {"grade", "score", "aggregate", "page"} <= plan.keys()
+    assert not plan.keys() & GPU_RULES
 
 
 def test_any_cell_is_a_target(tmp_path):

@@ -12,8 +12,8 @@ SHARES = {f"share {name}": 0.2 for name in grading.OUTCOMES}
 def cell(model, run, seed, accuracy, stage="sft", examples=128, recipe="protocol", step=None):
     return {
         "model": model, "run": run, "seed": seed, "stage": stage, "start": run.split("+")[0], "recipe": recipe, "step": step,
-        "examples": examples, "task": HEADLINE, "accuracy": accuracy, "accuracy_low": accuracy - 0.05,
-        "accuracy_high": accuracy + 0.05, "length": 100.0, "boxed": 1.0, "reflection": 0.0,
+        "examples": examples, "task": HEADLINE, "accuracy": accuracy, "problems_low": accuracy - 0.05,
+        "problems_high": accuracy + 0.05, "accuracy_boxed": accuracy, "accuracy_paper": accuracy, "length": 100.0, "boxed": 1.0, "reflection": 0.0,
     } | SHARES  # fmt: skip
 
 

@@ -206,6 +206,18 @@ def test_a_problem_without_exactly_k_responses_is_refused(tmp_path):
     script("grade", "--responses", responses(tmp_path, 4), *flags)
 
 
+def test_bytes_that_are_no_text_stop_no_cell(tmp_path):
+    import pyarrow
+
+    table = pyarrow.parquet.read_table(responses(tmp_path, 4))
+    broken = pyarrow.array([b"\xff\xfe \\boxed{1}", b"\x00\\boxed{1}", b"\\boxed{\xc3\x28}", b""]).view(pyarrow.string())
+    pyarrow.parquet.write_table(table.set_column(2, "response", broken), tmp_path / "chain.parquet")
+    task = parquet(tmp_path / "task.parquet", [{"id": f"q{i}", "answer": "1"} for i in range(2)])
+    script("grade", "--responses", tmp_path / "chain.parquet", "--tasks", task, "--samples", 2, "--out", tmp_path / "g.parquet")
+    rows = pyarrow.parquet.read_table(tmp_path / "g.parquet").to_pylist()
+    assert [row["outcome"] for row in rows] == ["correct", "correct", "wrong", "no answer"]
+
+
 def test_a_task_row_without_an_answer_is_refused(tmp_path, base):
     task = parquet(tmp_path / "task.parquet", [{"id": "q0", "problem": "1+1", "answer": " "}])
     output = script("generate", "--model", base, "--task", task, "--engine", "transformers", "--samples", 1, "--temperature", 1,

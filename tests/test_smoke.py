@@ -41,7 +41,10 @@ def test_every_cell_has_its_files_and_records(smoke):
     for run_name in ("base", "sft-16", "sft-64", "sft-16.short", "base+rl", "base+rl@2"):
         cell = results(smoke) / run_name / "seed0"
         scores = records.read_json(cell / "scores.json")
-        assert 0 <= scores["accuracy_low"] <= scores["accuracy"] <= scores["accuracy_high"] <= 1
+        for over in ("samples", "problems"):
+            assert 0 <= scores[f"{over}_low"] <= scores["accuracy"] <= scores[f"{over}_high"] <= 1
+        assert scores["accuracy_boxed"] <= scores["accuracy"]
+        assert scores["tasks"]["chain"]["calculations"] > 0
         assert sum(scores["outcomes"].values()) == pytest.approx(1)
         grades = records.read_parquet(cell / "grades.parquet").to_pylist()
         assert len(grades) == 24

@@ -1,60 +1,145 @@
-"""Intervals and the scores built on them."""
+"""Estimators against cases worked out by hand, intervals against simulation, and the scores built on them."""
 
+import difference
 import numpy
 import pytest
 import score
+from conftest import script
+from hypothesis import given
+from hypothesis import strategies as st
 
-from valley import statistics
+from valley import records, statistics
 
 
 def graded(correct: list[list[int]]) -> list[dict]:
     """Graded rows from a problems × samples table of 0 and 1."""
     return [
-        {"task": "t", "id": str(i), "correct": bool(c), "boxed": True, "outcome": "correct" if c else "wrong", "tokens": 10 + c,
-         "reflective": False}
-        for i, row in enumerate(correct) for c in row
+        {"task": "t", "id": str(i), "sample": k, "answer": "7" if c else "8", "correct": bool(c), "correct_boxed": bool(c),
+         "correct_paper": True, "source_paper": "box" if c else "last number", "boxed": True, "timeout": False,
+         "outcome": "correct" if c else "wrong", "finish_reason": "stop", "tokens": 10 + c, "reflective": bool(c),
+         "calculations": 4, "wrong_calculations": 1 - c}
+        for i, row in enumerate(correct) for k, c in enumerate(row)
     ]  # fmt: skip
 
 
-def test_accuracy_is_the_mean_over_problems_of_the_mean_over_samples():
-    result = score.score_task(graded([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]]))
+def scored(correct):
+    return score.score_task(graded(correct), 0.95)
+
+
+def test_avg_pass_and_maj_at_k_by_hand():
+    result = scored([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
     assert result["accuracy"] == pytest.approx((0.5 + 1 + 0 + 0.25) / 4)
+    assert result["pass@1"] == pytest.approx(result["accuracy"])
+    assert result["pass@2"] == pytest.approx(((1 - 1 / 6) + 1 + 0 + (1 - 3 / 6)) / 4)  # 1 − C(n−c, 2) / C(4, 2)
+    assert result["pass@4"] == pytest.approx(3 / 4)
+    assert result["majority"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert (result["problems"], result["samples"]) == (4, 4)
+    assert result["solved"] == {"0": 2, "1": 4, "2": 0, "3": 1}
+
+
+def test_shares_lengths_and_what_the_last_number_adds_by_hand():
+    result = scored([[1, 0], [0, 0]])
     assert result["outcomes"]["correct"] + result["outcomes"]["wrong"] == pytest.approx(1)
+    assert (result["paper_only"], result["headline_only"], result["last_number"]) == (0.75, 0, 0.75)
+    assert (result["length"], result["length_reflective"], result["length_other"]) == (10.25, 11, 10)
+    assert result["token_efficiency"] == pytest.approx(1000 * 0.25 / 10.25)
+    assert (result["calculations"], result["calculation_errors"]) == (4, pytest.approx(3 / 16))
 
 
-def test_the_interval_keeps_samples_of_a_problem_together():
-    """Four samples that always agree say no more than one: the interval must be as wide."""
-    one = statistics.interval_over_problems(numpy.array([0.0, 1.0] * 20))
-    four = score.score_task(graded([[0] * 4, [1] * 4] * 20))
-    assert (four["accuracy_low"], four["accuracy_high"]) == pytest.approx(one)
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=30), st.integers(1, 8))
+def test_pass_at_k_is_what_drawing_k_of_the_samples_would_give(solved, k):
+    exact = [1 - numpy.prod([(8 - c - i) / (8 - i) for i in range(k)]) for c in solved]
+    assert statistics.pass_at(numpy.array(solved), 8, k) == pytest.approx(numpy.mean(exact))
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=40))
+def test_intervals_hold_the_estimate_and_stay_within_zero_and_one(solved):
+    counts = numpy.array(solved)
+    for low, high in (statistics.over_samples(counts, 4), statistics.over_problems([(counts, 4)])):
+        assert 0 <= low <= counts.mean() / 4 <= high <= 1
+
+
+def test_samples_that_always_agree_say_no_more_than_one():
+    one = statistics.over_problems([(numpy.array([0, 1] * 20), 1)])
+    four = statistics.over_problems([(numpy.array([0, 4] * 20), 4)])
+    assert four == pytest.approx(one)
 
 
 def test_all_right_or_all_wrong_is_no_certainty():
-    low, high = statistics.interval_over_problems(numpy.zeros(30))
-    assert low == 0
-    assert 0.05 < high < 0.2
+    for low, high in (statistics.over_problems([(numpy.zeros(30), 8)]), statistics.over_samples(numpy.zeros(30), 8)):
+        assert low == 0
+        assert 0.005 < high < 0.2
+    low, high = statistics.over_problems([(numpy.full(30, 8), 8)])
+    assert high == 1
+    assert 0.8 < low < 0.995
 
 
-def test_the_interval_over_problems_covers_as_it_says():
+@pytest.mark.parametrize(("problems", "samples", "mean"), [(30, 8, 0.01), (30, 8, 0.15), (40, 8, 0.4), (500, 4, 0.5)])
+def test_both_intervals_cover_as_they_say(problems, samples, mean):
+    """Problems drawn with difficulties of the given mean; a plain bootstrap covers 49 % in the first case."""
+    rng = numpy.random.default_rng(1)
+    rounds = 250
+    these, other = 0, 0
+    for _ in range(rounds):
+        chance = rng.beta(mean, 1 - mean, size=problems)
+        solved = rng.binomial(samples, chance)
+        low, high = statistics.over_samples(solved, samples)
+        these += low <= chance.mean() <= high
+        low, high = statistics.over_problems([(solved, samples)])
+        other += low <= mean <= high
+    assert these / rounds >= 0.9
+    assert other / rounds >= 0.9
+    assert other / rounds <= 0.98 or mean < statistics.FEW  # conservative where few problems carry it
+
+
+def test_a_paired_difference_covers_and_is_narrower_than_two_cells_apart():
     rng = numpy.random.default_rng(0)
     inside = 0
-    for _ in range(500):
-        chance = rng.beta(2, 3, size=60)  # problems differ in difficulty; true mean 0.4
-        low, high = statistics.interval_over_problems(rng.binomial(4, chance) / 4)
-        inside += low <= 0.4 <= high
-    assert 0.92 <= inside / 500 <= 0.98
+    for _ in range(200):
+        chance = rng.beta(1, 1, size=100)
+        left, right = rng.binomial(4, 0.8 * chance) / 4, rng.binomial(4, chance) / 4
+        change, low, high = statistics.paired_difference([(left, right)])
+        inside += low <= -0.1 <= high  # 0.8 × ½ − ½
+    assert 0.9 <= inside / 200 <= 0.99
+    alone = [statistics.over_problems([(side * 4, 4)]) for side in (left, right)]
+    assert high - low < sum((b - a) ** 2 for a, b in alone) ** 0.5
+    assert change == pytest.approx(left.mean() - right.mean())
+
+
+def test_cells_that_hardly_differ_are_not_called_equal_for_sure():
+    same = numpy.array([0.5] * 30)
+    change, low, high = statistics.paired_difference([(same, same)])
+    assert change == 0
+    assert low < -0.05 < 0.05 < high
 
 
 def test_the_interval_over_seeds_needs_two_of_them():
-    assert statistics.interval_over_seeds([0.5]) is None
-    low, high = statistics.interval_over_seeds([0.4, 0.5, 0.6])
+    assert statistics.over_seeds([0.5]) is None
+    low, high = statistics.over_seeds([0.4, 0.5, 0.6])
     assert (low, high) == pytest.approx((0.5 - 4.303 * 0.0577, 0.5 + 4.303 * 0.0577), abs=1e-3)
 
 
 def test_a_cell_is_the_plain_mean_of_its_headline_tasks():
-    easy, hard = score.score_task(graded([[1], [1], [1], [0]])), score.score_task(graded([[0], [0], [0], [1]]))
-    both = score.score({"easy": easy, "hard": hard, "aside": easy}, ["easy", "hard"])
-    assert both["accuracy"] == pytest.approx(0.5)
-    halves = [(task["accuracy_high"] - task["accuracy_low"]) / 2 for task in (easy, hard)]
-    assert both["accuracy_high"] - both["accuracy"] == pytest.approx(min(0.5, (halves[0] ** 2 + halves[1] ** 2) ** 0.5 / 2))
+    easy, hard = scored([[1, 1], [1, 0], [1, 1], [0, 0]]), scored([[0, 0], [0, 1], [0, 0], [1, 0]])
+    both = score.score({"easy": easy, "hard": hard, "aside": easy}, ["easy", "hard"], ["hard"], 0.95)
+    assert both["accuracy"] == pytest.approx((easy["accuracy"] + hard["accuracy"]) / 2)
+    assert both["length"] == hard["length"]
+    assert both["problems_low"] < both["accuracy"] < both["problems_high"]
+    width = both["problems_high"] - both["problems_low"]
+    assert width < max(task["problems_high"] - task["problems_low"] for task in (easy, hard))
+
+
+def test_a_problem_with_another_number_of_grades_is_refused(capsys):
+    with pytest.raises(SystemExit, match=r"problem '1' has 1 grades, the others 2"):
+        score.score_task(graded([[1, 1], [0], [1, 0]]), 0.95)
+
+
+def test_any_two_cells_are_compared_on_the_same_problems_only(tmp_path):
+    cells = {"left": [[1, 1], [1, 0], [1, 1]], "right": [[0, 1], [0, 0], [1, 1]], "other": [[1, 1], [0, 0]]}
+    for name, correct in cells.items():
+        records.write_json(tmp_path / f"{name}.json", {"tasks": {"t": scored(correct)}})
+    flags = ["--left", tmp_path / "left.json", "--headline", "t", "--right"]
+    assert "headline: +0.333 [" in script("difference", *flags, tmp_path / "right.json")
+    output = script("difference", *flags, tmp_path / "other.json", ok=False)
+    assert "not answered the same problems, '2' first" in output
+    assert difference.between({"tasks": {}}, {"tasks": {}}, ["t"], 0.95, "") == {}

@@ -8,7 +8,7 @@ import rl
 import sft
 from conftest import script
 
-from valley import prompts, records
+from valley import equality, grading, prompts, records
 
 
 def test_the_global_batch_is_exact_on_any_number_of_devices():
@@ -142,7 +142,14 @@ def test_grpo_climbs_on_a_trivial_reward_through_the_studys_own_grader(tmp_path,
     assert all((tmp_path / "rl/checkpoints" / f"checkpoint-{step}").is_dir() for step in (4, 8, 12, 16))
 
 
-def test_the_reward_is_the_graders_verdict():
-    reward = rl.make_reward(end_token=1)
-    completions = [[{"role": "assistant", "content": text}] for text in (r"\boxed{7}", r"\boxed{8}", r"\boxed{7}", "7")]
-    assert reward(completions, [[5, 1], [5, 1], [5, 5], [5, 1]], ["7"] * 4) == [1.0, 0.0, 0.0, 0.0]
+def test_the_reward_is_the_graders_headline_verdict():
+    """What rl.py rewards and what grade.py calls correct are one function: a wrong reward would train for something else."""
+    cases = [(r"\boxed{7}", 1), (r"\boxed{8}", 1), (r"\boxed{7}", 5), ("7", 1), ("The final answer is 7.", 1),
+             (r"\boxed{\frac{14}{2}}", 1), (r"\boxed{9^{9^{9^9}}}", 1)]  # fmt: skip
+    with equality.Judge() as judge:
+        reward = rl.make_reward(end_token=1, judge=judge)
+        completions = [[{"role": "assistant", "content": text}] for text, _ in cases]
+        found = reward(completions, [[5, last] for _, last in cases], ["7"] * len(cases))
+        triples = [(text, "stop" if last == 1 else "length", "7") for text, last in cases]
+        assert found == [float(row["correct"]) for row in grading.grade(triples, judge)]
+    assert found == [1, 0, 0, 0, 1, 1, 0]

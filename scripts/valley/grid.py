@@ -141,9 +141,10 @@ def grid_problems(config: dict):
         for task in listed:
             if task not in tasks:
                 yield f"{key}: unknown task {task!r}. Allowed: {one_of(tasks)}"
-    for task in config["report"]["headline"]:
-        if task not in config["grid"]["tasks"]:
-            yield f"report.headline: {task!r} is no task of the grid. Allowed: {one_of(config['grid']['tasks'])}"
+    for key in ("headline", "length", "calculations"):
+        for task in config["report"][key]:
+            if task not in config["grid"]["tasks"]:
+                yield f"report.{key}: {task!r} is no task of the grid. Allowed: {one_of(config['grid']['tasks'])}"
     for model in config["traces"]["tokenizers"]:
         if model not in models:
             yield f"traces.tokenizers: unknown model {model!r}. Allowed: {one_of(models)}"

@@ -1,32 +1,118 @@
-"""Estimates with their intervals. What each interval is over is said in its name: problems, or seeds."""
+"""Estimates with their intervals. What an interval is over is said in its name: samples, problems, or seeds.
+
+Accuracies are kept as solved counts: an array of c_i correct responses out of k for every problem of a benchmark.
+"""
 
 import numpy
 
-
-def mean_by_problem(values: dict[str, list[float]]) -> numpy.ndarray:
-    """Mean over the samples of each problem, in the problems' order; shape (problems,)."""
-    return numpy.array([numpy.mean(samples) for samples in values.values()])
+RESAMPLES = 9999
+FEW = 0.05  # accuracy below which (or above one minus which) the bootstrap covers badly on 30 problems
 
 
-def interval_over_problems(per_problem: numpy.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean over problems, samples of a problem kept together (clustered standard error).
+def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
+    """Unbiased pass@k: mean over problems of 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, equation 1); needs k ≤ n."""
+    from scipy.special import comb
 
-    The mean of independent cluster means has variance s²/n (Miller 2024, "Adding error bars to evals", section 2.2);
-    t quantile with n − 1 degrees of freedom, cut to [0, 1]. For one sample a problem with accuracy at 0 or 1, and
-    everywhere the spread vanishes, Wilson's interval stands in: a zero spread is no certainty.
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs between 1 and {samples} samples")
+    return float(numpy.mean(1 - comb(samples - numpy.asarray(solved), k, exact=False) / comb(samples, k)))
+
+
+def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of avg@k for these very problems, were they sampled anew.
+
+    Normal, with the posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)): the plain
+    variance is zero wherever all k samples agree, and a zero spread of few samples is no certainty.
     """
     from scipy import stats
 
-    n, mean = len(per_problem), float(numpy.mean(per_problem))
-    spread = float(numpy.std(per_problem, ddof=1)) if n > 1 else 0.0
-    if spread == 0.0:
-        low, high = stats.binomtest(round(mean * n), n).proportion_ci(confidence, method="wilson")
-        return float(low), float(high)
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * spread / n**0.5
-    return max(0.0, mean - half), min(1.0, mean + half)
+    solved = numpy.asarray(solved)
+    variance = stats.beta.var(solved + 0.5, samples - solved + 0.5).sum() / len(solved) ** 2
+    mean, half = solved.mean() / samples, stats.norm.ppf(0.5 + confidence / 2) * variance**0.5
+    return max(0.0, float(mean - half)), min(1.0, float(mean + half))
 
 
-def interval_over_seeds(values: list[float], confidence: float = 0.95) -> tuple[float, float] | None:
+def over_problems(benchmarks: list[tuple[numpy.ndarray, int]], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean accuracy of benchmarks, were other problems of their kind drawn: (solved counts, k) each.
+
+    Bootstrap of the problems within each benchmark, then the mean of the benchmarks. A benchmark whose accuracy is below
+    FEW or above 1 − FEW, where the bootstrap covers badly, enters with an exact binomial interval instead.
+    """
+    rates = [numpy.asarray(solved) / samples for solved, samples in benchmarks]
+    extreme = [not FEW <= rate.mean() <= 1 - FEW for rate in rates]
+    if not any(extreme):
+        return resampled(rates, confidence)
+    ends = [
+        exact(solved, samples, confidence) if few else resampled([rate], confidence)
+        for few, rate, (solved, samples) in zip(extreme, rates, benchmarks, strict=True)
+    ]
+    low, high = join([float(rate.mean()) for rate in rates], ends)
+    return max(0.0, low), min(1.0, high)
+
+
+def paired_difference(
+    benchmarks: list[tuple[numpy.ndarray, numpy.ndarray]], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """(difference, low, high) of two cells' mean accuracy on the same problems: rates of both, problem by problem, each.
+
+    Bootstrap of the problems' differences within each benchmark. One on which fewer than five problems differ shows the
+    bootstrap next to no spread: there the differing problems count as an exact binomial sample, each worth up to 1.
+    """
+    from scipy import stats
+
+    differences = [numpy.asarray(left) - numpy.asarray(right) for left, right in benchmarks]
+    means = [float(d.mean()) for d in differences]
+    differing = [int((d != 0).sum()) for d in differences]
+    if min(differing) >= 5:
+        low, high = resampled(differences, confidence)
+    else:
+        ends = []
+        for d, mean, count in zip(differences, means, differing, strict=True):
+            reach = stats.binomtest(count, len(d)).proportion_ci(confidence, method="exact").high
+            ends.append(resampled([d], confidence) if count >= 5 else (mean - reach, mean + reach))
+        low, high = join(means, ends)
+    return float(numpy.mean(means)), max(-1.0, low), min(1.0, high)
+
+
+def resampled(benchmarks: list[numpy.ndarray], confidence: float) -> tuple[float, float]:
+    """Percentile bootstrap of the mean of benchmark means, the values of each benchmark drawn anew; the seed is fixed."""
+    from scipy import stats
+
+    interval = stats.bootstrap(
+        tuple(benchmarks), lambda *drawn, axis: sum(values.mean(axis=axis) for values in drawn) / len(drawn),
+        confidence_level=confidence, n_resamples=RESAMPLES, method="percentile", batch=1000, rng=numpy.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
+
+
+def exact(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Conservative interval of a small avg@k from the number of problems ever solved (Clopper–Pearson).
+
+    A problem that is ever solved contributes between 1/k and 1: with [l, u] for the share of such problems, avg@k lies in
+    [l / k, u]. Near 1 the same holds for problems ever failed.
+    """
+    from scipy import stats
+
+    solved = numpy.asarray(solved)
+    if solved.mean() > samples / 2:
+        low, high = exact(samples - solved, samples, confidence)
+        return 1 - high, 1 - low
+    interval = stats.binomtest(int((solved > 0).sum()), len(solved)).proportion_ci(confidence, method="exact")
+    return float(interval.low) / samples, float(interval.high)
+
+
+def join(means: list[float], ends: list[tuple[float, float]]) -> tuple[float, float]:
+    """Interval of the mean of independent estimates from the interval of each (MOVER, Zou & Donner 2008).
+
+    The distances from the estimate to its lower ends are squared and added, and so are those to its upper ends.
+    """
+    mean, (lows, highs) = numpy.mean(means), zip(*ends, strict=True)
+    down = numpy.linalg.norm(numpy.subtract(means, lows)) / len(means)
+    up = numpy.linalg.norm(numpy.subtract(highs, means)) / len(means)
+    return float(mean - down), float(mean + up)
+
+
+def over_seeds(values: list[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """t interval of the mean over training seeds; None for fewer than two."""
     from scipy import stats
 

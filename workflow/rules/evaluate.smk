@@ -33,6 +33,8 @@ rule grade:
     input:
         script="scripts/grade.py",
         grading="scripts/valley/grading.py",
+        equality="scripts/valley/equality.py",
+        calculations="scripts/valley/calculations.py",
         reflection="scripts/valley/reflection.py",
         responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in TASKS],
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
@@ -46,11 +48,12 @@ rule grade:
         CPU_ENV
     params:
         samples=[config["tasks"][task]["samples"] for task in TASKS],
+        calculations=config["report"]["calculations"],
     message:
         "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "python {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
-        " --out {output} 2> {log}"
+        " --calculations {params.calculations} --workers {threads} --out {output} 2> {log}"
 
 
 rule score:
@@ -68,12 +71,16 @@ rule score:
         CPU_ENV
     params:
         headline=config["report"]["headline"],
+        length=config["report"]["length"],
+        confidence=config["report"]["confidence"],
     message:
         "Score {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "python {input.script} --grades {input.grades} --headline {params.headline} --out {output} 2> {log}"
+        "python {input.script} --grades {input.grades} --headline {params.headline} --length {params.length}"
+        " --confidence {params.confidence} --out {output} 2> {log}"
 
 
+# All grades and scores of a finished study: make regrade.
 rule regrade:
     input:
         [cell(model, run, seed, "scores.json") for model, run, seed in CELLS],

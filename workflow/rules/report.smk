@@ -9,6 +9,8 @@ FIGURES = ["valley", "outcomes"] + (["rl"] if CURVES else [])
 rule aggregate:
     input:
         script="scripts/aggregate.py",
+        difference="scripts/difference.py",
+        statistics="scripts/valley/statistics.py",
         scores=SCORES,
         curves=CURVES,
     output:
@@ -24,12 +26,13 @@ rule aggregate:
         CPU_ENV
     params:
         examples=examples_flags(),
+        headline=config["report"]["headline"],
         confidence=config["report"]["confidence"],
     message:
         "Aggregate all scores into tables"
     shell:
         "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples}"
-        " --confidence {params.confidence} --cells {output.cells} --summary {output.summary}"
+        " --headline {params.headline} --confidence {params.confidence} --cells {output.cells} --summary {output.summary}"
         " --curves-out {output.curves} --finding {output.finding} 2> {log}"
 
 

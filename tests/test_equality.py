@@ -1,0 +1,99 @@
+"""Which answers are equal: gold answers as they come, both protocols."""
+
+import json
+
+import pytest
+from conftest import DATA, script
+from hypothesis import given
+from hypothesis import strategies as st
+
+from valley import equality, records
+from valley.equality import Pair
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with equality.Judge(workers=2) as judge:
+        yield judge
+
+
+SAME = [
+    ("025", "25"), ("27.0", "27"), ("-5", "-5.0"), ("1,234", "1234"), ("10,\\!080", "10080"), (r"\$32,\!348", "32348"),
+    (r"90^\circ", "90"), ("60", r"60^\circ"), (r"\frac{270}7\text{ degrees}", r"\frac{270}{7}"), (r"864 \mbox{ inches}^2", "864"),
+    (r"5.4 \text{ cents}", "5.4"), ("2", r"2\text{ cm}"), (r"10\%", "10"), (r"10\%", "0.1"), ("3.83e35", r"3.83 \times 10^{35}"),
+    (r"3.83 \times 10^{35}", "3.83e35"), (".0000672", r"6.72\times 10^{-5}"), ("1,-2", "-2,1"), ("3, 5, 7", "7,5,3"),
+    ("(-2,1)", r"\left(-2, 1\right)"), ("(3,4]", "(3, 4]"), (r"(0,9) \cup (9,36)", r"(0,9)\cup(9,36)"),
+    (r"\{1\pm\sqrt{5},-2\}", r"-2, 1+\sqrt5, 1-\sqrt5"), (r"1 \pm \sqrt{19}", r"1-\sqrt{19}, 1+\sqrt{19}"),
+    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}"),
+    (r"1\frac{4}{5}", "1.8"), (r"137 \frac{1}{2}", "137.5"), ("x=5", "5"), ("5", "x = 5"), ("6+9i", "9i+6"),
+    (r"x \in [-2,7]", "[-2,7]"), (r"\text{Evelyn}", "Evelyn"), (r"\text{(C)}", "C"), (r"\text{east}", r"\text{East}"),
+    (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"), ("(a+5)(b+2)", "ab+2a+5b+10"), ("52_8", "52_{8}"), (r"\frac43", r"\dfrac{4}{3}"),
+]  # fmt: skip
+DIFFERENT = [
+    ("5", "-5"), ("7", ""), ("7", "."), (r"\frac{1}{2}", r"\frac{1}{3}"), (r"\frac{1}{3}", "0.33"), ("(3,4]", "(3,5]"), ("(1,2)", "(2,1)"),
+    ("p - q", "q - p"), (r"\text{east}", r"\text{seat}"), (r"\text{even}", "neve"), ("13", r"7^{30000000} \bmod 13"), ("3, 5, 7", "3, 5"),
+    ("100", "1000"), (r"\text{(C)}", "B"), ("6+9i", "6-9i"), (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "answer"), SAME)
+def test_the_headline_accepts_another_way_of_writing_the_answer(judge, gold, answer):
+    assert judge([Pair("headline", gold, answer)]).popitem()[1][0] is True
+
+
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
+@pytest.mark.parametrize("protocol", ["headline", "paper"])
+def test_no_protocol_accepts_another_answer(judge, protocol, gold, answer):
+    assert judge([Pair(protocol, gold, answer)]).popitem()[1][0] is False
+
+
+def test_the_paper_is_generous_where_the_headline_is_strict(judge):
+    """Known weaknesses of the evaluator that the paper used, kept because they are its protocol."""
+    for gold, answer in [("[3,4]", "(3,4)"), ("0.28", "28"), ("10000", "9999.5")]:
+        assert judge([Pair("paper", gold, answer)]).popitem()[1][0] is True
+        assert judge([Pair("headline", gold, answer)]).popitem()[1][0] is False
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9))
+def test_every_number_equals_itself_however_it_is_written(number):
+    for written in (f"{number}", f"{number:,}", f"  ${number}$ ", f"{number}0"):
+        for protocol in ("headline", "paper"):
+            assert equality.quick(Pair(protocol, str(number), written)) is True
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
+def test_whole_numbers_are_decided_at_once_and_rightly(left, right):
+    assert equality.quick(Pair("headline", str(left), str(right))) is (left == right)
+
+
+def test_math_verifys_own_pairs_are_judged_as_its_authors_expect():
+    path = DATA / "graded" / "math_verify_tests.jsonl"
+    if not path.exists():
+        pytest.skip(f"no labelled pairs at {path}")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    options = ("precision", "strict", "allow_set_relation_comp")
+    right = sum(
+        equality.equivalent(row["gold"], row["pred"], **{k: v for k, v in row["other"].items() if k in options})
+        == row["verdict"]
+        for row in rows
+    )
+    assert right / len(rows) >= 0.97
+
+
+def test_every_gold_answer_of_the_benchmarks_can_be_read_and_equals_itself():
+    files = sorted((DATA / "benchmarks").glob("*.jsonl"))
+    if not files:
+        pytest.skip(f"no benchmarks at {DATA / 'benchmarks'}")
+    golds = [str(json.loads(line)["answer"]) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert equality.unreadable(golds) == []
+    assert [gold for gold in golds if not equality.equivalent(gold, gold)] == []  # by algebra, not as the same string
+
+
+def test_a_gold_answer_that_cannot_be_read_is_named(tmp_path):
+    source = tmp_path / "task.jsonl"
+    answers = ["12", r"\text{east}", r"\frac{1}{2}", r"\oint \oint"]
+    source.write_text("\n".join(json.dumps({"id": f"p{i}", "problem": "?", "answer": a}) for i, a in enumerate(answers)))
+    output = script("fetch_task", "--source", source, "--out", tmp_path / "task.parquet")
+    assert "1 unreadable answers" in output
+    assert "'p3'" in output
+    assert records.parquet_provenance(tmp_path / "task.parquet")["unreadable"] == [r"\oint \oint"]
