@@ -18,6 +18,7 @@ from valley import calculations
         ("77+31-20=108-20=87", (2, 1)),
         ("(2+3)*4 = 5*4 = 20", (2, 0)),
         ("b+5:63+5:3+5=8,6+0=6,so68.wait,check68-5:8-5=3", (3, 0)),  # the miniature's long trace
+        (r"d+4:10+4=14e+1:14+1=16\boxed{16}", (2, 1)),  # and its short one
         ("12/7 = 1.714 and 2/3 = 0.66...", (2, 0)),  # rounded, cut
         ("12/7 = 1.5", (1, 1)),
         (r"\frac{12}{4} = 3 and 1,234 + 1 = 1,235", (2, 0)),

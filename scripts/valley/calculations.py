@@ -16,7 +16,8 @@ SIGNS = {"×": "*", "·": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", r"
 SIGN = re.compile("|".join(map(re.escape, SIGNS)))
 FRACTION = re.compile(r"\\[dt]?frac\{([\d.]+)\}\{([\d.]+)\}")
 RUN = re.compile(r"[-+*/().\d \t=]+")
-NO_START, NO_END = re.compile(r"[^\s$([{:,;>\"'*|&]"), re.compile(r"[\w^\\%√!|]")
+# The miniature's short answers put the next step's label right behind a result: 10+4=14e+1:14+1=15.
+NO_START, NO_END = re.compile(r"[^\s$([{:,;>\"'*|&]"), re.compile(r"(?![b-g][+-]\d:|\\boxed)[\w^\\%√!|]")
 BULLET = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
 OPERATION = re.compile(r"[\d)] *[-+*/] *[-(.\d]")
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}

@@ -16,7 +16,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 LONGEST = 500  # characters; a longer answer is compared as a string only (10⁶ digits cost Math-Verify 4 s and 600 MB)
-SECONDS = 2.0  # for one comparison, after which it counts as `timeout`
+SECONDS = 2.0  # of CPU for one comparison, after which it counts as `timeout`: CPU, or a busy machine would change grades
+KILL_AFTER = 15.0  # seconds of wall time, for what runs in C code that the worker's own alarm cannot interrupt
 MEMORY = 2 << 30  # bytes of address space a worker may have
 
 DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
@@ -250,8 +251,8 @@ def decide(pair: Pair) -> tuple[bool | None, float]:
         raise TookTooLong
 
     begun = time.perf_counter()
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         verdict = DECIDE[pair.protocol](pair.gold, pair.answer)
     except (TookTooLong, MemoryError):
@@ -259,7 +260,7 @@ def decide(pair: Pair) -> tuple[bool | None, float]:
     except Exception:  # what a parser cannot digest is no answer; any bad text may raise anything there
         verdict = False
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return verdict, time.perf_counter() - begun
 
 
@@ -302,9 +303,8 @@ class Judge:
                     open_pairs.append(pair)
                 else:
                     self.known[pair] = verdict, 0.0
-        # The hard limit is for what the worker's own alarm cannot interrupt.
         pool = (self.pool or self.start()) if open_pairs else None
-        waiting = {pair: pool.schedule(decide, args=[pair], timeout=2 * SECONDS + 1) for pair in open_pairs}
+        waiting = {pair: pool.schedule(decide, args=[pair], timeout=KILL_AFTER) for pair in open_pairs}
         for count, (pair, future) in enumerate(waiting.items()):
             self.known[pair] = outcome(future)
             if count and count % 1000 == 0:
@@ -321,7 +321,7 @@ def outcome(future) -> tuple[bool | None, float]:
     try:
         return future.result()
     except (Overrun, ProcessExpired):
-        return None, 2 * SECONDS + 1
+        return None, KILL_AFTER
 
 
 def unreadable(golds: list[str]) -> list[str]:
