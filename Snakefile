@@ -40,6 +40,15 @@ rule all:
     localrule: True
 
 
+onstart:
+    needed = max((job.resources.get("gpu", 0) for job in workflow.dag.needrun_jobs()), default=0)
+    if workflow.local_exec and needed > environment.gpus():
+        raise WorkflowError(
+            f"a job of this plan asks for {needed} GPU(s), this machine has {environment.gpus()}. Run it on a cluster "
+            "(--profile slurm), choose a smaller study (config/), or lower models.*.gpus in the config"
+        )
+
+
 onsuccess:
     finding = Path(at("report/finding.txt"))
     if finding.exists():

@@ -66,11 +66,13 @@ def main():
         tokenizer.chat_template = args.template.read_text()
         tokenizer.save_pretrained(folder)
         config = records.read_json(folder / "config.json")
-        if len(tokenizer) > config.get("text_config", config)["vocab_size"]:
+        # Not by len(tokenizer): Gemma 3 1B's tokenizer names an image token beyond the model's vocabulary.
+        rows = max(tokenizer.eos_token_id, tokenizer.pad_token_id) + 1
+        if rows > config.get("text_config", config)["vocab_size"]:
             from transformers import AutoModelForCausalLM
 
             model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, use_safetensors=True)
-            model.resize_token_embeddings(len(tokenizer))
+            model.resize_token_embeddings(rows)
             model.save_pretrained(folder)
             config = records.read_json(folder / "config.json")
         # transformers and vLLM read the ids from these two files, whatever the tokenizer says.

@@ -20,7 +20,7 @@ from pathlib import Path
 from valley import equality, flags, grading, prompts, records
 
 
-def parse():
+def parse(arguments=None):
     parser = flags.parser(__doc__)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--problems", required=True, type=Path, help="RL problems (parquet: problem, answer)")
@@ -39,10 +39,11 @@ def parse():
     parser.add_argument("--clip", type=float, default=0.2)
     parser.add_argument("--entropy", type=float, default=0.0, help="coefficient of the entropy bonus")
     parser.add_argument("--loss", choices=["grpo", "dapo", "dr_grpo", "bnpo"], default="dapo", help="TRL's loss_type")
-    parser.add_argument("--vllm", type=lambda text: text == "True", default=False, help="sample with vLLM (GPUs)")
+    parser.add_argument("--max-prompt", type=int, default=1024, help="tokens of the longest prompt, for vLLM's memory")
+    parser.add_argument("--vllm", type=flags.truth, default=False, help="sample with vLLM (GPUs)")
     flags.add_training(parser, schedule="constant")
     flags.add_prompt(parser)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def trl_batching(prompts: int, rollouts: int, minibatch: int, devices: int, device_batch: int) -> dict[str, int]:
@@ -76,6 +77,32 @@ def make_reward(end_token: int, judge: equality.Judge):
     return reward
 
 
+def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path):
+    """TRL's GRPOConfig for the protocol of `args`, batches split by `trl_batching`.
+
+    TRL's `max_steps` and `save_steps` count updates, so both are the paper's steps times `updates`. With vLLM TRL would by
+    default weigh each sample by the ratio of both engines' sequence probabilities, summed over all its tokens, and drop
+    those beyond a bound: at 8,192 tokens most of the long ones, a length bias exactly where claim C6 is decided. It is off.
+    """
+    import torch
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
+        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused" if not args.deepspeed else "adamw_torch",
+        deepspeed=args.deepspeed, max_steps=args.steps * updates, **batching,
+        max_completion_length=args.max_new_tokens, temperature=args.temperature, top_p=1.0, top_k=0, min_p=None,
+        repetition_penalty=1.0, beta=args.kl, use_bias_correction_kl=False, epsilon=args.clip, entropy_coef=args.entropy,
+        loss_type=args.loss, scale_rewards="group", num_iterations=1, mask_truncated_completions=False,
+        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing,
+        use_vllm=args.vllm, vllm_mode="colocate", vllm_enable_sleep_mode=args.vllm, vllm_gpu_memory_utilization=0.5,
+        vllm_max_model_length=args.max_prompt + args.max_new_tokens, vllm_importance_sampling_correction=False,
+        model_init_kwargs=None, save_strategy="steps", save_steps=args.save_every * updates, logging_steps=1,
+        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+
+
 def curve_rows(history: list[dict], updates: int) -> list[dict]:
     """One row a step from TRL's log: reward, length, KL, entropy, truncated share; means over the step's updates."""
     names = {"reward": "reward", "length": "completions/mean_length", "truncated": "completions/clipped_ratio", "kl": "kl",
@@ -97,10 +124,9 @@ def main():
 
     import os
 
-    import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from valley import training
 
@@ -108,27 +134,21 @@ def main():
     tokenizer = prompts.load_tokenizer(args.model)
     if unsound := prompts.tokenizer_problems(tokenizer, None, 0):
         records.fail(args.model, "; ".join(unsound), "Mend the family's entry in the config")
+    special = prompts.special_tokens(tokenizer)
+    if found := next((row["problem"] for row in rows if special.search(row["problem"])), None):
+        records.fail(args.problems, f"a problem spells the special token {special.search(found)[0]}, which TRL would read as one",
+                     "Leave the problem out")  # fmt: skip
     data = [{"prompt": prompts.messages(r["problem"], args.system, args.suffix), "answer": r["answer"]} for r in rows]
-    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, local_files_only=True, use_safetensors=True)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     devices = int(os.environ.get("WORLD_SIZE", 1))
     batching = trl_batching(args.prompts, args.rollouts, args.minibatch, devices, args.device_batch)
     updates = batching.pop("updates")
 
     checkpoints = args.out.parent / "checkpoints"
-    config = GRPOConfig(
-        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
-        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused", max_steps=args.steps * updates, **batching,
-        max_completion_length=args.max_new_tokens, temperature=args.temperature, top_p=1.0, top_k=0, min_p=None,
-        repetition_penalty=1.0, beta=args.kl, use_bias_correction_kl=False, epsilon=args.clip, entropy_coef=args.entropy,
-        loss_type=args.loss, scale_rewards="group", num_iterations=1, mask_truncated_completions=False,
-        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing,
-        use_vllm=args.vllm, vllm_mode="colocate", vllm_importance_sampling_correction=False,
-        model_init_kwargs=None, save_strategy="steps", save_steps=args.save_every * updates, logging_steps=1,
-        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+    config = make_config(args, batching, updates, checkpoints)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=training.weights_dtype(args), local_files_only=True, use_safetensors=True
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
     data_hash = records.sha256(args.problems)
     resume = training.resume_point(checkpoints, [data_hash, records.identity(args.model), records.settings(args)])
     with equality.Judge() as judge:
@@ -140,18 +160,19 @@ def main():
         trainer.train(resume_from_checkpoint=resume)
     curve = curve_rows(trainer.state.log_history, updates)
 
+    training.save_model(trainer, tokenizer, args)
     if trainer.is_world_process_zero():
-        training.save_model(trainer, tokenizer, args.out)
         seconds = time.perf_counter() - start
         record = records.provenance(args) | {
             "steps": args.steps, "updates_per_step": updates, "responses_per_step": args.prompts * args.rollouts,
             "responses": args.steps * args.prompts * args.rollouts, "problems": len(data), "resumed_from": resume,
             "reward": [row["reward"] for row in curve], "devices": devices, **batching,
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
-            "data_sha256": data_hash, "parameters": model.num_parameters(), "seconds": seconds,
+            "data_sha256": data_hash, "parameters": training.parameters(model), "seconds": seconds,
         }  # fmt: skip
         records.write_parquet(args.curve, curve, provenance=record)
         records.write_json(args.record, record)
+        training.drop_states(checkpoints)
         records.done(f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}", args.out, seconds)
 
 

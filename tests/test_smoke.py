@@ -11,8 +11,6 @@ from conftest import SMOKE, checkout, planned, run, snakemake
 
 from valley import grading, grid, records
 
-pytestmark = pytest.mark.xdist_group("smoke")
-
 
 def results(folder):
     return folder / "studies/smoke/results/S"

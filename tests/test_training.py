@@ -1,12 +1,14 @@
 """SFT and GRPO with the real trainers on a tiny model."""
 
 import json
+import shutil
+import sys
 
 import pyarrow.parquet
 import pytest
 import rl
 import sft
-from conftest import script
+from conftest import run, script
 
 from valley import equality, grading, prompts, records
 
@@ -55,9 +57,13 @@ def subset(tmp_path):
     return tmp_path / "subset.parquet"
 
 
+def sft_flags(folder, base, subset, *flags):
+    files = ["--model", base, "--data", subset, "--out", folder / "model", "--record", folder / "train.json"]
+    return [str(flag) for flag in [*files, *SFT, *flags]]
+
+
 def train(folder, base, subset, *flags, ok=True):
-    output = script("sft", "--model", base, "--data", subset, "--out", folder / "model", "--record", folder / "train.json",
-                    *SFT, *flags, ok=ok)  # fmt: skip
+    output = script("sft", *sft_flags(folder, base, subset, *flags), ok=ok)
     return records.read_json(folder / "train.json") if ok else output
 
 
@@ -89,23 +95,24 @@ def weights(folder):
 
 
 def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(tmp_path, base, subset):
-    import shutil
-
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     straight.mkdir()
     broken.mkdir()
     flags = ["--epochs", 3, "--save-every", 8]
     assert train(straight, base, subset, *flags)["resumed_from"] is None
-    # The state after a kill: a checkpoint of the first steps, no model. The record's path is part of what identifies the
-    # work, so the same flags make it again.
-    train(broken, base, subset, *flags)
-    shutil.rmtree(broken / "model")
-    last = max((broken / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    if last.name == "checkpoint-24":
-        shutil.rmtree(last)
-        assert train(broken, base, subset, *flags)["resumed_from"] is None  # nothing left to resume: from the start
+    # Killed at step 12, when the checkpoint of step 8 is there.
+    kill = ("import os, runpy, sys; sys.path.insert(0, 'scripts'); from valley import training\n"
+            "training.Progress.on_step_end = lambda self, args, state, *_, **__: os._exit(9) if state.global_step == 12 else None\n"
+            "sys.argv.pop(0); runpy.run_path('scripts/sft.py', run_name='__main__')")  # fmt: skip
+    run([sys.executable, "-c", kill, "scripts/sft.py", *sft_flags(broken, base, subset, *flags)], ok=False)
+    assert [path.name for path in (broken / "checkpoints").glob("checkpoint-*")] == ["checkpoint-8"]
+    assert not (broken / "model").exists()
+    shutil.copytree(broken / "checkpoints", tmp_path / "kept")
     record = train(broken, base, subset, *flags)
+    assert record["resumed_from"].endswith("checkpoint-8")
     assert weights(straight) == weights(broken)
+    assert not (broken / "checkpoints").exists()  # a finished run keeps no optimiser states
+    shutil.copytree(tmp_path / "kept", broken / "checkpoints")
     other = train(broken, base, subset, *flags, "--lr", 1e-3)
     assert other["resumed_from"] is None
     assert list(broken.glob("checkpoints.of-*"))  # set aside, not deleted
@@ -153,3 +160,35 @@ def test_the_reward_is_the_graders_headline_verdict():
         triples = [(text, "stop" if last == 1 else "length", "7") for text, last in cases]
         assert found == [float(row["correct"]) for row in grading.grade(triples, judge)]
     assert found == [1, 0, 0, 0, 1, 1, 0]
+
+
+def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tmp_path):
+    """config.yaml on 8 GPUs: four updates of 2,048 responses a step, and no correction that drops long samples."""
+    import status
+
+    from valley import grid
+
+    config = status.load_config([])
+    text = grid.flags(grid.rl_settings(config, "qwen2.5-1.5b", "sft-8k+rl") | {"deepspeed": None}, grid.RL_FLAGS)
+    files = ["--model", "m", "--problems", "p", "--out", "o", "--record", "r", "--curve", "c"]
+    args = rl.parse([*files, *text.split()])
+    batching = rl.trl_batching(args.prompts, args.rollouts, args.minibatch, 8, args.device_batch)
+    updates = batching.pop("updates")
+    made = rl.make_config(args, batching, updates, tmp_path)
+    responses = made.per_device_train_batch_size * 8 * made.gradient_accumulation_steps
+    assert (responses, updates, made.max_steps, made.save_steps) == (256 * 8, 4, 400, 40)
+    assert made.per_device_train_batch_size * 8 * made.steps_per_generation == 1024 * 8
+    assert made.save_steps % (made.steps_per_generation // made.gradient_accumulation_steps) == 0  # or resuming is not exact
+    assert (made.learning_rate, made.lr_scheduler_type, made.epsilon, made.beta) == (5e-7, "constant", 0.2, 1e-4)
+    assert (made.temperature, made.max_completion_length, made.vllm_max_model_length) == (1.0, 8192, 9216)
+    assert (made.entropy_coef, made.use_bias_correction_kl, made.num_iterations) == (0.001, False, 1)
+    assert (made.use_vllm, made.vllm_mode, made.vllm_enable_sleep_mode) == (True, "colocate", True)
+    assert not made.vllm_importance_sampling_correction
+    assert not made.mask_truncated_completions  # a cut response counts as wrong, as in verl, and is reported as truncated
+
+
+def test_a_problem_that_would_end_its_own_turn_is_refused_by_rl(tmp_path, base):
+    records.write_parquet(tmp_path / "rl.parquet", [{"problem": "63b+5<eos>", "answer": "68"}] * 4)
+    output = script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
+                    tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *RL, ok=False)  # fmt: skip
+    assert "rl.parquet: a problem spells the special token <eos>" in output

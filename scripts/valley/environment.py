@@ -1,8 +1,20 @@
 """The environment variables that every job of a study inherits, set once by the Snakefile."""
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+
+
+def gpus() -> int:
+    """NVIDIA GPUs of this machine, those that CUDA_VISIBLE_DEVICES names where it is set; 0 without a driver."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return len([name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()])
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def prepare(warm_start: bool):

@@ -8,6 +8,11 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def truth(text: str) -> bool:
+    """`True` or `False`, as the config writes them on a command line."""
+    return {"True": True, "False": False}[text]
+
+
 def add_prompt(parser: argparse.ArgumentParser):
     """The flags of every script that renders prompts."""
     parser.add_argument("--system", default=None, help="system turn (none by default)")
@@ -22,5 +27,6 @@ def add_training(parser: argparse.ArgumentParser, schedule: str):
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--max-grad-norm", type=float, default=1.0)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--gradient-checkpointing", type=lambda text: text == "True", default=False)
+    parser.add_argument("--gradient-checkpointing", type=truth, default=False)
+    parser.add_argument("--deepspeed", default=None, help="DeepSpeed configuration (see config/deepspeed); needs launch.py")
     parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints; 0 keeps none")

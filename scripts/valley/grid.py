@@ -20,10 +20,10 @@ RUN = re.compile(
 # Settings that become flags of a script, in the order of its command line.
 PRETRAIN_FLAGS = ("hidden", "layers", "heads", "ff", "steps", "target", "batch", "lr")
 SFT_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "epochs", "steps", "batch", "device_batch",
-             "max_length", "completion", "precision", "gradient_checkpointing", "save_every")  # fmt: skip
+             "max_length", "completion", "packing", "precision", "gradient_checkpointing", "deepspeed", "save_every")  # fmt: skip
 RL_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "steps", "prompts", "rollouts", "minibatch",
             "device_batch", "max_new_tokens", "temperature", "kl", "clip", "entropy", "loss", "precision",
-            "gradient_checkpointing", "save_every", "vllm")  # fmt: skip
+            "gradient_checkpointing", "deepspeed", "save_every", "max_prompt", "vllm")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -137,10 +137,11 @@ def one_of(names) -> str:
 def grid_problems(config: dict):
     """Names in the grid, and in the lists that the data depend on, that nothing defines."""
     models, tasks = config["models"], config["tasks"]
+    known = {"grid.tasks": set(tasks), "traces.decontaminate": {*tasks, *config["rl"]["sets"]}}
     for key, listed in (("grid.tasks", config["grid"]["tasks"]), ("traces.decontaminate", config["traces"]["decontaminate"])):
         for task in listed:
-            if task not in tasks:
-                yield f"{key}: unknown task {task!r}. Allowed: {one_of(tasks)}"
+            if task not in known[key]:
+                yield f"{key}: unknown task {task!r}. Allowed: {one_of(known[key])}"
     for key in ("headline", "length", "calculations"):
         for task in config["report"][key]:
             if task not in config["grid"]["tasks"]:

@@ -4,6 +4,10 @@ A problem is one user turn (instruction suffix appended, as `qwen-boxed` of the 
 the chat template saved with the model. What is trained is the completion followed by the tokenizer's end token.
 """
 
+import re
+
+MARK = "\ufdd0"  # a Unicode noncharacter: no text holds it
+
 
 def load_tokenizer(folder):
     """The tokenizer of a local model folder, exactly as its tokenizer.json says; never runs code that came with it.
@@ -22,17 +26,37 @@ def messages(problem: str, system: str | None, suffix: str) -> list[dict]:
     return [*turns, {"role": "user", "content": problem + suffix}]
 
 
+def special_tokens(tokenizer) -> re.Pattern:
+    """Finds the tokenizer's special tokens spelled out in a text; matches nothing where it has none."""
+    names = sorted((token.content for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
+
+
 def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) -> list[list[int]]:
-    """Token ids of rendered prompts, generation prompt included; special tokens come from the template alone (one BOS)."""
-    texts = [
-        tokenizer.apply_chat_template(messages(p, system, suffix), tokenize=False, add_generation_prompt=True) for p in problems
-    ]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    """Token ids of rendered prompts, generation prompt included; special tokens come from the template alone (one BOS).
+
+    A problem that spells a special token (`<|im_end|>`) keeps it as text: data cannot end a turn.
+    """
+    special = special_tokens(tokenizer)
+
+    def render(problem):
+        return tokenizer.apply_chat_template(messages(problem, system, suffix), tokenize=False, add_generation_prompt=True)
+
+    def spelled(problem):
+        """The ids of one prompt whose problem spells special tokens: those are marked, so that only the template's are found."""
+        rendered = render(special.sub(lambda match: match[0][0] + MARK + match[0][1:], problem))
+        pieces = special.split(rendered)  # text, special token, text, …
+        texts = tokenizer([p.replace(MARK, "") for p in pieces[::2]], add_special_tokens=False, split_special_tokens=True)
+        ends = [[tokenizer.convert_tokens_to_ids(token)] for token in pieces[1::2]]
+        return [i for text, end in zip(texts["input_ids"], [*ends, []], strict=True) for i in [*text, *end]]
+
+    rows = tokenizer([render(p) for p in problems], add_special_tokens=False)["input_ids"] if problems else []
+    return [spelled(p) if special.search(p) else row for p, row in zip(problems, rows, strict=True)]
 
 
 def completion_ids(tokenizer, completions: list[str]) -> list[list[int]]:
-    """Token ids of completions, each followed by the end token."""
-    ids = tokenizer(completions, add_special_tokens=False)["input_ids"] if completions else []
+    """Token ids of completions, each followed by the end token; special tokens that a completion spells stay text."""
+    ids = tokenizer(completions, add_special_tokens=False, split_special_tokens=True)["input_ids"] if completions else []
     return [[*row, tokenizer.eos_token_id] for row in ids]
 
 

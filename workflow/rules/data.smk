@@ -7,6 +7,10 @@
 
 FETCHED_TASKS = [name for name, task in config["tasks"].items() if task["source"] not in ("synthetic", "arithmetic")]
 FETCHED_RL = [name for name, problems in config["rl"]["sets"].items() if problems["source"] != "synthetic"]
+TASKS_AND_SETS = sorted(
+    {*config["grid"]["tasks"], *config["traces"]["decontaminate"]}
+    | {grid.rl_settings(config, model, run)["problems"] for model, run, _ in CELLS if grid.parse_run(run).rl}
+)
 SYNTHETIC_TASKS = [name for name, task in config["tasks"].items() if task["source"] == "synthetic"]
 SYNTHETIC_RL = [name for name, problems in config["rl"]["sets"].items() if problems["source"] == "synthetic"]
 
@@ -91,6 +95,15 @@ rule fetch_rl:
         "python scripts/fetch_task.py {params.source} --out {output} 2> {log}"
 
 
+# All that needs the network, for the login node: snakemake --profile profiles/local fetch
+rule fetch:
+    input:
+        [] if config["traces"]["source"] == "synthetic" else at("data/traces.parquet"),
+        sorted({base_model(model, seed) for model, _, seed in CELLS if not grid.is_pretrained_here(config, model)}),
+        [problems_of(name) for name in TASKS_AND_SETS if name in FETCHED_TASKS + FETCHED_RL],
+    localrule: True
+
+
 if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
 
     rule arithmetic:
@@ -116,7 +129,7 @@ rule order_traces:
     input:
         traces=at("data/traces.parquet"),
         tokenizers=lambda w: [base_model(model, w.order) for model in config["traces"]["tokenizers"]],
-        decontaminate=[at(f"data/tasks/{task}.parquet") for task in config["traces"]["decontaminate"]],
+        decontaminate=[problems_of(name) for name in config["traces"]["decontaminate"]],
     output:
         pool=at("data/ordered/seed{order}.parquet"),
         card=at("data/ordered/seed{order}.json"),

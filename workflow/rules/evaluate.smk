@@ -19,13 +19,14 @@ rule generate:
     resources:
         gpu=gpus,
     params:
+        launch=launch,
         flags=grid.flags(config["generate"], tuple(config["generate"])),
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags(),
     message:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
-        "python scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
+        "{params.launch} scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
         " {params.flags} {params.prompt} --seed {wildcards.seed} --out {output} 2> {log}"
 
 

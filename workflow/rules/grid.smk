@@ -57,9 +57,14 @@ def prompt_flags():
     return " ".join(f"{name} {shlex.quote(value)}" for name, value in flags.items() if value)
 
 
+def problems_of(name):
+    """The file of a task's problems, or of a set of RL problems."""
+    return at(f"data/tasks/{name}.parquet" if name in config["tasks"] else f"data/rl/{name}.parquet")
+
+
 def source_flags(entry):
     """--source, --revision and the like of a fetch rule, holding only what the config sets."""
-    flags = {f"--{key}": entry.get(key) for key in ("source", "revision", "name", "split", "limit")}
+    flags = {f"--{key}": entry.get(key) for key in ("source", "revision", "name", "split", "limit", "problems")}
     flags["--where"] = "".join(f"{column}={text}" for column, text in entry.get("where", {}).items())
     return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in flags.items() if value)
 
@@ -79,8 +84,18 @@ if config["warm_start"]:
 
 
 def launch(wildcards):
-    """How training is started: one process a GPU."""
-    return "python" if gpus(wildcards) < 2 else f"accelerate launch --num_processes {gpus(wildcards)}"
+    """How a script is started on the GPUs of its job; on CPU as it is."""
+    return f"python scripts/launch.py --gpus {gpus(wildcards)}" if gpus(wildcards) else "python"
+
+
+def launch_training(settings):
+    """A function of wildcards: how training with `settings` (sft or rl) is started, one process a GPU."""
+
+    def line(wildcards):
+        deepspeed = settings(config, wildcards.model, wildcards.run).get("deepspeed")
+        return launch(wildcards) + (f" --deepspeed {deepspeed}" if deepspeed and gpus(wildcards) else "")
+
+    return line
 
 
 def sft_flags(wildcards):

@@ -36,6 +36,27 @@ rule aggregate:
         " --curves-out {output.curves} --finding {output.finding} 2> {log}"
 
 
+# The bases against the paper's, before anything trains: make calibrate.
+rule calibrate:
+    input:
+        script="scripts/calibrate.py",
+        scores=[path for path, (_, run, _) in zip(SCORES, CELLS) if run == "base"],
+        reference="workflow/reference/paper_fig2.csv",
+    output:
+        at("report/calibration.csv"),
+    log:
+        at("logs/calibrate.log"),
+    conda:
+        CPU_ENV
+    params:
+        models=[f"{name}={Path(model['source']).name}" for name, model in config["models"].items()],
+    message:
+        "Compare the bases with the paper's"
+    shell:
+        "python {input.script} --scores {input.scores} --reference {input.reference} --models {params.models}"
+        " --out {output} 2> {log}"
+
+
 rule figure:
     input:
         script="scripts/figure.py",

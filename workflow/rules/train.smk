@@ -92,7 +92,7 @@ rule sft:
     resources:
         gpu=gpus,
     params:
-        launch=launch,
+        launch=launch_training(grid.sft_settings),
         flags=sft_flags,
         prompt=prompt_flags(),
     message:
@@ -122,7 +122,7 @@ rule rl:
     resources:
         gpu=gpus,
     params:
-        launch=launch,
+        launch=launch_training(grid.rl_settings),
         flags=rl_flags,
         prompt=prompt_flags(),
     message:

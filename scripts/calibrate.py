@@ -1,0 +1,64 @@
+"""Do our base models score what the paper's did? To be asked before any GPU trains: the rest is measured against them.
+
+    python scripts/calibrate.py --scores results/qwen2.5-1.5b/base/seed0/scores.json --reference workflow/reference/paper_fig2.csv \\
+        --models qwen2.5-1.5b=Qwen2.5-1.5B-Instruct --out /tmp/calibration.csv
+
+Compares by the paper's verdict (accuracy_paper) the plain mean of the headline tasks. Both sides sampled, so the standard
+error is √2 times ours over samples. Stops when a base is more than three of them away, with the causes to look for.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas
+
+from valley import flags, records
+
+CAUSES = (
+    "another problem set (AIME 30 or 90, AMC 40 or 83: `tasks` in the config)", "another prompt or system turn (`prompt`)",
+    "a chat template other than the maker's", "sampling that is not the paper's (temperature 0.6, top-p 0.95, 16,384 tokens)",
+    "a truncated context (`generate.max_context`), see the share of truncated responses",
+)  # fmt: skip
+
+
+def compare(model: str, scores: dict, paper: float) -> dict:
+    """One row: our accuracy by the paper's verdict, the paper's, and their distance in standard errors."""
+    error = 2**0.5 * (scores["samples_high"] - scores["samples_low"]) / 2 / 1.96
+    ours = scores["accuracy_paper"]
+    return {
+        "model": model, "ours": ours, "headline": scores["accuracy"], "paper": paper, "difference": ours - paper,
+        "standard_error": error, "distance": abs(ours - paper) / error, "truncated": scores["outcomes"]["truncated"],
+        "boxed": scores["boxed"],
+    }  # fmt: skip
+
+
+def main():
+    parser = flags.parser(__doc__)
+    parser.add_argument("--scores", required=True, type=Path, nargs="+", help="scores.json of base cells")
+    parser.add_argument("--reference", required=True, type=Path)
+    parser.add_argument("--models", required=True, nargs="+", help="our name=the paper's name")
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    reference = pandas.read_csv(args.reference)
+    paper = reference[reference.train_examples == 0].set_index("model").accuracy_pct / 100
+    names = dict(pair.split("=") for pair in args.models)
+    rows = [
+        compare(path.parts[-4], records.read_json(path), paper[names[path.parts[-4]]])
+        for path in args.scores
+        if names.get(path.parts[-4]) in paper.index
+    ]
+    if not rows:
+        records.fail(args.reference, "knows none of these models", "Calibrate a study of the paper's models")
+    table = pandas.DataFrame(rows)
+    print(table.round(3).to_string(index=False), file=sys.stderr)
+    with records.whole(args.out) as temporary:
+        table.to_csv(temporary, index=False)
+    if not (far := table[table.distance > 3]).empty:
+        records.fail(", ".join(far.model), "differs from the paper's base by more than three standard errors",
+                     f"See {args.out}. Look for: " + "; ".join(CAUSES))  # fmt: skip
+    records.done(f"{len(rows)} bases agree with the paper's", args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""plan.py: the jobs are Snakemake's, the totals the paper's, and finished work counts as measured."""
+
+import re
+import sys
+
+import fetch_check
+import plan
+import pytest
+import status
+import yaml
+from conftest import REPOSITORY, checkout, planned, run, script, snakemake
+
+COSTS = yaml.safe_load((REPOSITORY / "workflow/reference/costs.yaml").read_text())
+
+
+def rows(output: str, title: str) -> dict[str, tuple[int, float]]:
+    """The lines of one of plan.py's tables."""
+    block = output.split(f"\n{title} ")[1].split("\n\n")[0].splitlines()[1:]
+    return {name: (int(jobs.replace(",", "")), float(hours.replace(",", ""))) for name, jobs, hours in map(str.split, block)}
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """A checkout, and what plan.py and a dry run say of the paper's grid there."""
+    folder = checkout(tmp_path_factory.mktemp("plan"))
+    output = run([sys.executable, "scripts/plan.py", "--gpus", 64], folder)
+    return output, snakemake(folder, "-n", "--configfile", "config.yaml", "--quiet", "rules")
+
+
+def test_the_jobs_are_those_of_the_dry_run(paper):
+    output, dry = paper
+    assert {rule: jobs for rule, (jobs, _) in rows(output, "rule").items()} == planned(dry)
+
+
+def test_the_papers_grid_costs_what_the_paper_says(paper):
+    hours = {rule: hours for rule, (_, hours) in rows(paper[0], "rule").items()}
+    assert 2500 / 1.5 < hours["sft"] < 2500 * 1.5
+    assert 5000 / 1.5 < hours["rl"] < 5000 * 1.5
+    assert "fitted to the totals the paper states" in paper[0]
+    assert "13 % of 9.89e+14 FLOP/s" in paper[0]
+
+
+def test_wall_time_lies_between_the_critical_path_and_one_gpu_after_the_other():
+    jobs = [{"gpus": 1, "seconds": 10.0, "priority": 0, "waits_for": []} for _ in range(8)]
+    jobs.append({"gpus": 2, "seconds": 20.0, "priority": 0, "waits_for": [0]})
+    assert plan.wall_seconds(jobs, 1, 1) == 8 * 10 + 20
+    assert plan.critical_seconds(jobs) == 10 + 10
+    assert plan.critical_seconds(jobs) <= plan.wall_seconds(jobs, 4, 1) <= 40
+    assert plan.wall_seconds([], 1, 1) == 0
+
+
+def test_a_job_costs_what_the_same_job_took_before(tmp_path):
+    file = tmp_path / "benchmarks/sft/S.sft-64.seed0.tsv"
+    file.parent.mkdir(parents=True)
+    file.write_text("s\th:m:s\n120.0\t0:02:00\n")
+    (tmp_path / "benchmarks/generate").mkdir()
+    (tmp_path / "benchmarks/generate/S.base.seed0.chain.tsv").write_text("s\th:m:s\n30.0\t0:00:30\n")
+    assert plan.measured_seconds(tmp_path) == {("sft", "S.sft-64"): 120.0, ("generate", "S.base"): 30.0}
+
+
+def test_more_data_larger_models_and_longer_answers_cost_more():
+    config = status.load_config([])
+    job = lambda rule, model, run, **more: {"rule": rule, "gpus": 8, "wildcards": {"model": model, "run": run, **more}}  # noqa: E731
+    cost = lambda *names, **more: plan.modelled_seconds(job(*names, **more), config, COSTS, COSTS["presets"]["paper"])  # noqa: E731
+    assert cost("sft", "qwen2.5-7b", "sft-16k") > 1.5 * cost("sft", "qwen2.5-7b", "sft-8k")
+    assert cost("sft", "qwen2.5-14b", "sft-8k") > 1.5 * cost("sft", "qwen2.5-7b", "sft-8k")
+    assert cost("sft", "qwen2.5-7b", "sft-8k.short") < cost("sft", "qwen2.5-7b", "sft-8k")
+    assert cost("generate", "qwen2.5-7b", "sft-8k", task="math500") > cost("generate", "qwen2.5-7b", "base", task="math500")
+    assert plan.responses(config, "aime24") == 240
+
+
+@pytest.mark.parametrize("name", ["one-gpu", "one-evening", "controls", "contaminated"])
+def test_every_study_plans_and_says_what_it_takes(name):
+    output = script("plan", "--configfile", f"config/{name}.yaml", "--gpus", 1)
+    assert re.search(r"studies/\S+: [\d,]+ cells, 0 done; [\d,]+ jobs to run", output)
+    for what in ("GPU-hours", "wall time", "critical path", "disk"):
+        assert re.search(rf"^{what} +[\d,.]+", output, re.MULTILINE), what
+
+
+def test_the_check_before_fetching_names_every_source_and_what_is_wrong_with_it(tmp_path):
+    config = status.load_config([])
+    named = [key for key, *_ in fetch_check.sources(config)]
+    assert {"models.qwen2.5-14b", "traces", "tasks.math500", "rl.sets.math-1-4", "rl.sets.math-3-5"} <= set(named)
+    assert not any("arithmetic" in key or "aime90" in key for key in named)
+    assert fetch_check.problem(str(tmp_path), None, "model") is None
+    assert fetch_check.problem(str(tmp_path / "gone.jsonl"), None, "dataset") == "no such file or folder"
