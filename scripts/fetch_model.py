@@ -18,7 +18,10 @@ PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "generat
 
 
 def download(source: str, revision: str | None, folder: Path):
-    """Fetch a model from the hub at a pinned commit into `folder`; a refused or gated one says what to do."""
+    """Fetch a model from the hub at a pinned commit into `folder`; a refused or gated one says what to do.
+
+    What a broken download left in `folder` is continued, not fetched again.
+    """
     import re
 
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
@@ -56,7 +59,9 @@ def main():
             for file in files:
                 shutil.copyfile(file, folder / file.name)
         else:
-            download(args.source, args.revision, folder)
+            partial = args.out.with_name(f".{args.out.name}.partial")
+            download(args.source, args.revision, partial)
+            os.replace(partial, folder)
 
         tokenizer = prompts.load_tokenizer(folder)
         if args.end_token not in tokenizer.get_vocab():

@@ -3,7 +3,8 @@
     python scripts/fetch_traces.py --source open-r1/OpenR1-Math-220k --revision e4e141e… --name all --out /tmp/traces.parquet
     python scripts/fetch_traces.py --source data/openr1_like.parquet --out /tmp/traces.parquet
 
-`--source` is a hub id, pinned by `--revision`, or a local parquet file.
+`--source` is a hub id, pinned by `--revision`, or a local parquet file. Written piece by piece: the real one does not fit into
+memory. A broken download continues from the hub's cache when started again.
 """
 
 import os
@@ -12,7 +13,27 @@ from pathlib import Path
 from valley import flags, records
 
 NEEDED = ["problem", "answer", "solution", "generations", "source"]
-USEFUL = [*NEEDED, "uuid", "correctness_math_verify", "correctness_llama", "finish_reasons"]
+USEFUL = ("uuid", "correctness_math_verify", "correctness_llama", "finish_reasons")
+BATCH = 500  # rows in memory at once, some 20 MB
+
+
+def batches_of(source: str, revision: str | None, name: str | None):
+    """Yield the source's rows as record batches of the columns that are needed and those that are useful."""
+    local = Path(os.path.expandvars(source)).expanduser()
+    if local.suffix == ".parquet":
+        yield from records.parquet_batches(local, NEEDED, BATCH, USEFUL)
+        return
+    if not revision:
+        records.fail(source, "no revision pins its commit", "Give the 40-digit commit in the config, or a local parquet file")
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    from datasets import load_dataset
+
+    data = load_dataset(source, name, revision=revision, split="train")
+    if missing := [column for column in NEEDED if column not in data.column_names]:
+        records.fail(source, f"has no column {', '.join(missing)}", "Traces need the columns of OpenR1-Math-220k")
+    data = data.select_columns([column for column in [*NEEDED, *USEFUL] if column in data.column_names])
+    for table in data.with_format("arrow").iter(BATCH):
+        yield from table.to_batches()
 
 
 def main():
@@ -23,23 +44,17 @@ def main():
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    local = Path(os.path.expandvars(args.source)).expanduser()
-    if local.suffix == ".parquet":
-        table = records.read_parquet(local, None)
-    else:
-        if not args.revision:
-            records.fail(
-                args.source, "no revision pins its commit", "Give the 40-digit commit in the config, or a local parquet file"
-            )
-        os.environ["HF_HUB_OFFLINE"] = "0"
-        from datasets import load_dataset
-
-        table = load_dataset(args.source, args.name, revision=args.revision, split="train").with_format("arrow")[:]
-    if missing := [column for column in NEEDED if column not in table.column_names]:
-        records.fail(args.source, f"has no column {', '.join(missing)}", "Traces need the columns of OpenR1-Math-220k")
-    table = table.select([column for column in USEFUL if column in table.column_names])
-    records.write_parquet(args.out, table, provenance=records.provenance(args))
-    records.done(f"{table.num_rows} problems with traces", args.out)
+    batches = batches_of(args.source, args.revision, args.name)
+    first = next(batches, None)
+    if first is None:
+        records.fail(args.source, "holds no rows", "Check `source` and `name` in the config")
+    rows = first.num_rows
+    with records.parquet_writer(args.out, first.schema, records.provenance(args)) as writer:
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    records.done(f"{rows} problems with traces, sha256 {records.sha256(args.out)[:16]}…", args.out)
 
 
 if __name__ == "__main__":

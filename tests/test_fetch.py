@@ -1,0 +1,66 @@
+"""Sources: local files and folders, pins, and what is said when one cannot be had."""
+
+import json
+
+import calibrate
+import pyarrow.parquet
+import pytest
+from conftest import script
+
+from valley import records
+
+
+def test_local_traces_keep_what_is_used_and_nothing_else(tmp_path):
+    row = {"problem": "p", "answer": "1", "solution": "s", "generations": ["g"], "source": "x", "uuid": "u", "secret": "no"}
+    records.write_parquet(tmp_path / "in.parquet", [row] * 1200)
+    script("fetch_traces", "--source", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert (table.num_rows, "secret" in table.column_names, "uuid" in table.column_names) == (1200, False, True)
+    assert records.parquet_provenance(tmp_path / "out.parquet")["script"] == "fetch_traces.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("fetch_traces", ["--source", "open-r1/OpenR1-Math-220k"], "no revision pins its commit"),
+        ("fetch_traces", ["--source", "gone.parquet"], "gone.parquet: is not a readable parquet file"),
+        ("fetch_task", ["--source", "HuggingFaceH4/MATH-500"], "no revision pins its commit"),
+        ("fetch_task", ["--source", "gone.jsonl"], "gone.jsonl: does not exist"),
+        ("fetch_model", ["--source", "Qwen/Qwen2.5-0.5B-Instruct", "--revision", "main", "--template", "templates/qwen2.5.jinja",
+                         "--end-token", "<|im_end|>", "--pad-token", "<|endoftext|>"], "revision 'main' pins no commit"),
+    ],
+)  # fmt: skip
+def test_what_is_not_pinned_or_not_there_is_refused(tmp_path, name, flags, message):
+    output = script(name, *flags, "--out", tmp_path / "out", ok=False)
+    assert message in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_number_of_problems_than_expected_is_refused(tmp_path):
+    """The 90 problems of AIME 2022–24 in place of the 30 of 2024 would be another benchmark under the same name."""
+    source = tmp_path / "task.jsonl"
+    source.write_text("\n".join(json.dumps({"id": i, "problem": "?", "answer": i}) for i in range(9)))
+    flags = ["--source", source, "--out", tmp_path / "task.parquet", "--problems"]
+    assert "gives 9 problems, 3 are expected" in script("fetch_task", *flags, 3, ok=False)
+    assert "9 problems" in script("fetch_task", *flags, 9)
+
+
+def scores(accuracy):
+    outcomes = {"correct": accuracy, "truncated": 0.0}
+    return {"accuracy": accuracy, "accuracy_paper": accuracy, "samples_low": accuracy - 0.02, "samples_high": accuracy + 0.02,
+            "outcomes": outcomes, "boxed": 0.9}  # fmt: skip
+
+
+def test_a_base_far_from_the_papers_stops_with_the_likely_causes(tmp_path):
+    reference = "workflow/reference/paper_fig2.csv"  # Qwen2.5-1.5B: 28.4
+    for accuracy, ok in ((0.29, True), (0.36, False)):
+        file = tmp_path / "results/qwen2.5-1.5b/base/seed0/scores.json"
+        records.write_json(file, scores(accuracy))
+        output = script("calibrate", "--scores", file, "--reference", reference, "--models",
+                        "qwen2.5-1.5b=Qwen2.5-1.5B-Instruct", "--out", tmp_path / "calibration.csv", ok=ok)  # fmt: skip
+        assert (tmp_path / "calibration.csv").exists()
+        assert ("1 bases agree" if ok else "differs from the paper's base by more than three standard errors") in output
+        assert ok or "AIME 30 or 90" in output
+    row = calibrate.compare("m", scores(0.36), 0.284)
+    assert row["distance"] == pytest.approx(0.076 / (2**0.5 * 0.02 / 1.96), rel=1e-6)
