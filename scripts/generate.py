@@ -3,18 +3,21 @@
     python scripts/generate.py --model models/S/seed0 --task data/tasks/chain.parquet --out /tmp/chain.parquet \\
         --samples 1 --temperature 0.6 --top-p 0.95 --max-new-tokens 320 --max-context 512 --seed 0 --engine transformers
 
-Two engines behind one flag: `vllm` (GPUs, the paper's) and `transformers` (CPU: prompts of similar length in batches).
-The model's own generation_config is never used. Prompts are rendered as in training and passed as token ids (one BOS).
-Work is cut into chunks of `--chunk` samples; each becomes a part under `<out>.parts/` as it finishes, with a seed of its
-own, so a killed job continues with the missing parts and ends with the same responses.
+Two engines behind one flag: `vllm` (GPUs, the paper's; one engine a visible GPU, all fed from one queue) and `transformers`
+(CPU: prompts of similar length in batches). The model's own generation_config is never used. Prompts are rendered as in
+training and passed as token ids (one BOS); responses come back as ids and are decoded by the same tokenizer.
+Work is cut into chunks of `--chunk` samples; each becomes a part under `<out>.parts/` as it finishes, with seeds of its own,
+so a killed job continues with the missing parts and ends with the same responses (vLLM: wherever its kernels give the same
+logits whatever else is in the batch; true on CPU, not promised on GPUs).
 """
 
+import math
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from valley import flags, grid, prompts, records
+from valley import engines, flags, grid, prompts, records
 
 
 def parse():
@@ -26,6 +29,7 @@ def parse():
     parser.add_argument("--samples", type=int, required=True, help="k: samples a problem")
     parser.add_argument("--temperature", type=float, required=True, help="0 means greedy")
     parser.add_argument("--top-p", type=float, required=True)
+    parser.add_argument("--stop-tokens", nargs="*", default=[], help="tokens that end a response, beside the end token")
     parser.add_argument("--max-new-tokens", type=int, required=True)
     parser.add_argument("--max-context", type=int, required=True, help="prompt + response; longer prompts are an error")
     parser.add_argument("--chunk", type=int, default=128, help="samples a batch and part")
@@ -33,69 +37,6 @@ def parse():
     parser.add_argument("--seed", type=int, default=0, help="drives the sampling")
     flags.add_prompt(parser)
     return parser.parse_args()
-
-
-def transformers_engine(args, tokenizer):
-    """A function (list of prompt ids, seed) → list of (response ids, seed), by transformers on this process's device.
-
-    A batch is sampled from one random stream, so its responses share the batch's seed.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, local_files_only=True, use_safetensors=True)
-    model.to(device).eval()
-    sampling = {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": 0} if args.temperature else {}
-    model.generation_config = GenerationConfig(
-        max_new_tokens=args.max_new_tokens, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        repetition_penalty=1.0, num_beams=1, **(sampling or {"do_sample": False}),
-    )  # fmt: skip
-
-    def run(batch, seed):
-        set_seed(seed)
-        longest = max(map(len, batch))
-        ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(p)) + p for p in batch], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=device)
-        with torch.inference_mode():
-            out = model.generate(ids, attention_mask=mask)[:, longest:].tolist()
-        return [(cut(row, tokenizer.eos_token_id), seed) for row in out]
-
-    return run
-
-
-def vllm_engine(args, tokenizer):
-    """A function (list of prompt ids, seed) → list of (response ids, seed), by vLLM; every response has its own seed.
-
-    Not yet run on a GPU (see docs/measurements.md). `generation_config="vllm"` switches the model's own off: vLLM would
-    otherwise take repetition_penalty and top_k from it silently.
-    """
-    from vllm import LLM, SamplingParams
-
-    engine = LLM(
-        model=str(args.model), dtype="bfloat16" if args.precision == "bf16" else "float32", max_model_len=args.max_context,
-        generation_config="vllm", enable_prefix_caching=True, trust_remote_code=False, skip_tokenizer_init=True, seed=args.seed,
-    )  # fmt: skip
-
-    def run(batch, seed):
-        sampling = [
-            SamplingParams(
-                n=1, temperature=args.temperature, top_p=args.top_p, top_k=0, min_p=0.0, repetition_penalty=1.0,
-                presence_penalty=0.0, frequency_penalty=0.0, max_tokens=args.max_new_tokens, seed=seed + i,
-                stop_token_ids=[tokenizer.eos_token_id],
-            )
-            for i in range(len(batch))
-        ]  # fmt: skip
-        outputs = engine.generate([{"prompt_token_ids": ids} for ids in batch], sampling, use_tqdm=False)
-        return [(cut(list(o.outputs[0].token_ids), tokenizer.eos_token_id), seed + i) for i, o in enumerate(outputs)]
-
-    return run
-
-
-def cut(ids: list[int], end: int) -> list[int]:
-    """Response ids up to and including the first end token; all of them when there is none."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 def chunks(problems: list[dict], prompt_ids: list[list[int]], samples: int, size: int) -> list[list[tuple]]:
@@ -127,27 +68,33 @@ def main():
         )
     args.max_new_tokens = min(args.max_new_tokens, args.max_context - longest)
 
+    gpus = engines.visible_gpus() if args.engine == "vllm" else []
+    if len(gpus) > 1:  # a task smaller than a chunk a GPU is spread over all; vLLM's seeds do not depend on it
+        args.chunk = min(args.chunk, math.ceil(len(problems) * args.samples / len(gpus)))
+
     # Parts of other work (another model, task or parameter) must not be continued: they lie under another name.
     identity = [records.settings(args, "out"), records.identity(args.model), records.sha256(args.task)]
     parts = args.out.with_name(f"{args.out.name}.parts") / grid.fingerprint(identity)
     work = chunks(problems, prompt_ids, args.samples, args.chunk)
-    run, start, produced = None, time.perf_counter(), 0
-    for number, chunk in enumerate(work):
-        part = parts / f"{number:05}.parquet"
-        if part.exists():
-            continue
-        run = run or {"vllm": vllm_engine, "transformers": transformers_engine}[args.engine](args, tokenizer)
-        seed = args.seed * 1_000_003 + number * args.chunk
-        responses = run([ids for _, _, ids in chunk], seed)
+    files = [parts / f"{number:05}.parquet" for number in range(len(work))]
+    todo = [
+        (number, [ids for _, _, ids in chunk], args.seed * 1_000_003 + number * args.chunk)
+        for number, chunk in enumerate(work)
+        if not files[number].exists()
+    ]
+    ends = engines.end_ids(args, tokenizer)
+    start, produced = time.perf_counter(), 0
+    for number, responses, sampling in engines.generate(args, tokenizer, todo, gpus) if todo else []:
         texts = tokenizer.batch_decode([out for out, _ in responses], skip_special_tokens=True)
-        records.write_parquet(part, [
+        rows = [
             {
                 "id": problem["id"], "sample": sample, "prompt": tokenizer.decode(ids), "response": text,
                 "prompt_tokens": len(ids), "tokens": len(out), "seed": drawn,
-                "finish_reason": "stop" if out and out[-1] == tokenizer.eos_token_id else "length",
+                "finish_reason": "stop" if out and out[-1] in ends else "length",
             }
-            for (problem, sample, ids), (out, drawn), text in zip(chunk, responses, texts, strict=True)
-        ])  # fmt: skip
+            for (problem, sample, ids), (out, drawn), text in zip(work[number], responses, texts, strict=True)
+        ]  # fmt: skip
+        records.write_parquet(files[number], rows, provenance={"sampling": sampling})
         produced += sum(len(out) for out, _ in responses)
         speed = produced / (time.perf_counter() - start)
         print(f"{number + 1}/{len(work)} chunks, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
@@ -155,12 +102,14 @@ def main():
     import pyarrow
 
     seconds = time.perf_counter() - start
-    table = pyarrow.concat_tables([records.read_parquet(parts / f"{n:05}.parquet") for n in range(len(work))])
+    table = pyarrow.concat_tables([records.read_parquet(file) for file in files])
     table = table.sort_by([("id", "ascending"), ("sample", "ascending")])
     record = records.provenance(args) | {
         "seconds": seconds,
         "tokens_generated": produced,
         "identity": grid.fingerprint(identity),
+        "sampling": records.parquet_provenance(files[0]).get("sampling"),
+        "workers": max(1, min(len(gpus), len(todo))),
     }
     records.write_parquet(args.out, table, provenance=record)
     shutil.rmtree(parts)  # all of it is in the file now

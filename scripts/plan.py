@@ -88,7 +88,7 @@ def responses(config: dict, task: str) -> int:
     """Responses a cell gives to a task, by the numbers in the config."""
     entry = config["tasks"][task]
     synthetic = config.get("synthetic", {}).get("task", 0)
-    return entry["samples"] * (entry.get("problems") or entry.get("limit") or synthetic)
+    return entry["samples"] * (entry.get("limit") or entry.get("problems") or synthetic)
 
 
 def measured_seconds(root: Path) -> dict[tuple, float]:

@@ -21,7 +21,7 @@ def test_the_conda_environment_is_its_lock_and_only_python_comes_from_conda(name
     assert {entry.split("=")[0] for entry in dependencies if isinstance(entry, str)} == {"python", "pip"}
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "vllm-cpu"])
 def test_the_lock_pins_what_the_stack_asks_for_and_names_no_host_or_path(name):
     lock = (ENVS / f"{name}.lock").read_text()
     asked = pins((ENVS / f"{name}.in").read_text())

