@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 STUDY ?= --configfile config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
+PARTITION ?= gpu
 
-.PHONY: demo test test-slow lint format plan fetch-check calibrate status regrade lock
+.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -38,6 +39,9 @@ test: $(VENV)/complete  ## set up, then run the tests
 test-slow: $(VENV)/complete $(if $(VALLEY_VLLM_PYTHON),,$(VLLM)/complete)  ## what make test leaves out: vLLM on CPU and others
 	$(BIN)/python -m pytest tests -m slow
 
+test-slurm: $(VENV)/complete  ## as root: the tests on a real SLURM, which they install and start
+	$(BIN)/python -m pytest tests/slurm -m slurm -n 0
+
 lint: $(VENV)/complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +62,12 @@ fetch-check: $(VENV)/complete  ## licences, token, pins and disk, before anythin
 
 calibrate: $(VENV)/complete  ## the base models alone, against the paper's: make calibrate STUDY= PROFILE=slurm
 	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) calibrate
+
+doctor: $(VENV)/complete  ## is this cluster ready? make doctor PARTITION=gpu GPUS=1
+	$(BIN)/python scripts/doctor.py --partition $(PARTITION) --gpus $(GPUS)
+
+canary: $(VENV)/complete  ## one cell, twenty steps, ten responses, before the grid: make canary STUDY="--configfile config.yaml" PROFILE=slurm
+	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) config/canary.yaml
 
 status: $(VENV)/complete  ## the state of every cell
 	$(BIN)/python scripts/status.py $(STUDY)

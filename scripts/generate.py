@@ -49,8 +49,8 @@ def chunks(problems: list[dict], prompt_ids: list[list[int]], samples: int, size
     return [todo[i : i + size] for i in range(0, len(todo), size)]
 
 
-def main():
-    args = parse()
+def write_responses(args):
+    """Sample as `args` say and write the responses."""
     problems = records.read_parquet(args.task, ["id", "problem", "answer"]).to_pylist()
     for row in problems:
         if not row["id"] or not row["problem"] or not (row["answer"] or "").strip():
@@ -116,6 +116,13 @@ def main():
     if not any(parts.parent.iterdir()):
         parts.parent.rmdir()
     records.done(f"{table.num_rows} responses", args.out, seconds)
+
+
+def main():
+    args = parse()
+    work = [records.settings(args), records.identity(args.model), records.identity(args.task)]
+    with records.failing_once(args.out.with_suffix(".failed.json"), work):
+        write_responses(args)
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def curve_rows(history: list[dict], updates: int) -> list[dict]:
     return rows
 
 
-def main():
-    args = parse()
+def train(args):
+    """Train as `args` say; writes the model, its record and its learning curve."""
     rows = records.read_parquet(args.problems, ["problem", "answer"]).to_pylist()
 
     import os
@@ -174,6 +174,13 @@ def main():
         records.write_json(args.record, record)
         training.drop_states(checkpoints)
         records.done(f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}", args.out, seconds)
+
+
+def main():
+    args = parse()
+    work = [records.settings(args), records.identity(args.model), records.identity(args.problems)]
+    with records.failing_once(args.record.with_name("failed.json"), work):
+        train(args)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ def attention() -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
-def main():
-    args = parse()
+def train(args):
+    """Train as `args` say; writes the model and its record."""
     rows = records.read_parquet(args.data).to_pylist()
     if args.completion not in rows[0]:
         records.fail(args.data, f"has no column {args.completion}", "Make the subset again")
@@ -138,6 +138,13 @@ def main():
             shutil.rmtree(checkpoints)
         losses = f", loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}" if curve else ""
         records.done(f"SFT: {record['steps']} steps{losses}", args.out, seconds)
+
+
+def main():
+    args = parse()
+    work = [records.settings(args), records.identity(args.model), records.identity(args.data)]
+    with records.failing_once(args.record.with_name("failed.json"), work):
+        train(args)
 
 
 if __name__ == "__main__":

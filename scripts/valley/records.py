@@ -31,6 +31,27 @@ def done(made: str, path, seconds: float | None = None):
 
 
 @contextlib.contextmanager
+def failing_once(note: Path, identity):
+    """Remember a failure that no retry can cure, in the file `note`, and stop a retry of the same work on it at once.
+
+    What `fail` reports (bad data, divergence, a config that cannot work) is such a failure; a kill or a broken node is not.
+    `identity` is JSON content that names the work; with the code it makes the fingerprint, so mended work runs.
+    """
+    fingerprint = hashlib.sha256(json.dumps([identity, code_hashes()], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    if note.exists() and (before := read_json(note))["fingerprint"] == fingerprint:
+        sys.exit(f"{before['error']}\n(stopped at once: the same work failed like this before, see {note})")
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.code, str) and int(os.environ.get("RANK", 0)) == 0:
+            write_json(
+                note, {"fingerprint": fingerprint, "error": stop.code, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            )
+        raise
+    note.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def whole(path):
     """Yield a temporary path beside `path`; on success it becomes `path` (replacing it), on error it is removed.
 

@@ -1,6 +1,7 @@
 """What sft.py and rl.py share: resume from a checkpoint that belongs to the same work, progress, the record of a run."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -49,7 +50,7 @@ def resume_point(folder: Path, identity) -> str | None:
 
 
 class Progress(TrainerCallback):
-    """A line on standard error every few seconds; sees to it that the last step is logged, whatever the logging interval."""
+    """A line on standard error every few seconds; the last step is logged whatever the interval; divergence ends training."""
 
     def __init__(self, every: float = 5.0):
         self.every, self.last = every, 0.0
@@ -59,6 +60,8 @@ class Progress(TrainerCallback):
             control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            control.should_training_stop = True  # the script then says so and fails
         if state.is_world_process_zero and logs and time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
             shown = {k: round(v, 4) for k, v in logs.items() if k in ("loss", "reward", "completions/mean_length")}

@@ -25,6 +25,7 @@ if config["traces"]["source"] == "synthetic":
             at("logs/synthesize.log"),
         benchmark:
             at("benchmarks/synthesize.tsv")
+        localrule: True
         conda:
             CPU_ENV
         params:
@@ -113,6 +114,7 @@ if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
             at("logs/arithmetic.log"),
         benchmark:
             at("benchmarks/arithmetic.tsv")
+        localrule: True
         conda:
             CPU_ENV
         params:

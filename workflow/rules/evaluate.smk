@@ -69,6 +69,7 @@ rule score:
         at("logs/score/{model}.{run}.seed{seed}.log"),
     benchmark:
         at("benchmarks/score/{model}.{run}.seed{seed}.tsv")
+    localrule: True
     conda:
         CPU_ENV
     params:

@@ -22,6 +22,7 @@ rule aggregate:
         at("logs/aggregate.log"),
     benchmark:
         at("benchmarks/aggregate.tsv")
+    localrule: True
     conda:
         CPU_ENV
     params:
@@ -46,6 +47,7 @@ rule calibrate:
         at("report/calibration.csv"),
     log:
         at("logs/calibrate.log"),
+    localrule: True
     conda:
         CPU_ENV
     params:
@@ -70,6 +72,7 @@ rule figure:
         at("logs/figure/{figure}.log"),
     benchmark:
         at("benchmarks/figure/{figure}.tsv")
+    localrule: True
     conda:
         CPU_ENV
     message:
@@ -87,6 +90,7 @@ rule costs:
         at("report/tables/costs.csv"),
     log:
         at("logs/costs.log"),
+    localrule: True
     conda:
         CPU_ENV
     params:
@@ -113,6 +117,7 @@ rule page:
         report(at("report/page.html"), category="Page", caption="../report/page.rst"),
     log:
         at("logs/page.log"),
+    localrule: True
     conda:
         CPU_ENV
     params:

@@ -1,0 +1,124 @@
+"""Is this cluster ready for a study? Checks what has broken others' first runs, and says what to change in the profile.
+
+    python scripts/doctor.py --partition gpu --gpus 1
+
+Submits one probe job of a minute, with GPUs asked for as the profile does; changes nothing else. Run it on the login node,
+in the root of the clone.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from valley import flags, records
+
+PROBE = r"""
+import importlib, os, pathlib, socket, subprocess, sys
+print("host", socket.gethostname())
+print("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+for name in ("torch", "transformers", "trl", "pyarrow"):
+    try:
+        importlib.import_module(name); print("import", name, "ok")
+    except Exception as error:
+        print("import", name, type(error).__name__, error)
+try:
+    socket.create_connection(("huggingface.co", 443), timeout=3).close(); print("network yes")
+except OSError:
+    print("network no")
+print("written", pathlib.Path("{seen}").exists())
+pathlib.Path("{answer}").write_text("seen")
+"""
+
+
+def output(*command: str, seconds: int = 30) -> tuple[int, str]:
+    """Exit code and text of a command; 127 when it is not there."""
+    if not shutil.which(command[0]):
+        return 127, f"{command[0]} is not there"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def commands() -> list[tuple[bool, str, str]]:
+    """(fine, what was seen, what to do) for the commands and the controller's settings."""
+    found = []
+    for name in ("sbatch", "squeue", "scontrol", "scancel"):
+        there = shutil.which(name) is not None
+        found.append((there, f"{name} {'is there' if there else 'is missing'}", "Run this on the cluster's login node"))
+    code, text = output("scontrol", "show", "config")
+    age = re.search(r"^MinJobAge\s*=\s*(\d+)", text, re.MULTILINE)
+    seconds = int(age[1]) if age else 0
+    found.append((seconds >= 300, f"finished jobs stay in squeue for {seconds} s (MinJobAge)",
+                  "Below 300 s a finished job may be gone before it is seen: ask for more, or set `slurm-status-command: sacct` and "
+                  "never use scancel on jobs of a study" if code == 0 else "The controller does not answer"))  # fmt: skip
+    preempted = re.search(r"^PreemptMode\s*=\s*(\S+)", text, re.MULTILINE)
+    mode = preempted[1] if preempted else "unknown"
+    found.append((mode != "CANCEL", f"preempted jobs: {mode}", "A cancelled job is waited for without end: choose a partition that "
+                  "requeues"))  # fmt: skip
+    return found
+
+
+def probe(partition: str, gpus: list[str], folder: Path, wait: int) -> list[tuple[bool, str, str]]:
+    """Submit the probe job, wait for it, and judge what it saw."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seen, answer, log = folder / "seen", folder / "answer", folder / "probe.log"
+    for file in (seen, answer, log):
+        file.unlink(missing_ok=True)
+    script = folder / "probe.py"
+    script.write_text(PROBE.replace("{seen}", str(seen)).replace("{answer}", str(answer)))
+    command = ["sbatch", "--parsable", f"--partition={partition}", "--time=5", "--mem=4000", f"--output={log}", *gpus,
+               f"--wrap={sys.executable} {script}"]  # fmt: skip
+    seen.write_text("written on the login node just before submitting")
+    code, job = output(*command)
+    if code:
+        return [(False, f"sbatch refused the probe: {job}", "Set the partition, account or GPU option in your site's profile")]
+    end = time.monotonic() + wait
+    while time.monotonic() < end and not answer.exists():
+        time.sleep(2)
+    late = time.monotonic()
+    while not log.exists() and time.monotonic() - late < 60:
+        time.sleep(1)
+    text = log.read_text() if log.exists() else ""
+    if not answer.exists():
+        output("scancel", job)
+        return [(False, f"the probe job {job} did not end within {wait} s: {output('squeue', '-h', '-j', job)[1] or text[-300:]}",
+                 "Is the partition full, or the option for GPUs one this site rejects?")]  # fmt: skip
+    asked = bool(gpus)
+    given = re.search(r"^gpus (\S+)$", text, re.MULTILINE)
+    missing = re.findall(r"^import (?!.* ok$)(.*)$", text, re.MULTILINE)
+    return [
+        (not asked or given is not None, f"GPUs of the probe: {given[1] if given else 'none'}",
+         "Ask for them the way this site wants: `gpu` (--gpus) or `gres`, see profiles/slurm/config.yaml"),
+        ("written True" in text, "a file written here is seen by the job at once" if "written True" in text
+         else "the job does not see a file written here", "The clone must lie on a file system that all nodes share; raise "
+         "latency-wait"),
+        (not missing, "the environment imports on the node" if not missing else f"cannot import {missing[0]}",
+         "Make the environment on the shared file system, or set `sdm`"),
+        (True, f"compute nodes {'reach' if 'network yes' in text else 'do not reach'} the network; only `snakemake fetch` needs it", ""),
+    ]  # fmt: skip
+
+
+def main():
+    parser = flags.parser(__doc__)
+    parser.add_argument("--partition", required=True)
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--option", choices=["gpus", "gres"], default="gpus", help="how this site wants GPUs to be asked for")
+    parser.add_argument("--wait", type=int, default=300, help="seconds for the probe job")
+    parser.add_argument("--folder", type=Path, default=Path("logs/doctor"))
+    args = parser.parse_args()
+
+    gpus = {"gpus": f"--gpus={args.gpus}", "gres": f"--gres=gpu:{args.gpus}"}
+    found = commands()
+    if all(fine for fine, *_ in found[:4]):
+        found += probe(args.partition, [gpus[args.option]] if args.gpus else [], args.folder, args.wait)
+    for fine, seen, todo in found:
+        print(f"{'ok' if fine else 'FAIL':5} {seen}" + ("" if fine else f". {todo}"))
+    if not all(fine for fine, *_ in found):
+        records.fail("this cluster", f"{sum(not fine for fine, *_ in found)} check(s) failed", "See the lines above")
+    print("ready: try `make canary` next")
+
+
+if __name__ == "__main__":
+    main()
