@@ -2,21 +2,38 @@
 
 One correct trace a problem; a row goes when prompt + trace + end token exceed the limit under any of the tokenizers (so
 that all models train on identical rows), when the same problem came before, or when it overlaps a task of the frozen
-`decontaminate` list. Writes the ordered pool and, beside it, a card that counts what was dropped and why.
+`decontaminate` list. Contaminated rows take part in the order before they are left out, and the column `leaks_before`
+counts them: how many a subset would have held, for leaks nested in subsets grow with size and would mimic recovery.
 
     python scripts/order_traces.py --traces data/traces.parquet --tokenizers models/S/seed0 --out /tmp/pool.parquet \\
         --card /tmp/pool.json --max-tokens 16384 --correct math-verify --seed 0
+
+The traces are streamed, never held: what is kept goes into buckets on disk (beside the pool, as large as it) by its place
+in the order, and each bucket is sorted on its own. Choice and place of a row depend on the seed and its number alone. The
+counts of what was dropped and why go into the card and, with the provenance, into the pool.
 """
 
+import collections
+import concurrent.futures
+import contextlib
+import hashlib
+import os
 import random
 import re
+import shutil
+import sys
 import time
 from pathlib import Path
 
-from valley import flags, prompts, records
+from valley import flags, lengths, records
 
 NGRAM = 13  # words; the overlap length of GPT-3's decontamination (Brown et al. 2020, appendix C)
 COLUMNS = ["problem", "answer", "solution", "generations", "source"]
+FLAGS = ("correctness_math_verify", "correctness_llama")
+BATCH = 128  # rows read at once: some 10 MB of traces
+BUCKETS = 32  # of some 100 MB each for 220,000 traces
+ROW_GROUP = 1000
+THREADS = 2  # batches whose tokens are counted at once; the tokenizers themselves use what cores there are
 
 
 def correct_traces(row: dict, rule: str) -> list[str]:
@@ -47,6 +64,116 @@ def ngrams(text: str) -> set:
     return {tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
 
 
+def forbidden_ngrams(tasks: list[Path]) -> dict[str, set]:
+    """The n-grams of each task's problems, by task."""
+    problems = {task.stem: records.read_parquet(task, ["problem"])["problem"].to_pylist() for task in tasks}
+    return {task: set().union(*map(ngrams, texts)) for task, texts in problems.items()}
+
+
+def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict):
+    """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order (0–1).
+
+    Counts go into `tally`: `dropped` by reason, `contaminated` by task (a row may overlap several), `leaks`: the places of
+    the contaminated rows, whose length is not looked at.
+    """
+    seen = set()  # digests: the problems themselves would take ten times the memory
+    before = 0
+    for batch in batches:
+        kept = []
+        for number, row in enumerate(batch.to_pylist(), before):
+            rng = random.Random(f"{seed}:{number}")  # of its own, so that no row changes another's choice or place
+            choice, place = rng.random(), rng.random()
+            traces = correct_traces(row, rule)
+            key = hashlib.blake2b(normal(row["problem"]).encode(), digest_size=16).digest()
+            if not traces:
+                tally["dropped"]["no correct trace"] += 1
+                continue
+            if key in seen:
+                tally["dropped"]["duplicate problem"] += 1
+                continue
+            seen.add(key)
+            found = ngrams(row["problem"]) if forbidden else set()
+            if leaks := [task for task, theirs in forbidden.items() if not theirs.isdisjoint(found)]:
+                tally["dropped"]["contaminated"] += 1
+                tally["contaminated"].update(leaks)
+                tally["leaks"].append(place)
+                continue
+            trace = traces[int(choice * len(traces))]
+            if think == "strip":
+                trace = trace.replace("<think>", "").replace("</think>", "").strip()
+            row = {column: row[column] for column in ("problem", "answer", "solution", "source")}
+            kept.append(row | {"trace": trace, "characters": len(trace), "place": place})
+        before += batch.num_rows
+        yield batch.num_rows, kept
+
+
+def in_order(work, batches):
+    """Yield (rows read, kept rows, result of `work` on them), in order, THREADS at work and little more in memory."""
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        waiting = collections.deque()
+        for read, rows in batches:
+            waiting.append((read, rows, pool.submit(work, rows)))
+            if len(waiting) > 2 * THREADS:
+                read, rows, future = waiting.popleft()
+                yield read, rows, future.result()
+        for read, rows, future in waiting:
+            yield read, rows, future.result()
+
+
+@contextlib.contextmanager
+def bucket_folder(out: Path):
+    """An empty folder beside `out` that is gone afterwards; what a killed run left there goes first."""
+    folder = out.with_name(f".{out.name}.buckets")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def scatter(measured, folder: Path, schema, total: int, tally: dict):
+    """Write the rows within the limit into the buckets of `folder` by their place; show progress every ten seconds."""
+    import pyarrow
+
+    options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    start = shown = time.perf_counter()
+    done = 0
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(pyarrow.ipc.new_stream(str(folder / f"{number:02}"), schema, options=options))
+            for number in range(BUCKETS)
+        ]
+        for read, rows, tokens in measured:
+            buckets = collections.defaultdict(list)
+            for row, count in zip(rows, tokens, strict=True):
+                if count is not None:
+                    buckets[int(row["place"] * BUCKETS)].append(row | {"tokens": count})
+            for number, chosen in buckets.items():
+                writers[number].write_batch(pyarrow.RecordBatch.from_pylist(chosen, schema=schema))
+            fitting = sum(map(len, buckets.values()))
+            tally["kept"] += fitting
+            tally["dropped"]["too long"] += len(rows) - fitting
+            done += read
+            if time.perf_counter() - shown >= 10:
+                shown = time.perf_counter()
+                print(f"{done}/{total} rows, {done / (shown - start):.0f} rows/s", file=sys.stderr, flush=True)
+
+
+def gather(folder: Path, leaks: list[float]):
+    """Yield the buckets of `folder` in order, each sorted by place, with `leaks_before` in place of the place itself."""
+    import numpy
+    import pyarrow
+
+    leaks = numpy.sort(numpy.array(leaks, dtype=float))
+    for bucket in sorted(folder.iterdir()):
+        with pyarrow.memory_map(str(bucket)) as file:
+            table = pyarrow.ipc.open_stream(file).read_all().sort_by("place")
+        before = numpy.searchsorted(leaks, table["place"].to_numpy())
+        yield table.drop_columns("place").append_column("leaks_before", pyarrow.array(before, pyarrow.int64()))
+        bucket.unlink()  # the disk need not hold both
+
+
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--traces", required=True, type=Path)
@@ -56,53 +183,38 @@ def main():
     parser.add_argument("--card", required=True, type=Path)
     parser.add_argument("--max-tokens", required=True, type=int, help="prompt + trace + end token")
     parser.add_argument("--correct", choices=["math-verify", "math-verify-else-llama", "any"], required=True)
+    parser.add_argument("--think", choices=["keep", "strip"], default="keep", help="the traces' <think> and </think> tags")
     parser.add_argument("--seed", type=int, required=True, help="drives which correct trace is taken, and the order")
     flags.add_prompt(parser)
     args = parser.parse_args()
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # jobs inherit false; nothing is forked after this but git
+    import pyarrow
+
     start = time.perf_counter()
-    table = records.read_parquet(args.traces)
-    if missing := [c for c in COLUMNS if c not in table.column_names]:
-        records.fail(args.traces, f"has no column {', '.join(missing)}", "Traces need the columns of OpenR1-Math-220k")
-    forbidden = set()
-    for task in args.decontaminate:
-        for problem in records.read_parquet(task, ["problem"])["problem"].to_pylist():
-            forbidden |= ngrams(problem)
-
-    rng = random.Random(args.seed)
-    dropped = dict.fromkeys(["no correct trace", "duplicate problem", "contaminated", "too long"], 0)
-    kept, seen = [], set()
-    for row in table.to_pylist():
-        traces = correct_traces(row, args.correct)
-        key = normal(row["problem"])
-        choice = rng.random()  # drawn for every row, so that a filter does not change the choice of the others
-        if not traces:
-            dropped["no correct trace"] += 1
-        elif key in seen:
-            dropped["duplicate problem"] += 1
-        elif forbidden and not forbidden.isdisjoint(ngrams(row["problem"])):
-            dropped["contaminated"] += 1
-        else:
-            seen.add(key)
-            trace = traces[int(choice * len(traces))]
-            kept.append({k: row[k] for k in ("problem", "answer", "solution", "source")} | {"trace": trace})
-
-    lengths = [0] * len(kept)
-    for folder in args.tokenizers:
-        tokenizer = prompts.load_tokenizer(folder)
-        rendered = prompts.prompt_ids(tokenizer, [row["problem"] for row in kept], args.system, args.suffix)
-        ended = prompts.completion_ids(tokenizer, [row["trace"] for row in kept])
-        lengths = [max(n, len(p) + len(c)) for n, p, c in zip(lengths, rendered, ended, strict=True)]
-    pool = [row | {"tokens": n, "characters": len(row["trace"])} for row, n in zip(kept, lengths, strict=True)]
-    pool = [row for row in pool if row["tokens"] <= args.max_tokens]
-    dropped["too long"] = len(kept) - len(pool)
-    if not pool:
-        records.fail(args.traces, f"no trace is left ({dropped})", "Loosen traces.max_tokens, correct or decontaminate")
-    rng.shuffle(pool)
-
-    records.write_parquet(args.out, pool, provenance=records.provenance(args))
-    records.write_json(args.card, {"rows": table.num_rows, "kept": len(pool), "dropped": dropped, "seed": args.seed})
-    records.done(f"pool of {len(pool)} traces from {table.num_rows}, dropped {dropped}", args.out, time.perf_counter() - start)
+    total = records.parquet_rows(args.traces)
+    reasons = ["no correct trace", "duplicate problem", "contaminated", "too long"]
+    tally = {"kept": 0, "dropped": dict.fromkeys(reasons, 0), "contaminated": collections.Counter(), "leaks": []}
+    tally["contaminated"].update({task.stem: 0 for task in args.decontaminate})
+    text = [(column, pyarrow.string()) for column in ("problem", "answer", "solution", "source", "trace")]
+    columns = [*text, ("tokens", pyarrow.int64()), ("characters", pyarrow.int64())]
+    batches = records.parquet_batches(args.traces, COLUMNS, BATCH, FLAGS)
+    clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
+    with bucket_folder(args.out) as folder:
+        count = lengths.token_counter(args.tokenizers, args.system, args.suffix, args.max_tokens)
+        schema = pyarrow.schema([*columns, ("place", pyarrow.float64())])
+        scatter(in_order(count, clean), folder, schema, total, tally)
+        kept, dropped = tally["kept"], tally["dropped"]
+        if not kept:
+            records.fail(args.traces, f"no trace is left ({dropped})", "Loosen traces.max_tokens, correct or decontaminate")
+        card = {"rows": total, "kept": kept, "dropped": dropped, "contaminated": dict(tally["contaminated"]),
+                "seed": args.seed, "ngram": NGRAM}  # fmt: skip
+        schema = pyarrow.schema([*columns, ("leaks_before", pyarrow.int64())])
+        with records.parquet_writer(args.out, schema, records.provenance(args) | {"card": card}) as writer:
+            for table in gather(folder, tally["leaks"]):
+                writer.write_table(table, row_group_size=ROW_GROUP)
+    records.write_json(args.card, card)
+    records.done(f"pool of {kept} traces from {total}, dropped {dropped}", args.out, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
     python scripts/subset.py --pool data/ordered/seed0.parquet --examples 128 --out /tmp/128.parquet --card /tmp/128.json
 
-`--examples all` takes the whole pool (the paper's 220k: all that is left).
+`--examples all` takes the whole pool (the paper's 220k: all that is left). The card says what the subset holds, what the pool
+had dropped, and `leaks_removed`: how many contaminated rows lay in this prefix of the order before they were left out.
+Traces are copied batch by batch, never held.
 """
 
 import collections
@@ -11,12 +13,19 @@ from pathlib import Path
 
 from valley import flags, records
 
+CONTENT = ["problem", "answer", "solution", "source", "trace", "tokens", "characters"]
+COUNTED = ["source", "tokens", "characters", "leaks_before"]
+BATCH = 1000  # rows copied at once: some 12 MB
 
-def card(rows: list[dict]) -> dict:
-    """What a subset holds: count, quantiles of tokens and characters, share of each source."""
+
+def card(counted) -> dict:
+    """What a subset holds: count, quantiles of tokens and characters, share of each source, leaks left out before its end.
+
+    `counted` is an arrow table of the COUNTED columns.
+    """
     quantiles = {}
     for column in ("tokens", "characters"):
-        values = sorted(row[column] for row in rows)
+        values = sorted(counted[column].to_pylist())
         cuts = statistics.quantiles(values, n=20) if len(values) > 1 else values * 19
         quantiles[column] = {
             "mean": statistics.fmean(values),
@@ -25,7 +34,20 @@ def card(rows: list[dict]) -> dict:
             "p95": cuts[18],
             "max": values[-1],
         }
-    return {"examples": len(rows), "sources": dict(collections.Counter(row["source"] for row in rows))} | quantiles
+    return {
+        "examples": counted.num_rows,
+        "sources": dict(collections.Counter(counted["source"].to_pylist())),
+        "leaks_removed": counted["leaks_before"][-1].as_py(),
+    } | quantiles
+
+
+def first(batches, wanted: int):
+    """The first `wanted` rows of record batches."""
+    for batch in batches:
+        yield batch.slice(0, wanted)
+        wanted -= batch.num_rows
+        if wanted <= 0:
+            return
 
 
 def main():
@@ -36,14 +58,22 @@ def main():
     parser.add_argument("--card", required=True, type=Path)
     args = parser.parse_args()
 
-    pool = records.read_parquet(args.pool, ["problem", "answer", "solution", "source", "trace", "tokens", "characters"])
-    wanted = pool.num_rows if args.examples == "all" else int(args.examples)
-    if wanted > pool.num_rows:
-        records.fail(args.pool, f"holds {pool.num_rows} traces, {wanted} are asked for", "Lower sizes.*.examples in the config")
-    subset = pool.slice(0, wanted)
-    records.write_parquet(args.out, subset, provenance=records.provenance(args))
-    rows = subset.to_pylist()
-    records.write_json(args.card, card(rows) | {"sha256": records.rows_sha256(rows)})
+    counted = records.read_parquet(args.pool, COUNTED)
+    wanted = counted.num_rows if args.examples == "all" else int(args.examples)
+    if wanted > counted.num_rows:
+        records.fail(
+            args.pool, f"holds {counted.num_rows} traces, {wanted} are asked for", "Lower sizes.*.examples in the config"
+        )
+    dropped = records.parquet_provenance(args.pool)["card"]["dropped"]  # the pool's card, as the pool itself carries it
+    batches = first(records.parquet_batches(args.pool, CONTENT, BATCH), wanted)
+    head = next(batches)
+    with records.parquet_writer(args.out, head.schema.remove_metadata(), records.provenance(args)) as writer:
+        writer.write_batch(head)
+        for batch in batches:
+            writer.write_batch(batch)
+    written = records.parquet_batches(args.out, CONTENT, BATCH)  # hashed as it is read for training
+    digest = records.rows_sha256(row for batch in written for row in batch.to_pylist())
+    records.write_json(args.card, card(counted.slice(0, wanted)) | {"dropped": dropped, "sha256": digest})
     records.done(f"subset of {wanted} traces", args.out)
 
 

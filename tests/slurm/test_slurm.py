@@ -52,7 +52,7 @@ def prepared(tmp_path_factory):
     """A checkout in which data, base model and preflights are made, and the scores of an undisturbed local run beside it."""
     folder = checkout(tmp_path_factory.mktemp("slurm") / "prepared")
     (folder / "slurm.yaml").write_text(yaml.safe_dump(STUDY))
-    snakemake(folder, *FILES, "--until", "preflight", "pretrain")
+    snakemake(folder, *FILES, "--until", "preflight")
     whole = folder.with_name("undisturbed")
     shutil.copytree(folder, whole, symlinks=True)
     snakemake(whole, *FILES)

@@ -145,12 +145,14 @@ rule order_traces:
         decontaminate=lambda w, input: f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else "",
         max_tokens=config["traces"]["max_tokens"],
         correct=config["traces"]["correct"],
+        think=config["traces"]["think"],
         prompt=prompt_flags(),
     message:
         "Filter and order the traces (order {wildcards.order})"
     shell:
         "python scripts/order_traces.py --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
-        " --max-tokens {params.max_tokens} --correct {params.correct} --seed {wildcards.order} {params.prompt}"
+        " --max-tokens {params.max_tokens} --correct {params.correct} --think {params.think} --seed {wildcards.order}"
+        " {params.prompt}"
         " --out {output.pool} --card {output.card} 2> {log}"
 
 
