@@ -107,6 +107,15 @@ def training(folder: Path, name: str) -> str:
     return jobs(folder, f"rule_sft_wildcards_S_{name}_", "R")[0]
 
 
+def send(folder: Path, name: str, number: signal.Signals):
+    """A signal to the process that trains a cell."""
+    found = subprocess.run(["pgrep", "-f", f"scripts/sft.py.*{ROOT}/results/S/{name}/"], capture_output=True, text=True)
+    here = [int(pid) for pid in found.stdout.split() if Path(os.readlink(f"/proc/{pid}/cwd")) == folder]
+    assert here, f"nothing trains {name}"
+    for pid in here:
+        os.kill(pid, number)
+
+
 def finish(process: subprocess.Popen, folder: Path, seconds: float = 420) -> int:
     """The exit code of a run; its log in the error when it takes too long."""
     try:
@@ -136,11 +145,8 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
     assert "MinMemoryNode=1000M" in shown
     assert "rule_sft_wildcards_S_sft-64_0" in shown
     run(["scancel", job])
-    job = training(study, "sft-16")
-    trainers = subprocess.run(["pgrep", "-f", f"scripts/sft.py.*{ROOT}/results/S/sft-16/"], capture_output=True, text=True)
-    for pid in trainers.stdout.split():
-        if (Path(os.readlink(f"/proc/{pid}/cwd"))) == study:
-            os.kill(int(pid), signal.SIGKILL)
+    training(study, "sft-16")
+    send(study, "sft-16", signal.SIGKILL)
     until("a job after training", lambda: jobs(study, "rule_generate", "R"), 300)
     time.sleep(5)  # a controller that dies while it starts a job holds it: `scontrol release` (docs/slurm.md)
     lab = Path(os.environ.get("VALLEY_SLURM", "/tmp/valley-slurm"))
@@ -169,8 +175,11 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
 
 def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     """SLURM itself takes jobs away: they are requeued or retried, and go on from their checkpoints."""
-    (study / "low.yaml").write_text("default-resources: {slurm_partition: low, runtime: 5, mem_mb: 1000}\n")
-    process = start(study, "--default-resources", "slurm_partition=low", "runtime=5", "mem_mb=1000")
+    process = start(study, "--default-resources", "slurm_partition=low", "runtime=5", "mem_mb=1000", "slurm_account=valley")
+    job = training(study, "sft-16")
+    send(study, "sft-16", signal.SIGSTOP)  # it hangs, until its time is over
+    run(["scontrol", "update", f"job={job}", "TimeLimit=1"])
+    until("the time limit", lambda: job not in jobs(study, "", "R"), 200)
     job = training(study, "sft-64")
     node = run(["squeue", "-h", "-j", job, "-o", "%N"]).strip()
     run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
@@ -180,7 +189,8 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     hog = run(["sbatch", "--parsable", "-p", "high", "--nodes=2", "--exclusive", "--time=2", "--wrap=sleep 3"]).strip()
     until("the preempting job", lambda: hog not in run(["squeue", "-h", "-t", "PD,R", "-o", "%A"]).split(), 90)
     assert finish(process, study) == 0
-    assert record(study, "sft-64")["resumed_from"]
+    for name in ("sft-16", "sft-64"):
+        assert "checkpoint-" in record(study, name)["resumed_from"]
     assert scores(study) == prepared[1]
     assert plan(study) == {}
 
