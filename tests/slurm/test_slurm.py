@@ -104,15 +104,18 @@ def cell(folder: Path, name: str) -> Path:
 def training(folder: Path, name: str) -> str:
     """Wait until a cell trains, with a checkpoint to come back to; the SLURM job."""
     until(f"a checkpoint of {name}", lambda: list(cell(folder, name).glob("checkpoints/checkpoint-*/trainer_state.json")))
-    return jobs(folder, f"rule_sft_wildcards_S_{name}_", "R")[0]
+    return until("its job", lambda: jobs(folder, f"rule_sft_wildcards_S_{name}_", "R"))[0]
+
+
+def trainers(folder: Path, name: str) -> list[int]:
+    """The processes that train a cell."""
+    found = subprocess.run(["pgrep", "-f", f"scripts/sft.py.*{ROOT}/results/S/{name}/"], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split() if Path(os.readlink(f"/proc/{pid}/cwd")) == folder]
 
 
 def send(folder: Path, name: str, number: signal.Signals):
-    """A signal to the process that trains a cell."""
-    found = subprocess.run(["pgrep", "-f", f"scripts/sft.py.*{ROOT}/results/S/{name}/"], capture_output=True, text=True)
-    here = [int(pid) for pid in found.stdout.split() if Path(os.readlink(f"/proc/{pid}/cwd")) == folder]
-    assert here, f"nothing trains {name}"
-    for pid in here:
+    """A signal to the processes that train a cell, as soon as there are any."""
+    for pid in until(f"a process that trains {name}", lambda: trainers(folder, name)):
         os.kill(pid, number)
 
 
@@ -176,16 +179,20 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
 def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     """SLURM itself takes jobs away: they are requeued or retried, and go on from their checkpoints."""
     process = start(study, "--default-resources", "slurm_partition=low", "runtime=5", "mem_mb=1000", "slurm_account=valley")
-    job = training(study, "sft-16")
-    send(study, "sft-16", signal.SIGSTOP)  # it hangs, until its time is over
-    run(["scontrol", "update", f"job={job}", "TimeLimit=1"])
-    until("the time limit", lambda: job not in jobs(study, "", "R"), 200)
     job = training(study, "sft-64")
+    training(study, "sft-16")
+    send(study, "sft-16", signal.SIGSTOP)  # so that it is still there when its turn comes
     node = run(["squeue", "-h", "-j", job, "-o", "%N"]).strip()
     run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
     until("the requeued job to start", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "R"))
     run(["scontrol", "update", f"nodename={node}", "state=resume"])
-    until("a job that trains", lambda: jobs(study, "rule_sft", "R"))
+
+    job = training(study, "sft-16")
+    send(study, "sft-16", signal.SIGSTOP)  # it hangs, until its time is over
+    run(["scontrol", "update", f"job={job}", "TimeLimit=1"])
+    until("the time limit", lambda: job not in jobs(study, "", "R"), 200)
+
+    training(study, "sft-16")  # the retry
     hog = run(["sbatch", "--parsable", "-p", "high", "--nodes=2", "--exclusive", "--time=2", "--wrap=sleep 3"]).strip()
     until("the preempting job", lambda: hog not in run(["squeue", "-h", "-t", "PD,R", "-o", "%A"]).split(), 90)
     assert finish(process, study) == 0
