@@ -42,10 +42,15 @@ rule all:
 
 onstart:
     needed = max((job.resources.get("gpu", 0) for job in workflow.dag.needrun_jobs()), default=0)
-    if workflow.local_exec and needed > environment.gpus():
+    if workflow.is_main_process and workflow.local_exec and needed > environment.gpus():
         raise WorkflowError(
             f"a job of this plan asks for {needed} GPU(s), this machine has {environment.gpus()}. Run it on a cluster "
             "(--profile slurm), choose a smaller study (config/), or lower models.*.gpus in the config"
+        )
+    if workflow.is_main_process and not workflow.local_exec and (missing := environment.slurm_problem()):
+        raise WorkflowError(
+            f"{missing}. Run this on the login node of a SLURM cluster (`make doctor` checks it), or without "
+            "SLURM: --profile profiles/local, profiles/gpu"
         )
 
 

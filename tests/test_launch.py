@@ -1,12 +1,13 @@
 """GPUs: who gets which, how training is started, and what a machine without any says."""
 
+import shutil
 import subprocess
 import sys
 import time
 
 import launch
 import pytest
-from conftest import REPOSITORY, checkout, run, snakemake
+from conftest import REPOSITORY, checkout, planned, run, snakemake
 
 from valley import environment
 
@@ -59,3 +60,17 @@ def test_training_starts_one_process_a_gpu_on_every_node(monkeypatch):
     command = " ".join(launch.training_command(8, "zero3.json", script, two))
     assert "--num_processes 16 --num_machines 2" in command
     assert "--machine_rank 1 --main_process_ip node7" in command
+
+
+def test_without_slurm_the_plan_works_and_a_run_says_what_is_missing(tmp_path):
+    """The profile plans anywhere; only submitting needs sbatch."""
+    if shutil.which("scontrol") and subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0:
+        pytest.skip("a SLURM is up here")
+    folder = checkout(tmp_path)
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfile", "config.yaml"]
+    target = ["--", "results/qwen2.5-0.5b/base/seed0/scores.json"]
+    assert planned(run([*command, "-n", *target], folder))["generate"] == 4
+    output = run([*command, *target], folder, ok=False)
+    assert "SLURM's" in output
+    assert "login node of a SLURM cluster" in output
+    assert not (folder / "data").exists()

@@ -17,6 +17,14 @@ def gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
+def slurm_problem() -> str | None:
+    """Why nothing can be submitted to SLURM from here; None where its commands are there and its controller answers."""
+    if lacking := [name for name in ("sbatch", "squeue", "scontrol") if not shutil.which(name)]:
+        return f"SLURM's {lacking[0]} is not there"
+    ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
+    return None if ping.returncode == 0 else f"SLURM's controller does not answer ({(ping.stdout + ping.stderr).strip()[:200]})"
+
+
 def prepare(warm_start: bool):
     """Set what jobs need: this interpreter first on PATH, no hub, quiet libraries; for CPU studies a thrifty allocator."""
     # Jobs find the interpreter that runs Snakemake, whether or not its environment is activated.
