@@ -145,6 +145,7 @@ def train(args):
 
     checkpoints = args.out.parent / "checkpoints"
     config = make_config(args, batching, updates, checkpoints)
+    training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=training.weights_dtype(args), local_files_only=True, use_safetensors=True
     )

@@ -104,6 +104,7 @@ def train(args):
     tokenizer = prompts.load_tokenizer(args.model)
     checkpoints, resume = args.out.parent / "checkpoints", None
     config = make_config(args, checkpoints)
+    training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=training.weights_dtype(args), local_files_only=True,
                                                  use_safetensors=True, attn_implementation=attention())  # fmt: skip
     if unsound := prompts.tokenizer_problems(tokenizer, model.config.max_position_embeddings, args.max_length):

@@ -18,6 +18,18 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def announce(config):
+    """Say on what this process trains, which starts the process group; to be called before the model is loaded.
+
+    DeepSpeed has to know of the group by then, or ZeRO-3 takes itself for alone while the weights load.
+    """
+    print(f"process {rank()} trains on {config.device}", file=sys.stderr, flush=True)
+    if config.deepspeed:
+        import deepspeed
+
+        deepspeed.init_distributed(auto_mpi_discovery=False)
+
+
 def weights_dtype(args):
     """In what precision weights are loaded: fp32 unless DeepSpeed keeps the fp32 master copy of bf16 weights itself.
 
