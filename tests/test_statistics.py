@@ -59,6 +59,14 @@ def test_intervals_hold_the_estimate_and_stay_within_zero_and_one(solved):
         assert 0 <= low <= counts.mean() / 4 <= high <= 1
 
 
+def test_a_rare_success_is_bounded_by_the_problems_ever_solved():
+    """One of 30 problems solved once in 8: Clopper–Pearson of 1 in 30 is [.00084, .17217]; k divides its lower end alone."""
+    low, high = statistics.over_problems([(numpy.array([1] + [0] * 29), 8)])
+    assert (low, high) == pytest.approx((0.00084 / 8, 0.17217), abs=1e-4)
+    mirrored = statistics.over_problems([(numpy.array([7] + [8] * 29), 8)])
+    assert mirrored == pytest.approx((1 - 0.17217, 1 - 0.00084 / 8), abs=1e-4)
+
+
 def test_samples_that_always_agree_say_no_more_than_one():
     one = statistics.over_problems([(numpy.array([0, 1] * 20), 1)])
     four = statistics.over_problems([(numpy.array([0, 4] * 20), 4)])
