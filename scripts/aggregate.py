@@ -1,7 +1,10 @@
-"""Collect the scores of all cells into tables: one row a cell and task, one row a model and run over seeds, the finding.
+"""Collect the scores of all cells into tables, and the finding in a sentence.
+
+`cells` has a row a cell and task, `summary` one a model and run over seeds, `replicates` how far equal cells differ, `paper`
+the paper's values beside ours, `rl_curves` the training curves.
 
     python scripts/aggregate.py --scores results/*/*/seed*/scores.json --examples 8k=8000 --headline math500 \\
-        --cells /tmp/cells.csv --summary /tmp/summary.csv --curves-out /tmp/curves.csv --finding /tmp/finding.txt
+        --tables /tmp/tables --finding /tmp/finding.txt
 
 A cell is known by its path `…/<model>/<run>/seed<seed>/scores.json`. The end point of an RL run is the mean of its last
 three evaluated checkpoints, never the best one. Every CSV has a parquet twin.
@@ -13,6 +16,9 @@ import pandas
 from difference import HEADLINE, between
 
 from valley import flags, grid, records, statistics
+
+PAIRS = 5  # fewer replicates give no idea of their spread
+OURS = {"ours": "accuracy_paper", "ours_low": "accuracy_paper_low", "ours_high": "accuracy_paper_high", "length": "length"}
 
 
 def cell_rows(path: Path, scores: dict, examples: dict[str, int]) -> list[dict]:
@@ -85,6 +91,49 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
+def replicates(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
+    """How far two trainings of the same cell differ: a row a model and measure, where it has PAIRS pairs of seeds or more.
+
+    `sd` of one run, pooled over the runs with several seeds; `band`: what the difference of two such runs stays within.
+    """
+    from scipy import stats
+
+    found = []
+    table = cells[(cells.task == HEADLINE) & cells.step.isna()]
+    for model, group in table.groupby("model", sort=False):
+        runs = [run for _, run in group.groupby("run") if len(run) > 1]
+        pairs = sum(len(run) * (len(run) - 1) // 2 for run in runs)
+        if pairs < PAIRS:
+            continue
+        freedom = sum(len(run) - 1 for run in runs)
+        for measure in ("accuracy", "length"):
+            sd = (sum((len(run) - 1) * run[measure].var() for run in runs) / freedom) ** 0.5
+            band = stats.t.ppf(0.5 + confidence / 2, freedom) * 2**0.5 * sd
+            found.append({"model": model, "measure": measure, "pairs": pairs, "sd": sd, "band": band})
+    return pandas.DataFrame(found, columns=["model", "measure", "pairs", "sd", "band"])
+
+
+def beside_paper(cells: pandas.DataFrame, reference: pandas.DataFrame, names: dict[str, str]) -> pandas.DataFrame:
+    """The paper's values of our models, ours of the first seed beside them by the paper's verdict; a row a size.
+
+    `examples` is ours where the two agree within a tenth (220k is all that is left of the traces, there and here).
+    """
+    found = []
+    ours = cells[(cells.task == HEADLINE) & cells.stage.isin(["base", "sft"]) & (cells.recipe == "protocol")]
+    for model, name in names.items():
+        mine = ours[ours.model == model]
+        for row in reference[reference.model == name].itertuples():
+            near = mine[(mine.examples - row.train_examples).abs() <= row.train_examples / 10].sort_values("seed").head(1)
+            found.append({
+                "model": model, "run": near.run.item() if len(near) else None,
+                "examples": near.examples.item() if len(near) else row.train_examples,
+                "paper": row.accuracy_pct / 100, "paper_length": row.response_tokens, "source": row.source,
+                **{key: near[column].item() if len(near) else None for key, column in OURS.items()},
+            })  # fmt: skip
+    table = pandas.DataFrame(found, columns=["model", "run", "examples", "paper", "paper_length", "source", *OURS])
+    return table.assign(difference=table.ours.astype(float) - table.paper)
+
+
 def short(value: float) -> str:
     """An accuracy as `.05`, `1.0`."""
     return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0"
@@ -123,9 +172,9 @@ def main():
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
     parser.add_argument("--headline", nargs="+", required=True, help="tasks whose mean is the headline accuracy")
     parser.add_argument("--confidence", type=float, default=0.95)
-    parser.add_argument("--cells", required=True, type=Path)
-    parser.add_argument("--summary", required=True, type=Path)
-    parser.add_argument("--curves-out", required=True, type=Path)
+    parser.add_argument("--reference", type=Path, help="the paper's values")
+    parser.add_argument("--names", nargs="*", default=[], help="our model=the paper's name of it")
+    parser.add_argument("--tables", required=True, type=Path, help="folder of the tables")
     parser.add_argument("--finding", required=True, type=Path)
     args = parser.parse_args()
 
@@ -141,13 +190,17 @@ def main():
         ]
         or [pandas.DataFrame(columns=["step", "reward", "model", "run", "seed"])]
     )
-    write(cells, args.cells)
-    write(table, args.summary)
-    write(curves, args.curves_out)
+    reference = pandas.read_csv(args.reference) if args.reference else pandas.DataFrame(columns=["model"])
+    tables = {
+        "cells": cells, "summary": table, "rl_curves": curves, "replicates": replicates(cells, args.confidence),
+        "paper": beside_paper(cells, reference, dict(pair.split("=") for pair in args.names)),
+    }  # fmt: skip
+    for name, content in tables.items():
+        write(content, args.tables / f"{name}.csv")
     sentence = finding(table[table.task == HEADLINE])
     with records.whole(args.finding) as temporary:
         temporary.write_text(sentence + "\n", encoding="utf-8")
-    records.done(f"tables of {len(args.scores)} cells", args.cells.parent)
+    records.done(f"{len(tables)} tables of {len(args.scores)} cells", args.tables)
 
 
 if __name__ == "__main__":

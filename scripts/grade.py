@@ -48,9 +48,10 @@ def grade_task(
     verdicts = grading.grade(triples, judge)
     rows = []
     for row, verdict, text in zip(table.drop_columns("response").to_pylist(), verdicts, responses, strict=True):
-        made, wrong = calculations.count(text) if count else (None, None)
+        made, wrong, first = calculations.count(text) if count else (None, None, None)
         rows.append({"task": task, "gold": gold[row["id"]]} | row | verdict | {
-            "reflective": reflection.is_reflective(text), "calculations": made, "wrong_calculations": wrong})  # fmt: skip
+            "reflective": reflection.is_reflective(text), "calculations": made, "wrong_calculations": wrong,
+            "first_wrong": first})  # fmt: skip
     return rows
 
 

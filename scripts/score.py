@@ -4,7 +4,7 @@
         --out /tmp/scores.json
 
 The headline accuracy is the plain mean of avg@k over the `--headline` tasks (in the paper the three benchmarks, not the
-arithmetic), the headline length that of the `--length` tasks (in the paper MATH500). Intervals come in pairs: `samples_*`
+arithmetic), the headline length that of the `--length` tasks (in the paper MATH500), and so is that of reflection. Intervals come in pairs: `samples_*`
 for these very problems sampled anew, `problems_*` for other problems of their kind. `solved` keeps the correct responses
 of every problem, from which any two cells can be compared. The file holds no times: equal grades give equal bytes.
 """
@@ -17,8 +17,8 @@ import numpy
 from valley import flags, grading, records, statistics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-SHARES = {"accuracy_boxed": "correct_boxed", "accuracy_paper": "correct_paper", "boxed": "boxed", "timeout": "timeout",
-          "reflection": "reflective"}  # fmt: skip
+MEASURED = ("length", "reflection", "length_reflective", "length_other")  # on the length tasks, as in the paper
+SHARES = {"accuracy_boxed": "correct_boxed", "accuracy_paper": "correct_paper", "boxed": "boxed", "timeout": "timeout"}  # fmt: skip
 
 
 def by_problem(rows: list[dict], where: str) -> dict[str, list[dict]]:
@@ -52,6 +52,21 @@ def verdicts(rows: list[dict]) -> dict[str, float]:
     }
 
 
+def with_ends(intervals: dict[str, tuple]) -> dict[str, float | None]:
+    """`name`, `name_low`, `name_high` of each (estimate, low, high)."""
+    return {
+        f"{name}{end}": value
+        for name, ends in intervals.items()
+        for end, value in zip(("", "_low", "_high"), ends, strict=True)
+    }
+
+
+def joined(tasks: list[dict], name: str) -> tuple:
+    """(mean, low, high) of a measure over tasks; Nones where a task has none."""
+    means, lows, highs = ([task[f"{name}{end}"] for task in tasks] for end in ("", "_low", "_high"))
+    return (None, None, None) if None in means else (mean(means), *statistics.join(means, list(zip(lows, highs, strict=True))))
+
+
 def score_task(rows: list[dict], confidence: float, where: str = "grades") -> dict:
     """Scores of one task's graded responses."""
     problems = by_problem(rows, where)
@@ -61,13 +76,23 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
     outcomes = collections.Counter(row["outcome"] for row in rows)
     tokens = numpy.array([row["tokens"] for row in rows])
     accuracy, length = float(counts.mean() / samples), float(tokens.mean())
-    made, wrong = (sum(row[name] or 0 for row in rows) for name in ("calculations", "wrong_calculations"))
+    made, wrong = (numpy.array([row[name] or 0 for row in rows]) for name in ("calculations", "wrong_calculations"))
     counted = rows[0]["calculations"] is not None
+    reflective = numpy.array([row["reflective"] for row in rows], float)
+    labels = numpy.array([row["id"] for row in rows])
+    measured = {
+        "length": (tokens, numpy.ones(len(rows))), "reflection": (reflective, numpy.ones(len(rows))),
+        "length_reflective": (tokens * reflective, reflective), "length_other": (tokens * (1 - reflective), 1 - reflective),
+        "calculation_errors": (wrong, made),
+    }  # fmt: skip
+    paper = numpy.array([sum(row["correct_paper"] for row in graded) for graded in problems.values()])
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
     return {
         "problems": len(problems), "samples": samples, "accuracy": accuracy,
         **dict(zip(("samples_low", "samples_high"), statistics.over_samples(counts, samples, confidence), strict=True)),
         **dict(zip(("problems_low", "problems_high"), statistics.over_problems([(counts, samples)], confidence), strict=True)),
+        **dict(zip(("accuracy_paper_low", "accuracy_paper_high"), statistics.over_problems([(paper, samples)], confidence),
+                   strict=True)),
         **{f"pass@{k}": statistics.pass_at(counts, samples, k) for k in powers},
         "majority": mean(
             grading.majority([r["answer"] for r in graded if r["finish_reason"] == "stop"],
@@ -77,11 +102,10 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
         **{name: mean(row[column] for row in rows) for name, column in SHARES.items()},
         **verdicts(rows),
         "outcomes": {name: outcomes[name] / len(rows) for name in grading.OUTCOMES},
-        "length": length, "token_efficiency": 1000 * accuracy / length if length else None,
+        "token_efficiency": 1000 * accuracy / length if length else None,
         **{f"length_p{round(100 * q):02}": float(numpy.quantile(tokens, q)) for q in QUANTILES},
-        "length_reflective": mean(row["tokens"] for row in rows if row["reflective"]),
-        "length_other": mean(row["tokens"] for row in rows if not row["reflective"]),
-        "calculations": made / len(rows) if counted else None, "calculation_errors": wrong / made if made else None,
+        "calculations": float(made.mean()) if counted else None,
+        **with_ends({name: statistics.ratio(*parts, labels, confidence) for name, parts in measured.items()}),
         "solved": solved,
     }  # fmt: skip
 
@@ -95,7 +119,8 @@ def score(tasks: dict[str, dict], headline: list[str], length: list[str], confid
     counts = [(numpy.array(list(task["solved"].values())), task["samples"]) for task in chosen]
     ends = [(task["samples_low"], task["samples_high"]) for task in chosen]
     accuracy = mean(task["accuracy"] for task in chosen)
-    tokens = mean(tasks[name]["length"] for name in length)
+    measured = {name: joined([tasks[task] for task in length], name) for name in MEASURED}
+    tokens = measured["length"][0]
     shares = ("majority", *SHARES, "paper_only", "headline_only", "last_number")
     return {
         "accuracy": accuracy,
@@ -103,7 +128,7 @@ def score(tasks: dict[str, dict], headline: list[str], length: list[str], confid
         **dict(zip(("problems_low", "problems_high"), statistics.over_problems(counts, confidence), strict=True)),
         **{name: mean(task[name] for task in chosen) for name in shares},
         "outcomes": {name: mean(task["outcomes"][name] for task in chosen) for name in grading.OUTCOMES},
-        "length": tokens, "token_efficiency": 1000 * accuracy / tokens if tokens else None,
+        **with_ends({"accuracy_paper": joined(chosen, "accuracy_paper")} | measured), "token_efficiency": 1000 * accuracy / tokens if tokens else None,
         "tasks": tasks,
     }  # fmt: skip
 
@@ -118,7 +143,7 @@ def main():
     args = parser.parse_args()
 
     columns = ["task", "id", "answer", "correct", "source_paper", "outcome", "tokens", "finish_reason", "calculations",
-               "wrong_calculations", *SHARES.values()]  # fmt: skip
+               "wrong_calculations", "reflective", *SHARES.values()]  # fmt: skip
     rows = collections.defaultdict(list)
     for row in records.read_parquet(args.grades, columns).to_pylist():
         rows[row["task"]].append(row)

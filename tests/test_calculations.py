@@ -29,7 +29,7 @@ from valley import calculations
     ],
 )
 def test_a_calculation_is_an_operation_that_an_equality_works_off(text, found):
-    assert calculations.count(text) == found
+    assert calculations.count(text)[:2] == found
 
 
 @given(
@@ -40,10 +40,26 @@ def test_a_calculation_is_an_operation_that_an_equality_works_off(text, found):
 def test_every_expression_is_worked_out_as_python_would(terms, last, right):
     text = "".join(f"{number}{sign}" for number, sign in terms) + str(last)
     result = eval(text) + (not right)
-    assert calculations.count(f"{text}={result}") == (len(terms), int(not right))
+    assert calculations.count(f"{text}={result}") == (len(terms), int(not right), None if right else len(terms))
 
 
 @given(st.text(alphabet="0123456789+-*/()=. \n", max_size=200))
 def test_no_text_of_numbers_and_signs_is_too_odd(text):
-    made, wrong = calculations.count(text)
+    made, wrong, first = calculations.count(text)
     assert 0 <= wrong <= made
+    assert (first is None) == (wrong == 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "place"),
+    [
+        ("2+2=4\nthen 3*4 = 13 and 1+1=3", "3*4 = 13", 2),
+        (r"2+2=4, \frac{12}{4} = 5 here", r"2+2=4, \frac{12}{4} = 5 here", 2),  # rewritten to be read: the line
+        ("b+5:63+5:3+5=9,6+0=6", "3+5=9", 1),
+        ("2+2=4", None, None),
+    ],
+)
+def test_the_first_wrong_equality_is_found_in_the_text(text, marked, place):
+    found = calculations.first_error(text)
+    assert (found and text[slice(*found)].strip()) == marked
+    assert calculations.count(text)[2] == place

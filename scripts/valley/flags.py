@@ -30,3 +30,10 @@ def add_training(parser: argparse.ArgumentParser, schedule: str):
     parser.add_argument("--gradient-checkpointing", type=truth, default=False)
     parser.add_argument("--deepspeed", default=None, help="DeepSpeed configuration (see config/deepspeed); needs launch.py")
     parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints; 0 keeps none")
+
+
+def add_tasks(parser: argparse.ArgumentParser):
+    """The flags of every script that makes tables: which tasks count for what."""
+    parser.add_argument("--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy")
+    parser.add_argument("--length", required=True, nargs="+", help="tasks whose mean is the headline length")
+    parser.add_argument("--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted")

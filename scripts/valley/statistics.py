@@ -112,6 +112,31 @@ def join(means: list[float], ends: list[tuple[float, float]]) -> tuple[float, fl
     return float(mean - down), float(mean + up)
 
 
+def totals(values: numpy.ndarray, problem: numpy.ndarray) -> numpy.ndarray:
+    """Sums of rows by problem."""
+    labels, index = numpy.unique(problem, return_inverse=True)
+    sums = numpy.zeros((len(labels), *values.shape[1:]))
+    numpy.add.at(sums, index, values)
+    return sums
+
+
+def ratio(top: numpy.ndarray, bottom: numpy.ndarray, problem: numpy.ndarray, confidence: float = 0.95) -> tuple:
+    """(estimate, low, high) of sum(top) / sum(bottom), two values a response; Nones where the bottom is nothing.
+
+    A mean (bottom all 1), a mean over some responses (bottom 0 or 1), a rate per calculation. Normal interval, linearised,
+    over problems as clusters: samples of one problem are no independent responses (Liang & Zeger 1986).
+    """
+    from scipy import stats
+
+    total = bottom.sum()
+    if not total:
+        return None, None, None
+    estimate = top.sum() / total
+    error = numpy.sqrt((totals(top - estimate * bottom, problem) ** 2).sum()) / total
+    reach = stats.norm.ppf(0.5 + confidence / 2) * error
+    return float(estimate), float(estimate - reach), float(estimate + reach)
+
+
 def over_seeds(values: list[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """t interval of the mean over training seeds; None for fewer than two."""
     from scipy import stats

@@ -126,3 +126,9 @@ def examples_flags():
     used = sorted({grid.parse_run(run).size for _, run, _ in CELLS} - {None})
     count = lambda size: config["sizes"][size]["examples"]
     return " ".join(f"{s}={config['traces']['rows'] if count(s) == 'all' else count(s)}" for s in used)
+
+
+def paper_names():
+    """our model=the paper's name of it, for the models of the grid that come from a hub."""
+    used = dict.fromkeys(model for model, _, _ in CELLS)
+    return [f"{name}={Path(config['models'][name]['source']).name}" for name in used]

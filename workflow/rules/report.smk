@@ -3,7 +3,33 @@
 SCORES = [cell(model, run, seed, "scores.json") for model, run, seed in CELLS]
 TRAINED = [(model, run, seed) for model, run, seed in CELLS if run != "base" and "@" not in run]
 CURVES = [cell(model, run, seed, "curve.parquet") for model, run, seed in TRAINED if "+rl" in run]
-FIGURES = ["valley", "outcomes"] + (["rl"] if CURVES else [])
+GRADES = [cell(model, run, seed, "grades.parquet") for model, run, seed in CELLS]
+AGGREGATED = ["cells", "summary", "rl_curves", "replicates", "paper"]
+ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
+RECIPES = {grid.parse_run(run).recipe for _, run, _ in CELLS} - {None}
+# Each is drawn where the grid has what it shows.
+FIGURES = [
+    "valley",
+    "outcomes",
+    *(["benchmarks"] if len(TASKS) > 1 else []),
+    "efficiency",
+    "budget",
+    "reflection",
+    *(["arithmetic", "errors"] if config["report"]["calculations"] else []),
+    *(["recipes"] if RECIPES else []),
+    *(["rl"] if CURVES else []),
+]
+
+
+def table(name):
+    """The path of a table of the report."""
+    return at(f"report/tables/{name}.csv")
+
+
+def tasks_flags():
+    """The flags of scripts that make tables: which tasks count for what."""
+    chosen = {f"--{key}": config["report"][key] for key in ("headline", "length", "calculations")}
+    return " ".join(f"{flag} {' '.join(tasks)}" for flag, tasks in chosen.items() if tasks)
 
 
 rule aggregate:
@@ -11,12 +37,11 @@ rule aggregate:
         script="scripts/aggregate.py",
         difference="scripts/difference.py",
         statistics="scripts/valley/statistics.py",
+        reference="workflow/reference/paper_fig2.csv",
         scores=SCORES,
         curves=CURVES,
     output:
-        cells=report(at("report/tables/cells.csv"), category="Tables", caption="../report/cells.rst"),
-        summary=report(at("report/tables/summary.csv"), category="Tables", caption="../report/summary.rst"),
-        curves=at("report/tables/rl_curves.csv"),
+        report([table(name) for name in AGGREGATED], category="Tables", caption="../report/tables.rst"),
         finding=at("report/finding.txt"),
     log:
         at("logs/aggregate.log"),
@@ -29,12 +54,41 @@ rule aggregate:
         examples=examples_flags(),
         headline=config["report"]["headline"],
         confidence=config["report"]["confidence"],
+        names=paper_names(),
+        tables=at("report/tables"),
     message:
         "Aggregate all scores into tables"
     shell:
         "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples}"
-        " --headline {params.headline} --confidence {params.confidence} --cells {output.cells} --summary {output.summary}"
-        " --curves-out {output.curves} --finding {output.finding} 2> {log}"
+        " --headline {params.headline} --confidence {params.confidence} --reference {input.reference} --names {params.names}"
+        " --tables {params.tables} --finding {output.finding} 2> {log}"
+
+
+rule analyse:
+    input:
+        script="scripts/analyse.py",
+        accumulation="scripts/valley/accumulation.py",
+        statistics="scripts/valley/statistics.py",
+        grades=GRADES,
+    output:
+        report([table(name) for name in ANALYSED], category="Tables", caption="../report/tables.rst"),
+        problems=at("report/tables/problems.parquet"),
+    log:
+        at("logs/analyse.log"),
+    benchmark:
+        at("benchmarks/analyse.tsv")
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        tasks=tasks_flags(),
+        confidence=config["report"]["confidence"],
+        tables=at("report/tables"),
+    message:
+        "Analyse all grades"
+    shell:
+        "python {input.script} --grades {input.grades} {params.tasks} --confidence {params.confidence} --out {params.tables}"
+        " 2> {log}"
 
 
 # The bases against the paper's, before anything trains: make calibrate.
@@ -51,7 +105,7 @@ rule calibrate:
     conda:
         CPU_ENV
     params:
-        models=[f"{name}={Path(model['source']).name}" for name, model in config["models"].items()],
+        models=paper_names(),
     message:
         "Compare the bases with the paper's"
     shell:
@@ -62,8 +116,8 @@ rule calibrate:
 rule figure:
     input:
         script="scripts/figure.py",
-        cells=at("report/tables/cells.csv"),
-        curves=at("report/tables/rl_curves.csv"),
+        drawing="scripts/valley/drawing.py",
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/{figure}.rst"),
         png=at("report/figures/{figure}.png"),
@@ -75,10 +129,13 @@ rule figure:
     localrule: True
     conda:
         CPU_ENV
+    params:
+        tasks=tasks_flags(),
+        tables=at("report/tables"),
     message:
         "Draw the figure {wildcards.figure}"
     shell:
-        "python {input.script} --figure {wildcards.figure} --cells {input.cells} --curves {input.curves}"
+        "python {input.script} --figure {wildcards.figure} --tables {params.tables} {params.tasks}"
         " --svg {output.svg} --png {output.png} --data {output.data} 2> {log}"
 
 
