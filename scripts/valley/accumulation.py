@@ -8,6 +8,8 @@ Samples of one problem are no independent responses: all errors are computed ove
 estimator; Liang & Zeger 1986).
 """
 
+import itertools
+
 import numpy
 
 from valley.statistics import totals
@@ -85,7 +87,7 @@ def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 
         return []
     edges = numpy.unique(numpy.geomspace(1, reached.max() + 1, BINS + 1).astype(int))
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         at_risk = int(numpy.clip(numpy.minimum(reached, high - 1) - low + 1, 0, None).sum())
         errors = int(((first_wrong >= low) & (first_wrong < high)).sum())
         if at_risk >= FEWEST:
