@@ -9,7 +9,7 @@ PROFILE ?= profiles/local
 GPUS ?= 8
 PARTITION ?= gpu
 
-.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade lock
+.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page figures release lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -74,6 +74,18 @@ status: $(VENV)/complete  ## the state of every cell
 
 regrade: $(VENV)/complete  ## grade and score every stored response again, nothing else
 	$(BIN)/snakemake --profile profiles/local $(STUDY) --forcerun grade --allowed-rules grade score regrade -- regrade
+
+# What is cheap to make from scores and grades; a released folder has the rest.
+REDRAWN := aggregate analyse context contrasts claims figure page
+
+page: $(VENV)/complete  ## the page of what is finished so far, gaps named: make page STUDY=
+	$(BIN)/snakemake --profile profiles/local $(STUDY) --config report='{unfinished: true}' --allowed-rules $(REDRAWN) costs examples configuration all -- all
+
+figures: $(VENV)/complete  ## tables, figures and page from a released folder, no GPU: make figures FROM=<folder>
+	$(BIN)/snakemake --profile profiles/local --configfile $(FROM)/report/config.json --config root=$(FROM) report='{unfinished: true}' --forcerun aggregate analyse --allowed-rules $(REDRAWN) all -- all
+
+release: $(VENV)/complete  ## a folder of scores, grades, tables and page to publish, without weights: make release STUDY=
+	$(BIN)/snakemake --profile profiles/local $(STUDY) release
 
 lock:  ## resolve envs/*.in into locks and conda environments
 	$(PYTHON) -m pip install --quiet uv

@@ -1,7 +1,6 @@
 """Collect the scores of all cells into tables, and the finding in a sentence.
 
-`cells` has a row a cell and task, `summary` one a model and run over seeds, `replicates` how far equal cells differ, `paper`
-the paper's values beside ours, `rl_curves` the training curves.
+`cells` has a row a cell and task, `summary` one a model and run over seeds, `rl_curves` the training curves.
 
     python scripts/aggregate.py --scores results/*/*/seed*/scores.json --examples 8k=8000 --headline math500 \\
         --tables /tmp/tables --finding /tmp/finding.txt
@@ -16,9 +15,6 @@ import pandas
 from difference import HEADLINE, between
 
 from valley import flags, grid, records, statistics
-
-PAIRS = 5  # fewer replicates give no idea of their spread
-OURS = {"ours": "accuracy_paper", "ours_low": "accuracy_paper_low", "ours_high": "accuracy_paper_high", "length": "length"}
 
 
 def cell_rows(path: Path, scores: dict, examples: dict[str, int]) -> list[dict]:
@@ -61,7 +57,7 @@ def end_points(cells: pandas.DataFrame) -> pandas.DataFrame:
     rl = cells[cells.stage == "rl"].assign(whole=lambda t: t.run.str.split("@").str[0])
     for _, group in rl.groupby(["model", "whole", "seed", "task"], sort=False):
         # NaN as step is the run itself: its last step.
-        last = group.sort_values("step", na_position="last").tail(3)
+        last = group.sort_values("step", na_position="last").tail(grid.RL_END)
         row = group[group.step.isna()].tail(1).drop(columns="whole")
         row = last.tail(1).drop(columns="whole") if row.empty else row
         kept.append(row.assign(**{name: last[name].mean() for name in numeric}))
@@ -82,6 +78,7 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
             "model": model, "run": run, "task": task, "stage": group.stage.iat[0], "recipe": group.recipe.iat[0],
             "examples": group.examples.iat[0], "seeds": len(group), "accuracy": group.accuracy.mean(),
             "lowest": min(accuracy), "highest": max(accuracy), "seeds_low": interval[0], "seeds_high": interval[1],
+            "problems_low": group.problems_low.mean(), "problems_high": group.problems_high.mean(),
             "change": sum(a - b for a, b in pairs) / len(pairs) if pairs else None,
             "below_base": sum(a < b for a, b in pairs), "above_base": sum(a > b for a, b in pairs),
             "accuracy_boxed": group.accuracy_boxed.mean(), "accuracy_paper": group.accuracy_paper.mean(),
@@ -89,49 +86,6 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
             "truncated": (group["share truncated"] + group["share looping"]).mean(),
         })  # fmt: skip
     return pandas.DataFrame(rows)
-
-
-def replicates(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
-    """How far two trainings of the same cell differ: a row a model and measure, where it has PAIRS pairs of seeds or more.
-
-    `sd` of one run, pooled over the runs with several seeds; `band`: what the difference of two such runs stays within.
-    """
-    from scipy import stats
-
-    found = []
-    table = cells[(cells.task == HEADLINE) & cells.step.isna()]
-    for model, group in table.groupby("model", sort=False):
-        runs = [run for _, run in group.groupby("run") if len(run) > 1]
-        pairs = sum(len(run) * (len(run) - 1) // 2 for run in runs)
-        if pairs < PAIRS:
-            continue
-        freedom = sum(len(run) - 1 for run in runs)
-        for measure in ("accuracy", "length"):
-            sd = (sum((len(run) - 1) * run[measure].var() for run in runs) / freedom) ** 0.5
-            band = stats.t.ppf(0.5 + confidence / 2, freedom) * 2**0.5 * sd
-            found.append({"model": model, "measure": measure, "pairs": pairs, "sd": sd, "band": band})
-    return pandas.DataFrame(found, columns=["model", "measure", "pairs", "sd", "band"])
-
-
-def beside_paper(cells: pandas.DataFrame, reference: pandas.DataFrame, names: dict[str, str]) -> pandas.DataFrame:
-    """The paper's values of our models, ours of the first seed beside them by the paper's verdict; a row a size.
-
-    `examples` is ours where the two agree within a tenth (220k is all that is left of the traces, there and here).
-    """
-    found = []
-    ours = cells[(cells.task == HEADLINE) & cells.stage.isin(["base", "sft"]) & (cells.recipe == "protocol")]
-    for model, name in names.items():
-        mine = ours[ours.model == model]
-        for row in reference[reference.model == name].itertuples():
-            near = mine[(mine.examples - row.train_examples).abs() <= row.train_examples / 10].sort_values("seed").head(1)
-            found.append({
-                "model": model, "run": near.run.item() if len(near) else None,
-                "examples": near.examples.item() if len(near) else row.train_examples,
-                "paper": row.accuracy_pct / 100, "paper_length": row.response_tokens, "source": row.source,
-                **{key: near[column].item() if len(near) else None for key, column in OURS.items()},
-            })  # fmt: skip
-    table = pandas.DataFrame(found, columns=["model", "run", "examples", "paper", "paper_length", "source", *OURS])
-    return table.assign(difference=table.ours.astype(float) - table.paper)
 
 
 def short(value: float) -> str:
@@ -172,8 +126,6 @@ def main():
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
     parser.add_argument("--headline", nargs="+", required=True, help="tasks whose mean is the headline accuracy")
     parser.add_argument("--confidence", type=float, default=0.95)
-    parser.add_argument("--reference", type=Path, help="the paper's values")
-    parser.add_argument("--names", nargs="*", default=[], help="our model=the paper's name of it")
     parser.add_argument("--tables", required=True, type=Path, help="folder of the tables")
     parser.add_argument("--finding", required=True, type=Path)
     args = parser.parse_args()
@@ -190,11 +142,7 @@ def main():
         ]
         or [pandas.DataFrame(columns=["step", "reward", "model", "run", "seed"])]
     )
-    reference = pandas.read_csv(args.reference) if args.reference else pandas.DataFrame(columns=["model"])
-    tables = {
-        "cells": cells, "summary": table, "rl_curves": curves, "replicates": replicates(cells, args.confidence),
-        "paper": beside_paper(cells, reference, dict(pair.split("=") for pair in args.names)),
-    }  # fmt: skip
+    tables = {"cells": cells, "summary": table, "rl_curves": curves}
     for name, content in tables.items():
         write(content, args.tables / f"{name}.csv")
     sentence = finding(table[table.task == HEADLINE])

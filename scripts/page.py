@@ -1,12 +1,13 @@
-"""Put a study on one page: the finding, the figures, the tables, what it cost and where it comes from.
+"""Put a study on one page: verdicts, figures, examples, tables, what it cost and where it comes from.
 
-    python scripts/page.py --study studies/miniature --template workflow/report/page.html.jinja --cells report/tables/cells.csv \\
-        --summary report/tables/summary.csv --costs report/tables/costs.csv --finding report/finding.txt \\
-        --figures report/figures/*.svg --results results --out /tmp/page.html
+    python scripts/page.py --study miniature --report report --figures valley outcomes --captions workflow/report \\
+        --template workflow/report/page.html.jinja --grid S/base/0 S/sft-64/0 --miniature --out /tmp/page.html
 
-The page is one HTML file without scripts or network: figures are inline SVG, it opens from a disk or an e-mail.
+Reads only what lies under `--report` (tables, figures, provenance.json, config.json), so a released folder is enough. The
+page is one HTML file that needs no network: figures are inline SVG whose points tell their values, its tables sort.
 """
 
+import collections
 import re
 from pathlib import Path
 
@@ -17,126 +18,110 @@ import pandas
 from aggregate import HEADLINE
 from valley import flags, records
 
-CAPTIONS = {
-    "valley": "Accuracy and response length against the number of training examples. Dots are training seeds with their 95 % "
-    "interval over problems, lines the mean over seeds, the dashed line the base and the grey band the range of the bases.",
-    "outcomes": "How responses end, mean over seeds. Truncated and looping responses reached the token limit.",
-    "rl": "Held-out accuracy along RL by start (an end point is the mean of the last three checkpoints, never the best), "
-    "response length, and the reward on the training problems.",
-}
+PARQUET = ("examples",)  # tables with texts that no CSV should hold
 
 
 def inline(svg: Path) -> markupsafe.Markup:
-    """The SVG as an element of the page, without XML header and fixed size."""
+    """The SVG as an element of the page: without XML header and fixed size, its ids prefixed by its name, since figures share them."""
     text = svg.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
-    return markupsafe.Markup(re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*"', r"\1", text, count=2))
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*"', r"\1", text, count=2)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{svg.stem}-", text)
+    return markupsafe.Markup(text)
 
 
 def number(value) -> str:
-    """A table cell: three decimals below ten and none above, thousands grouped, nothing for a missing value."""
+    """A table cell: three decimals below ten and none above, thousands grouped, a dash for what is missing."""
     if value is None or (isinstance(value, float) and pandas.isna(value)):
-        return ""
+        return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def long_minus_short(cells: pandas.DataFrame) -> list[dict]:
-    """Accuracy of a run minus that of its `.short` control on the same problems and seeds: the effect of long chains of thought.
-
-    One entry a model and size: mean difference over seeds, its extremes, the number of seeds.
-    """
-    sft = cells[(cells.task == HEADLINE) & (cells.stage == "sft")]
-    keys = ["model", "examples", "seed"]
-    pairs = sft[sft.recipe == "protocol"].merge(sft[sft.recipe == "short"], on=keys, suffixes=("", "_short"))
-    pairs["difference"] = pairs.accuracy - pairs.accuracy_short
-    grouped = pairs.groupby(["model", "examples"], sort=False).difference.agg(["mean", "min", "max", "size"])
-    return grouped.reset_index().to_dict("records")
+def read(folder: Path) -> dict[str, list[dict]]:
+    """All tables of a report as rows; NaN is None."""
+    files = [*folder.glob("*.csv"), *(folder / f"{name}.parquet" for name in PARQUET)]
+    tables = {
+        file.stem: pandas.read_csv(file) if file.suffix == ".csv" else records.read_parquet(file).to_pandas()
+        for file in files
+        if file.exists()
+    }
+    return {name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()}
 
 
-def graders(cells: pandas.DataFrame) -> list[dict]:
+def pick(rows: list[dict], *columns: str, **wanted) -> list[dict]:
+    """The rows that hold the wanted values, with these columns in this order."""
+    return [{name: row.get(name) for name in columns} for row in rows if all(row.get(k) == v for k, v in wanted.items())]
+
+
+def graders(cells: list[dict]) -> list[dict]:
     """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last number adds."""
     columns = ["accuracy", "accuracy_boxed", "accuracy_paper", "boxed", "paper_only", "headline_only", "last_number", "timeout"]
-    table = cells[(cells.task == HEADLINE) & cells.step.isna()].groupby(["model", "run"], sort=False)[columns].mean()
-    return table.reset_index().to_dict("records")
+    table = pandas.DataFrame(pick(cells, "model", "run", "step", "seed", *columns, task=HEADLINE))
+    table = table[table.step.isna()].astype(dict.fromkeys(columns, float))
+    return table.groupby(["model", "run"], sort=False)[columns].mean().reset_index().to_dict("records")
 
 
-def shown(cells: pandas.DataFrame) -> list[tuple[str, str, int]]:
-    """The cells whose responses the page shows: base, smallest and largest SFT run of each model, first seed."""
-    found = []
-    sft = cells[(cells.task == HEADLINE) & cells.step.isna() & (cells.recipe == "protocol") & (cells.stage != "rl")]
-    for model, group in sft.groupby("model", sort=False):
-        runs = group.sort_values("examples").run.unique()
-        found += [(model, run, group.seed.min()) for run in dict.fromkeys([runs[0], *runs[1:2], runs[-1]])]
-    return found
+def drop(rows: list[dict]) -> list[dict]:
+    """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the solved problems."""
+    table = pandas.DataFrame(rows)
+    table = table[~table.run.str.contains("@")].astype({"change": float, "of_solved": float})
+    wide = table.pivot_table(index=["model", "run"], columns="outcome", values=["change", "of_solved"], sort=False)
+    wide.columns = [f"{'Δ ' if kind == 'change' else 'solved → '}{outcome}" for kind, outcome in wide.columns]
+    return wide.reset_index().to_dict("records")
 
 
-def examples(results: Path, model: str, run: str, seed: int, each: int = 2) -> list[dict]:
-    """A few stored responses of one cell: of every outcome class, and of every way in which the graders disagree."""
-    found = []
-    folder = results / model / run / f"seed{seed}"
-    grades = records.read_parquet(folder / "grades.parquet").to_pandas()
-    grades["kind"] = grades.outcome
-    differ = grades[grades.correct != grades.correct_paper].copy()
-    differ["kind"] = [
-        "headline only" if row.correct else f"paper only, by its {row.source_paper}" for row in differ.itertuples()
-    ]
-    for (kind, task), rows in pandas.concat([grades, differ]).groupby(["kind", "task"]):
-        texts = records.read_parquet(folder / "responses" / f"{task}.parquet", ["id", "sample", "prompt", "response"])
-        for row in rows.head(each).merge(texts.to_pandas(), on=["id", "sample"]).itertuples():
-            text = row.response if len(row.response) < 1200 else f"{row.response[:600]} […] {row.response[-500:]}"
-            found.append(
-                {"model": model, "run": run, "kind": kind, "prompt": row.prompt, "text": text, "gold": row.gold,
-                 "answer": row.answer, "answer_paper": row.answer_paper, "differs": row.correct != row.correct_paper}
-            )  # fmt: skip
-    return found
+def missing(grid: list[str], cells: list[dict]) -> list[str]:
+    """Cells the grid asks for that have no scores yet."""
+    there = {f"{row['model']}/{row['run']}/{row['seed']}" for row in cells}
+    return [cell for cell in grid if cell not in there]
+
+
+def claims(parts: list[dict], models: list[dict]) -> list[dict]:
+    """The claims with their parts, and these with their rows a model and a word on each."""
+    for part in parts:
+        part["models"] = [row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])]
+        said = [f"{row['model']} {row['run']} {row['verdict']}" for row in part["models"]]
+        counts = collections.Counter(row["verdict"] for row in part["models"])
+        part["tally"] = ", ".join(said if len(said) <= 4 else [f"{count} × {verdict}" for verdict, count in counts.items()])
+    whole = [part for part in parts if not part["part"]]
+    return [claim | {"parts": [p for p in parts if p["claim"] == claim["claim"] and p["part"]]} for claim in whole]
+
+
+def caption(folder: Path, figure: str) -> str:
+    """The caption of a figure, the same as in Snakemake's report."""
+    return " ".join((folder / f"{figure}.rst").read_text(encoding="utf-8").split())
 
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--study", required=True, type=Path, help="root of the study")
-    parser.add_argument("--miniature", action="store_true", help="say what a miniature can and cannot show")
+    parser.add_argument("--study", required=True, help="name of the study")
+    parser.add_argument("--report", required=True, type=Path, help="folder of tables/, figures/, provenance.json, config.json")
+    parser.add_argument("--figures", required=True, nargs="+", help="names, in the order of the page")
+    parser.add_argument("--captions", required=True, type=Path)
     parser.add_argument("--template", required=True, type=Path)
-    parser.add_argument("--cells", required=True, type=Path)
-    parser.add_argument("--summary", required=True, type=Path)
-    parser.add_argument("--costs", required=True, type=Path)
-    parser.add_argument("--finding", required=True, type=Path)
-    parser.add_argument("--figures", required=True, type=Path, nargs="+")
-    parser.add_argument("--results", required=True, type=Path)
+    parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell that the grid asks for")
+    parser.add_argument("--miniature", action="store_true", help="say what a miniature can and cannot show")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    cells, summary = pandas.read_csv(args.cells), pandas.read_csv(args.summary)
-    headline = summary[summary.task == HEADLINE]
-    columns = [
-        "model",
-        "run",
-        "examples",
-        "seeds",
-        "accuracy",
-        "lowest",
-        "highest",
-        "change",
-        "above_base",
-        "length",
-        "boxed",
-        "truncated",
-    ]
+    tables = read(args.report / "tables")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["number"] = number
+    environment.filters |= {"number": number}
     html = environment.from_string(args.template.read_text(encoding="utf-8")).render(
-        study=args.study.name or "paper", miniature=args.miniature, finding=args.finding.read_text(encoding="utf-8").strip(),
-        figures=[(path.stem, inline(path), CAPTIONS.get(path.stem, "")) for path in args.figures],
-        summary=headline[columns].astype(object).to_dict("records"), columns=columns,
-        costs=pandas.read_csv(args.costs).astype(object).to_dict("records"),
-        differences=long_minus_short(cells),
-        graders=graders(cells), examples=[e for cell in shown(cells) for e in examples(args.results, *cell)], cells=cells[["model", "run", "seed"]].drop_duplicates().shape[0],
-        provenance=records.provenance(args),
+        study=args.study, miniature=args.miniature, t=tables, pick=pick,
+        finding=(args.report / "finding.txt").read_text(encoding="utf-8").strip(),
+        figures=[(n, inline(args.report / f"figures/{n}.svg"), caption(args.captions, n)) for n in args.figures],
+        claims=claims(tables["claims"], tables["claims_models"]), graders=graders(tables["cells"]), drop=drop(tables["drop"]),
+        missing=missing(args.grid, tables["cells"]), grid=args.grid,
+        provenance=records.read_json(args.report / "provenance.json"),
+        config=(args.report / "config.json").read_text(encoding="utf-8"),
+        page=records.provenance(args),
     )  # fmt: skip
     with records.whole(args.out) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    records.done(f"page of {len(cells)} rows", args.out)
+    records.done(f"page of {len(tables['cells'])} rows", args.out)
 
 
 if __name__ == "__main__":

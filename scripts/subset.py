@@ -3,15 +3,17 @@
     python scripts/subset.py --pool data/ordered/seed0.parquet --examples 128 --out /tmp/128.parquet --card /tmp/128.json
 
 `--examples all` takes the whole pool (the paper's 220k: all that is left). The card says what the subset holds, what the pool
-had dropped, and `leaks_removed`: how many contaminated rows lay in this prefix of the order before they were left out.
+had dropped, and `leaks_removed`: how many contaminated rows lay in this prefix of the order before they were left out; `reflective`: the share of traces
+with one of the paper's reflection keywords (where it is 0, reflection cannot be measured).
 Traces are copied batch by batch, never held.
 """
 
 import collections
+import itertools
 import statistics
 from pathlib import Path
 
-from valley import flags, records
+from valley import flags, records, reflection
 
 CONTENT = ["problem", "answer", "solution", "source", "trace", "tokens", "characters"]
 COUNTED = ["source", "tokens", "characters", "leaks_before"]
@@ -72,8 +74,16 @@ def main():
         for batch in batches:
             writer.write_batch(batch)
     written = records.parquet_batches(args.out, CONTENT, BATCH)  # hashed as it is read for training
-    digest = records.rows_sha256(row for batch in written for row in batch.to_pylist())
-    records.write_json(args.card, card(counted.slice(0, wanted)) | {"dropped": dropped, "sha256": digest})
+    reflective = []  # can the keywords measure anything here?
+
+    def rows():
+        for row in itertools.chain.from_iterable(batch.to_pylist() for batch in written):
+            reflective.append(reflection.is_reflective(row["trace"]))
+            yield row
+
+    digest = records.rows_sha256(rows())
+    told = {"dropped": dropped, "sha256": digest, "reflective": statistics.fmean(reflective)}
+    records.write_json(args.card, card(counted.slice(0, wanted)) | told)
     records.done(f"subset of {wanted} traces", args.out)
 
 

@@ -1,6 +1,7 @@
 """Command-line flags that several scripts share, so that the same word means the same thing everywhere."""
 
 import argparse
+from pathlib import Path
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -37,3 +38,12 @@ def add_tasks(parser: argparse.ArgumentParser):
     parser.add_argument("--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy")
     parser.add_argument("--length", required=True, nargs="+", help="tasks whose mean is the headline length")
     parser.add_argument("--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted")
+
+
+def add_study(parser: argparse.ArgumentParser):
+    """The flags of every script that compares cells of a whole study (study.load)."""
+    parser.add_argument("--tables", required=True, type=Path, help="folder of the tables, read and written")
+    parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell that the grid asks for")
+    parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
+    parser.add_argument("--confidence", type=float, default=0.95)
+    add_tasks(parser)

@@ -26,6 +26,9 @@ RL_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "steps"
             "gradient_checkpointing", "deepspeed", "save_every", "max_prompt", "vllm")  # fmt: skip
 
 
+RL_END = 3  # checkpoints whose mean is the end of an RL run, the run itself the last; never the best one
+
+
 class ConfigError(ValueError):
     """A config that cannot work; the message names every bad key, its value and what is allowed."""
 

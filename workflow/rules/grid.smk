@@ -1,5 +1,7 @@
 # What a name in a path stands for, and what a job of it needs.
 
+import json
+import math
 import shlex
 
 CELLS = grid.cells(config)
@@ -45,10 +47,15 @@ def start_of(wildcards):
     return cell(wildcards.model, start, wildcards.seed, "model")
 
 
+def subset(run, seed, kind="parquet"):
+    """The subset that an SFT run trains on, or (kind json) its card."""
+    order = grid.order_seed(config, int(seed))
+    return at(f"data/subsets/{grid.parse_run(run).size}/seed{order}.{kind}")
+
+
 def subset_of(wildcards):
-    """The subset that an SFT run trains on."""
-    order = grid.order_seed(config, int(wildcards.seed))
-    return at(f"data/subsets/{grid.parse_run(wildcards.run).size}/seed{order}.parquet")
+    """The subset of the run that wildcards name."""
+    return subset(wildcards.run, wildcards.seed)
 
 
 def prompt_flags():
@@ -132,3 +139,38 @@ def paper_names():
     """our model=the paper's name of it, for the models of the grid that come from a hub."""
     used = dict.fromkeys(model for model, _, _ in CELLS)
     return [f"{name}={Path(config['models'][name]['source']).name}" for name in used]
+
+
+def grid_names():
+    """model/run/seed of every cell."""
+    return ["/".join(map(str, name)) for name in CELLS]
+
+
+def by_size(cells):
+    """Cells with the base of each model first and its SFT runs by size."""
+    count = lambda size: config["sizes"][size]["examples"] if size else 0
+    place = lambda run: math.inf if count(grid.parse_run(run).size) == "all" else count(grid.parse_run(run).size)
+    models = list(dict.fromkeys(model for model, _, _ in cells))
+    return sorted(cells, key=lambda c: (models.index(c[0]), c[1] != "base", "+rl" in c[1], "." in c[1], place(c[1])))
+
+
+def study_flags():
+    """The flags of scripts that compare cells of the whole study."""
+    return (
+        f"--tables {at('report/tables')} --grid {' '.join(grid_names())} --examples {examples_flags()}"
+        f" --confidence {config['report']['confidence']} {tasks_flags()}"
+    )
+
+
+def tasks_flags():
+    """The flags of scripts that make tables: which tasks count for what."""
+    chosen = {f"--{key}": config["report"][key] for key in ("headline", "length", "calculations")}
+    return " ".join(f"{flag} {' '.join(tasks)}" for flag, tasks in chosen.items() if tasks)
+
+
+def parameters():
+    """model=parameters in billions, for the order of model sizes; of a model made here, roughly, from its shape."""
+    made = lambda shape: shape["layers"] * (4 * shape["hidden"] ** 2 + 3 * shape["hidden"] * shape["ff"]) / 1e9
+    count = lambda model: model.get("parameters") or (made(model["pretrain"]) if "pretrain" in model else None)
+    used = {name: count(config["models"][name]) for name in dict.fromkeys(model for model, _, _ in CELLS)}
+    return [f"{name}={number:.3g}" for name, number in used.items() if number]

@@ -1,13 +1,22 @@
 # From scores to a page: tables, figures, what it cost, the finding in one line.
 
-SCORES = [cell(model, run, seed, "scores.json") for model, run, seed in CELLS]
-TRAINED = [(model, run, seed) for model, run, seed in CELLS if run != "base" and "@" not in run]
-CURVES = [cell(model, run, seed, "curve.parquet") for model, run, seed in TRAINED if "+rl" in run]
-GRADES = [cell(model, run, seed, "grades.parquet") for model, run, seed in CELLS]
-AGGREGATED = ["cells", "summary", "rl_curves", "replicates", "paper"]
+# With `report.unfinished` (make page) what has been scored so far is reported, and what is missing is named.
+DONE = [c for c in CELLS if not config["report"]["unfinished"] or Path(cell(*c, "scores.json")).exists()]
+SCORES = [cell(*name, "scores.json") for name in DONE]
+GRADES = [cell(*name, "grades.parquet") for name in DONE]
+TRAINED = [(model, run, seed) for model, run, seed in DONE if run != "base" and "@" not in run]
+CURVES = [cell(*name, "curve.parquet") for name in TRAINED if "+rl" in name[1]]
+# The first seed of every run but the checkpoints along RL: whose responses the page shows.
+SHOWN = [(m, r, s) for m, r, s in by_size(DONE) if "@" not in r and s == min(o for n, q, o in DONE if (n, q) == (m, r))]
+CARDS = sorted({subset(run, seed, "json") for _, run, seed in DONE if grid.parse_run(run).size})
+
+AGGREGATED = ["cells", "summary", "rl_curves"]
+BESIDE = ["replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
-RECIPES = {grid.parse_run(run).recipe for _, run, _ in CELLS} - {None}
-# Each is drawn where the grid has what it shows.
+COMPARED = ["recovery", "recipes"]
+DECIDED = ["claims", "claims_models"]
+
+# A figure is drawn where the grid has what it shows.
 FIGURES = [
     "valley",
     "outcomes",
@@ -16,8 +25,8 @@ FIGURES = [
     "budget",
     "reflection",
     *(["arithmetic", "errors"] if config["report"]["calculations"] else []),
-    *(["recipes"] if RECIPES else []),
-    *(["rl"] if CURVES else []),
+    *(["recipes"] if any(grid.parse_run(run).recipe for _, run, _ in CELLS) else []),
+    *(["rl"] if any("+rl" in run for _, run, _ in CELLS) else []),
 ]
 
 
@@ -26,18 +35,11 @@ def table(name):
     return at(f"report/tables/{name}.csv")
 
 
-def tasks_flags():
-    """The flags of scripts that make tables: which tasks count for what."""
-    chosen = {f"--{key}": config["report"][key] for key in ("headline", "length", "calculations")}
-    return " ".join(f"{flag} {' '.join(tasks)}" for flag, tasks in chosen.items() if tasks)
-
-
 rule aggregate:
     input:
         script="scripts/aggregate.py",
         difference="scripts/difference.py",
         statistics="scripts/valley/statistics.py",
-        reference="workflow/reference/paper_fig2.csv",
         scores=SCORES,
         curves=CURVES,
     output:
@@ -54,14 +56,13 @@ rule aggregate:
         examples=examples_flags(),
         headline=config["report"]["headline"],
         confidence=config["report"]["confidence"],
-        names=paper_names(),
         tables=at("report/tables"),
     message:
         "Aggregate all scores into tables"
     shell:
         "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples}"
-        " --headline {params.headline} --confidence {params.confidence} --reference {input.reference} --names {params.names}"
-        " --tables {params.tables} --finding {output.finding} 2> {log}"
+        " --headline {params.headline} --confidence {params.confidence} --tables {params.tables}"
+        " --finding {output.finding} 2> {log}"
 
 
 rule analyse:
@@ -91,6 +92,116 @@ rule analyse:
         " 2> {log}"
 
 
+rule context:
+    input:
+        script="scripts/context.py",
+        tables=[table(name) for name in AGGREGATED],
+        reference="workflow/reference/paper_fig2.csv",
+        cards=CARDS,
+    output:
+        report([table(name) for name in BESIDE], category="Tables", caption="../report/tables.rst"),
+        latex=report(at("report/tables/accuracy.tex"), category="Tables", caption="../report/tables.rst"),
+    log:
+        at("logs/context.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        names=paper_names(),
+        tables=at("report/tables"),
+        confidence=config["report"]["confidence"],
+    message:
+        "Set the scores beside the paper's"
+    shell:
+        "python {input.script} --tables {params.tables} --reference {input.reference} --names {params.names}"
+        " --cards {input.cards} --confidence {params.confidence} 2> {log}"
+
+
+rule contrasts:
+    input:
+        script="scripts/contrasts.py",
+        study="scripts/valley/study.py",
+        inference="scripts/valley/inference.py",
+        problems=at("report/tables/problems.parquet"),
+    output:
+        report([table(name) for name in COMPARED], category="Tables", caption="../report/tables.rst"),
+    log:
+        at("logs/contrasts.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        study=study_flags(),
+    message:
+        "Compare recipes and find recovery points"
+    shell:
+        "python {input.script} {params.study} 2> {log}"
+
+
+rule claims:
+    input:
+        script="scripts/claims.py",
+        study="scripts/valley/study.py",
+        inference="scripts/valley/inference.py",
+        claims="workflow/reference/claims.yaml",
+        problems=at("report/tables/problems.parquet"),
+        tables=[table("accumulation"), table("recovery")],
+        cards=CARDS,
+    output:
+        report([table(name) for name in DECIDED], category="Claims", caption="../report/claims.rst"),
+    log:
+        at("logs/claims.log"),
+    benchmark:
+        at("benchmarks/claims.tsv")
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        study=study_flags(),
+        parameters=parameters(),
+    message:
+        "Hold the paper's claims against the study"
+    shell:
+        "python {input.script} --claims {input.claims} {params.study} --parameters {params.parameters} --cards {input.cards}"
+        " 2> {log}"
+
+
+# Texts for the page: the first seed of every run but the checkpoints along RL.
+rule examples:
+    input:
+        script="scripts/examples.py",
+        calculations="scripts/valley/calculations.py",
+        grades=[cell(*name, "grades.parquet") for name in SHOWN],
+        responses=[cell(*name, f"responses/{task}.parquet") for name in SHOWN for task in TASKS],
+    output:
+        at("report/tables/examples.parquet"),
+    log:
+        at("logs/examples.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        results=at("results"),
+        cells=["/".join(map(str, name)) for name in SHOWN],
+    message:
+        "Pick example responses"
+    shell:
+        "python {input.script} --results {params.results} --cells {params.cells} --out {output} 2> {log}"
+
+
+# The whole configuration, whatever files and flags it came from: what a released report is rebuilt with.
+rule configuration:
+    output:
+        at("report/config.json"),
+    localrule: True
+    params:
+        config=json.dumps(config, indent=1, sort_keys=True),
+    message:
+        "Write down the configuration"
+    shell:
+        "printf '%s\\n' {params.config:q} > {output}"
+
+
 # The bases against the paper's, before anything trains: make calibrate.
 rule calibrate:
     input:
@@ -117,7 +228,7 @@ rule figure:
     input:
         script="scripts/figure.py",
         drawing="scripts/valley/drawing.py",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/{figure}.rst"),
         png=at("report/figures/{figure}.png"),
@@ -144,7 +255,8 @@ rule costs:
         script="scripts/costs.py",
         scores=SCORES,
     output:
-        at("report/tables/costs.csv"),
+        costs=report(table("costs"), category="Tables", caption="../report/tables.rst"),
+        provenance=at("report/provenance.json"),
     log:
         at("logs/costs.log"),
     localrule: True
@@ -155,21 +267,22 @@ rule costs:
         results=lambda w: at("results"),
         models=lambda w: at("models"),
     message:
-        "Sum up what it cost"
+        "Sum up what it cost and what made it"
     shell:
         "python {input.script} --benchmarks {params.benchmarks} --results {params.results} --models {params.models}"
-        " --out {output} 2> {log}"
+        " --out {output.costs} --provenance {output.provenance} 2> {log}"
 
 
 rule page:
     input:
         script="scripts/page.py",
         template="workflow/report/page.html.jinja",
-        cells=at("report/tables/cells.csv"),
-        summary=at("report/tables/summary.csv"),
-        costs=at("report/tables/costs.csv"),
-        finding=at("report/finding.txt"),
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED, *DECIDED, "costs"]],
+        examples=at("report/tables/examples.parquet"),
+        provenance=at("report/provenance.json"),
+        config=at("report/config.json"),
         figures=[at(f"report/figures/{name}.svg") for name in FIGURES],
+        captions=[f"workflow/report/{name}.rst" for name in FIGURES],
     output:
         report(at("report/page.html"), category="Page", caption="../report/page.rst"),
     log:
@@ -178,12 +291,38 @@ rule page:
     conda:
         CPU_ENV
     params:
-        study=lambda w: config["root"],
+        study=Path(config["root"]).name or "paper",
+        report=at("report"),
+        figures=FIGURES,
+        grid=grid_names(),
         miniature="--miniature" if config["traces"]["source"] == "synthetic" else "",
-        results=at("results"),
     message:
         "Write the page"
     shell:
-        "python {input.script} --study {params.study} {params.miniature} --template {input.template} --cells {input.cells}"
-        " --summary {input.summary} --costs {input.costs} --finding {input.finding} --figures {input.figures}"
-        " --results {params.results} --out {output} 2> {log}"
+        "python {input.script} --study {params.study} --report {params.report} --figures {params.figures} --captions"
+        " workflow/report --template {input.template} --grid {params.grid} {params.miniature} --out {output} 2> {log}"
+
+
+# What others need to check the study or redraw its page, without weights: make release.
+rule release:
+    input:
+        script="scripts/release.py",
+        licences="workflow/reference/licences.yaml",
+        page=at("report/page.html"),
+        scores=SCORES,
+        cards=CARDS,
+    output:
+        directory(at("release")),
+    log:
+        at("logs/release.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        study=config["root"],
+        cells=["/".join(map(str, name)) for name in DONE],
+    message:
+        "Gather the release"
+    shell:
+        "python {input.script} --study {params.study} --cells {params.cells} --cards {input.cards} --licences {input.licences}"
+        " --out {output} 2> {log}"

@@ -1,0 +1,86 @@
+"""Put what others need to check a study, or to redraw its page, into one folder: tables, grades, records; no weights.
+
+    python scripts/release.py --study . --cells S/base/0 S/sft-64/0 --cards data/subsets/64/seed0.json \\
+        --licences workflow/reference/licences.yaml --out release
+
+The folder is a study of its own without models, data and responses: `make figures FROM=<folder>` rebuilds its page from scores
+and grades in under a minute, on any machine. `SHA256SUMS` covers every file, `README.md` is the data card with the licences.
+"""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from valley import flags, records
+
+CELL = ("scores.json", "grades.parquet", "train.json", "curve.parquet")
+REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "tables", "figures")
+
+
+def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
+    """The files of a release, as paths below the study: those of CELL that a cell has, the cards, the report."""
+    found = []
+    for model, run, seed in (cell.split("/") for cell in cells):
+        folder = study / "results" / model / run / f"seed{seed}"
+        found += [folder / name for name in CELL if (folder / name).exists()]
+    report = [study / "report" / name for name in REPORT]
+    found += [
+        *cards,
+        *(file for top in report for file in (sorted(top.rglob("*")) if top.is_dir() else [top]) if file.is_file()),
+    ]
+    return [file.relative_to(study) for file in found]
+
+
+def readme(config: dict, provenance: dict, finding: str, files: int, licences: dict) -> str:
+    """The data card: what this is, how to use it, what made it, under which licences."""
+    sources = {entry["source"] for entry in [*config["models"].values(), *config["tasks"].values(), config["traces"],
+                                             *config["rl"]["sets"].values()]}  # fmt: skip
+    made_here = sources & {"pretrain", "synthetic", "arithmetic"}
+    lines = [
+        f"- {source}: {licences.get(source, 'unknown here: look it up before you publish')}"
+        for source in sorted(sources - made_here)
+    ]
+    return "\n".join([
+        "# A Valley study, released", "", finding, "",
+        f"{files} files: scores and grades of every cell, training records, the cards of the training data, the report with its "
+        "tables and figures. No weights, no training data; of the responses only the examples on the page.", "",
+        "Rebuild the page in a checkout of Valley: `make figures FROM=<this folder>`. Check the files: `sha256sum -c SHA256SUMS`.", "",
+        "## Where it comes from", "",
+        f"Commit {', '.join(provenance['commits'])}; seeds {', '.join(map(str, provenance['seeds']))}; "
+        f"{'; '.join(provenance['hardware'])}; {', '.join(provenance['versions'])}.",
+        "", "## Columns", "",
+        "`results/<model>/<run>/seed<seed>/grades.parquet` has a row a response: extracted answers, three verdicts, outcome class, tokens, "
+        "finish reason. `scores.json` has avg@k and its intervals. Both are described in Valley's docs/grading.md and docs/report.md.",
+        "", "## Licences of what this derives from", "",
+        *(lines or ["Nothing: models and problems were made by Valley itself."]),
+        "", "Grades and examples quote problems, gold answers and model outputs: their licences apply to these.", "",
+    ])  # fmt: skip
+
+
+def main():
+    parser = flags.parser(__doc__)
+    parser.add_argument("--study", required=True, type=Path, help="root of the study")
+    parser.add_argument("--cells", required=True, nargs="+", help="model/run/seed")
+    parser.add_argument("--cards", nargs="*", type=Path, default=[], help="cards of the subsets")
+    parser.add_argument("--licences", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    files = copies(args.study, args.cells, args.cards)
+    report = args.study / "report"
+    card = readme(records.read_json(report / "config.json"), records.read_json(report / "provenance.json"),
+                  (report / "finding.txt").read_text(encoding="utf-8").strip(), len(files),
+                  yaml.safe_load(args.licences.read_text(encoding="utf-8")))  # fmt: skip
+    with records.whole(args.out) as folder:
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(args.study / file, folder / file)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        sums = [f"{records.sha256(file)}  {file.relative_to(folder)}" for file in sorted(folder.rglob("*")) if file.is_file()]
+        (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n", encoding="utf-8")
+    records.done(f"release of {len(files)} files", args.out)
+
+
+if __name__ == "__main__":
+    main()
