@@ -35,13 +35,16 @@ def expected(config: dict) -> dict[str, int]:
     fetched_tasks = [t for t in tasks if config["tasks"][t]["source"] not in ("synthetic", "arithmetic")]
     synthetic = config["traces"]["source"] == "synthetic"
     problems = {grid.rl_settings(config, m, r)["problems"] for m, r, _ in rl}
+    recipes = any(grid.parse_run(r).recipe for _, r, _ in cells)
+    figures = 5 + (len(tasks) > 1) + 2 * bool(config["report"]["calculations"]) + recipes + bool(rl)
     counts = {
         "pretrain": len(here), "fetch_model": len(fetched), "synthesize": int(synthetic), "fetch_traces": int(not synthetic),
         "fetch_task": len(fetched_tasks), "arithmetic": sum(config["tasks"][t]["source"] == "arithmetic" for t in tasks),
         "fetch_rl": sum(config["rl"]["sets"][p]["source"] != "synthetic" for p in problems), "order_traces": len(orders),
         "subset": len({(grid.parse_run(r).size, grid.order_seed(config, s)) for _, r, s in sft}), "preflight": len(sft),
         "sft": len(sft), "rl": len(rl), "export_step": len(cells) - len(trained), "generate": len(cells) * len(tasks),
-        "grade": len(cells), "score": len(cells), "aggregate": 1, "figure": 3 if rl else 2, "costs": 1, "page": 1, "all": 1,
+        "grade": len(cells), "score": len(cells), "figure": figures,
+        **dict.fromkeys(["aggregate", "analyse", "context", "contrasts", "claims", "examples", "configuration", "costs", "page", "all"], 1),
     }  # fmt: skip
     return {rule: count for rule, count in counts.items() if count}
 

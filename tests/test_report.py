@@ -50,12 +50,3 @@ def test_a_change_is_against_the_base_of_the_same_seed():
     row = table(*cells).set_index("run").loc["sft-128"]
     assert row.change == pytest.approx(-0.1)
     assert (row.below_base, row.above_base) == (1, 0)
-
-
-def test_long_minus_short_compares_the_same_problems_and_seeds():
-    from page import long_minus_short
-
-    cells = [cell("S", "sft-64", 0, 0.1, examples=64), cell("S", "sft-64", 1, 0.3, examples=64)]
-    cells += [cell("S", "sft-64.short", s, 0.5, recipe="short", examples=64) for s in (0, 1, 2)]
-    (found,) = long_minus_short(pandas.DataFrame(cells))
-    assert (found["mean"], found["min"], found["max"], found["size"]) == pytest.approx((-0.3, -0.4, -0.2, 2))

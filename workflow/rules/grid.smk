@@ -22,6 +22,11 @@ def at(path):
     return path if config["root"] == "." else f"{config['root']}/{path}"
 
 
+def table(name):
+    """The path of a table of the report."""
+    return at(f"report/tables/{name}.csv")
+
+
 def cell(model, run, seed, file):
     """The path of a file of a cell."""
     return at(f"results/{model}/{run}/seed{seed}/{file}")
@@ -147,17 +152,18 @@ def grid_names():
 
 
 def by_size(cells):
-    """Cells with the base of each model first and its SFT runs by size."""
-    count = lambda size: config["sizes"][size]["examples"] if size else 0
-    place = lambda run: math.inf if count(grid.parse_run(run).size) == "all" else count(grid.parse_run(run).size)
+    """Cells with the base of each model first, then its SFT runs by size, controls after the protocol, RL last."""
     models = list(dict.fromkeys(model for model, _, _ in cells))
-    return sorted(cells, key=lambda c: (models.index(c[0]), c[1] != "base", "+rl" in c[1], "." in c[1], place(c[1])))
+    count = lambda size: config["sizes"][size]["examples"] if size else 0
+    number = lambda size: math.inf if count(size) == "all" else count(size)
+    place = lambda run: (run.rl, run.recipe is not None, number(run.size))
+    return sorted(cells, key=lambda name: (models.index(name[0]), *place(grid.parse_run(name[1]))))
 
 
 def study_flags():
     """The flags of scripts that compare cells of the whole study."""
     return (
-        f"--tables {at('report/tables')} --grid {' '.join(grid_names())} --examples {examples_flags()}"
+        f"--grid {' '.join(grid_names())} --examples {examples_flags()}"
         f" --confidence {config['report']['confidence']} {tasks_flags()}"
     )
 

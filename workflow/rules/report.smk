@@ -30,11 +30,6 @@ FIGURES = [
 ]
 
 
-def table(name):
-    """The path of a table of the report."""
-    return at(f"report/tables/{name}.csv")
-
-
 rule aggregate:
     input:
         script="scripts/aggregate.py",
@@ -56,7 +51,7 @@ rule aggregate:
         examples=examples_flags(),
         headline=config["report"]["headline"],
         confidence=config["report"]["confidence"],
-        tables=at("report/tables"),
+        tables=lambda w: at("report/tables"),
     message:
         "Aggregate all scores into tables"
     shell:
@@ -84,7 +79,7 @@ rule analyse:
     params:
         tasks=tasks_flags(),
         confidence=config["report"]["confidence"],
-        tables=at("report/tables"),
+        tables=lambda w: at("report/tables"),
     message:
         "Analyse all grades"
     shell:
@@ -108,7 +103,7 @@ rule context:
         CPU_ENV
     params:
         names=paper_names(),
-        tables=at("report/tables"),
+        tables=lambda w: at("report/tables"),
         confidence=config["report"]["confidence"],
     message:
         "Set the scores beside the paper's"
@@ -131,11 +126,12 @@ rule contrasts:
     conda:
         CPU_ENV
     params:
+        tables=lambda w: at("report/tables"),
         study=study_flags(),
     message:
         "Compare recipes and find recovery points"
     shell:
-        "python {input.script} {params.study} 2> {log}"
+        "python {input.script} --tables {params.tables} {params.study} 2> {log}"
 
 
 rule claims:
@@ -157,12 +153,13 @@ rule claims:
     conda:
         CPU_ENV
     params:
+        tables=lambda w: at("report/tables"),
         study=study_flags(),
         parameters=parameters(),
     message:
         "Hold the paper's claims against the study"
     shell:
-        "python {input.script} --claims {input.claims} {params.study} --parameters {params.parameters} --cards {input.cards}"
+        "python {input.script} --claims {input.claims} --tables {params.tables} {params.study} --parameters {params.parameters} --cards {input.cards}"
         " 2> {log}"
 
 
@@ -181,7 +178,7 @@ rule examples:
     conda:
         CPU_ENV
     params:
-        results=at("results"),
+        results=lambda w: at("results"),
         cells=["/".join(map(str, name)) for name in SHOWN],
     message:
         "Pick example responses"
@@ -193,13 +190,17 @@ rule examples:
 rule configuration:
     output:
         at("report/config.json"),
+    log:
+        at("logs/configuration.log"),
     localrule: True
+    conda:
+        CPU_ENV
     params:
         config=json.dumps(config, indent=1, sort_keys=True),
     message:
         "Write down the configuration"
     shell:
-        "printf '%s\\n' {params.config:q} > {output}"
+        "printf '%s\\n' {params.config:q} > {output} 2> {log}"
 
 
 # The bases against the paper's, before anything trains: make calibrate.
@@ -242,7 +243,7 @@ rule figure:
         CPU_ENV
     params:
         tasks=tasks_flags(),
-        tables=at("report/tables"),
+        tables=lambda w: at("report/tables"),
     message:
         "Draw the figure {wildcards.figure}"
     shell:
@@ -292,7 +293,7 @@ rule page:
         CPU_ENV
     params:
         study=Path(config["root"]).name or "paper",
-        report=at("report"),
+        report=lambda w: at("report"),
         figures=FIGURES,
         grid=grid_names(),
         miniature="--miniature" if config["traces"]["source"] == "synthetic" else "",
