@@ -117,6 +117,8 @@ rule figure:
     input:
         script="scripts/figure.py",
         drawing="scripts/valley/drawing.py",
+        bars="scripts/valley/figures_bars.py",
+        runs="scripts/valley/figures_runs.py",
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/{figure}.rst"),
