@@ -1,160 +1,157 @@
-"""Draw one figure from the tables alone: SVG, PNG and the data behind it as CSV.
+"""Draw one figure from the tables alone: SVG with hover texts, PNG, and what is drawn as CSV.
 
-    python scripts/figure.py --figure valley --cells report/tables/cells.csv \\
-        --curves report/tables/rl_curves.csv --svg /tmp/valley.svg --png /tmp/valley.png --data /tmp/valley.csv
+    python scripts/figure.py --figure valley --tables report/tables --headline math500 --length math500 \\
+        --svg /tmp/valley.svg --png /tmp/valley.png --data /tmp/valley.csv
 
-`valley`: accuracy and length against data size, a panel a model (paper, figures 1 and 2). `outcomes`: how responses end.
-`rl`: held-out accuracy and length along RL (paper, figure 7).
+Here are the figures over data size: `valley` (paper, figures 1 and 2), `benchmarks` (11 and 12), `efficiency`, `reflection`
+(3, 4, 8 and 10), `arithmetic` (5). The others: valley/figures_runs.py (`budget`, `errors`, `rl`), valley/figures_bars.py
+(`outcomes`, `recipes`). Each takes the tables and the tasks, and returns the figure and its tidy data (valley/drawing.py).
+What no cell has yet is a gap, or a sentence in the panel.
 """
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
-import numpy
 import pandas
-import seaborn
+from difference import HEADLINE
 
-from aggregate import HEADLINE
-from valley import flags, grading, records
+from valley import drawing, figures_bars, figures_runs, flags, records
+from valley.drawing import tidy
 
-seaborn.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
-# Text stays text in the SVG, and ids do not change from run to run.
-plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "valley", "savefig.bbox": "tight", "figure.dpi": 100}
-COLOURS = dict(zip(grading.OUTCOMES, ["#029e73", "#d55e00", "#949494", "#de8f05", "#cc78bc"], strict=True))
+TABLES = list(drawing.NEEDED)
+OVER_PROBLEMS = "Bars: confidence interval over problems, those of one training."
 
 
-def jitter(table: pandas.DataFrame) -> pandas.Series:
-    """The data axis with the seeds of one point side by side, so that dots do not hide one another."""
-    seeds = sorted(table.seed.unique())
-    offset = {seed: (i - (len(seeds) - 1) / 2) * 0.06 for i, seed in enumerate(seeds)}
-    return table.examples * (2 ** table.seed.map(offset))
+def sft_cells(tables: dict) -> pandas.DataFrame:
+    """Bases and SFT cells with their place on the axis of sizes; the series is the recipe."""
+    cells = tables["cells"]
+    cells = cells[cells.stage.isin(["base", "sft"])]
+    return cells.assign(x=cells.examples, series=cells.recipe.where(cells.stage == "sft", "base"))
 
 
-def valley(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFrame]:
-    """Accuracy (top) and length (bottom) against data size, a column a model; base dashed, seeds as dots, recipes by colour."""
-    data = cells[(cells.task == HEADLINE) & cells.stage.isin(["base", "sft"])]
-    models = list(dict.fromkeys(data.model))
-    recipes = sorted(set(data[data.stage == "sft"].recipe), key=lambda name: (name != "protocol", name))
-    colours = dict(zip(recipes, seaborn.color_palette("colorblind"), strict=False))
-    figure, axes = plt.subplots(2, len(models), figsize=(4.2 * len(models), 6), squeeze=False, sharex="col", sharey="row")
-    for column, model in enumerate(models):
-        mine = data[data.model == model]
-        for row, measure in enumerate(["accuracy", "length"]):
-            ax = axes[row][column]
-            base = mine[mine.stage == "base"]
-            if len(base):
-                ax.axhline(base[measure].mean(), linestyle="--", color="0.35", label="base")
-                ax.axhspan(base[measure].min(), base[measure].max(), color="0.35", alpha=0.08, linewidth=0)
-            for recipe in recipes:
-                points = mine[(mine.stage == "sft") & (mine.recipe == recipe)]
-                means = points.groupby("examples")[measure].mean()
-                label = "the paper's protocol" if recipe == "protocol" else recipe
-                ax.plot(means.index, means, color=colours[recipe], marker="o" if len(means) == 1 else None, label=label)
-                ax.scatter(jitter(points), points[measure], color=colours[recipe], s=16, alpha=0.75, linewidth=0, zorder=3)
-                if measure == "accuracy":
-                    bars = [points.accuracy - points.problems_low, points.problems_high - points.accuracy]
-                    ax.errorbar(
-                        jitter(points), points.accuracy, yerr=bars, fmt="none", color=colours[recipe], alpha=0.3, linewidth=1
-                    )
-            ax.set_xscale("log", base=2)
-            ticks = sorted(mine[mine.stage == "sft"].examples.unique())
-            ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-            ax.minorticks_off()
-            ax.set_ylabel(
-                {"accuracy": "accuracy (avg@k)", "length": "response length (tokens)"}[measure] if column == 0 else ""
-            )
-        axes[0][column].set(title=model, ylim=(-0.02, 1.02 if data.accuracy.max() > 0.5 else None))
-        axes[1][column].set(xlabel="training examples", ylim=(0, None))
-    figure.tight_layout()
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(labels), frameon=False)
-    note = "dots: training seeds, bars: 95 % over problems, grey band: range of the bases"
-    figure.text(0.5, 0.0, note, ha="center", va="top", fontsize="x-small", color="0.4")
-    return figure, data
+def mean_of(tasks: list[str]) -> str:
+    """`math500`, or `mean of aime24, amc23, math500`."""
+    return tasks[0] if len(tasks) == 1 else f"mean of {', '.join(tasks)}"
 
 
-def outcomes(cells: pandas.DataFrame, _curves) -> tuple[plt.Figure, pandas.DataFrame]:
-    """Stacked shares of the outcome classes, a bar a run (mean over seeds), a panel a model."""
-    shares = [f"share {name}" for name in grading.OUTCOMES]
-    data = (
-        cells[(cells.task == HEADLINE) & cells.step.isna()].groupby(["model", "run"], sort=False)[shares].mean().reset_index()
-    )
-    models = list(dict.fromkeys(data.model))
-    most = data.groupby("model").size().max()
-    figure, axes = plt.subplots(1, len(models), figsize=(4.6 * len(models), 1 + 0.34 * most), squeeze=False, sharex=True)
-    for ax, model in zip(axes[0], models, strict=True):
-        mine = data[data.model == model].iloc[::-1]
-        left = numpy.zeros(len(mine))
-        for name in grading.OUTCOMES:
-            ax.barh(
-                mine.run, mine[f"share {name}"], left=left, color=COLOURS[name], label=name, edgecolor="white", linewidth=0.4
-            )
-            left += mine[f"share {name}"].to_numpy()
-        ax.set(title=model, xlim=(0, 1), xlabel="share of responses")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=len(labels), fontsize="small", frameon=False
-    )
-    figure.tight_layout()
-    return figure, data
-
-
-def rl(cells: pandas.DataFrame, curves: pandas.DataFrame) -> tuple[plt.Figure, pandas.DataFrame]:
-    """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a model."""
-    held_out = cells[(cells.task == HEADLINE) & (cells.stage == "rl")].copy()
-    last = curves.groupby(["model", "run"]).step.max()
-    held_out["step"] = [row.step if pandas.notna(row.step) else last[(row.model, row.run)] for row in held_out.itertuples()]
-    starts = cells[(cells.task == HEADLINE) & (cells.stage != "rl")].assign(step=0, start=lambda t: t.run)
-    starts = starts[
-        starts.set_index(["model", "start", "seed"]).index.isin(held_out.set_index(["model", "start", "seed"]).index)
-    ]
-    data = pandas.concat([starts, held_out])[
-        ["model", "start", "seed", "step", "accuracy", "problems_low", "problems_high", "length"]
-    ]
-    rewards = curves.assign(start=curves.run.str.split("+").str[0])
-    models = list(dict.fromkeys(data.model))
-    palette = dict(zip(dict.fromkeys(data.start), seaborn.color_palette("colorblind"), strict=False))
-    figure, axes = plt.subplots(len(models), 3, figsize=(12, 3.2 * len(models)), squeeze=False)
-    for row, model in enumerate(models):
-        mine = data[data.model == model].sort_values("step")
-        common = {"hue": "start", "palette": palette, "legend": False}
-        seaborn.lineplot(
-            mine, x="step", y="accuracy", marker="o", errorbar=None, ax=axes[row][0], **common | {"legend": "brief"}
+def valley(tables: dict, tasks):
+    """Accuracy and length against data size, a column a model, with the paper's values."""
+    table, paper = sft_cells(tables), tables["paper"].assign(series="paper")
+    table = table[table.task == HEADLINE]
+    paper = paper.assign(x=paper.examples)
+    data = drawing.join(
+        tidy(table, "accuracy", "accuracy", "problems_"), tidy(paper, "accuracy", "paper"),
+        tidy(table, "length", "length", "length_"), tidy(paper, "length", "paper_length"),
+    )  # fmt: skip
+    if data.empty:
+        return drawing.empty("accuracy and length of bases and SFT runs"), data
+    measures = {"accuracy": "accuracy (avg@k)", "length": "length (tokens)"}
+    figure, _ = drawing.by_size(data, measures, tables)
+    notes = [f"Accuracy: {mean_of(tasks.headline)}; length: {mean_of(tasks.length)}.", OVER_PROBLEMS, drawing.seeds(data),
+             drawing.band_note(figure, tables), "Each panel has a scale of its own, from 0."]  # fmt: skip
+    if "paper" in set(data.series):
+        notes.append(
+            "Open circles: the paper's values by the paper's grader, published without error bars; ours by the headline verdict."
         )
-        for start, group in mine.groupby("start"):
-            bars = [group.accuracy - group.problems_low, group.problems_high - group.accuracy]
-            axes[row][0].errorbar(
-                group.step, group.accuracy, yerr=bars, fmt="none", color=palette[start], alpha=0.4, linewidth=1
-            )
-        seaborn.lineplot(mine, x="step", y="length", marker="o", errorbar=None, ax=axes[row][1], **common)
-        seaborn.lineplot(
-            rewards[rewards.model == model], x="step", y="reward", errorbar=None, linewidth=1, ax=axes[row][2], **common
-        )
-        axes[row][0].set(title=f"{model}: held-out accuracy", ylim=(-0.02, None))
-        axes[row][1].set(title="response length (tokens)", ylim=(0, None))
-        axes[row][2].set(title="training reward", ylim=(-0.02, 1.02))
-    figure.tight_layout()
+    drawing.finish(figure, drawing.legend(data, drawing.styles(tables["cells"])), notes)
     return figure, data
+
+
+def benchmarks(tables: dict, tasks):
+    """Accuracy and length of each task against data size, the protocol alone."""
+    table = sft_cells(tables)
+    table = table[(table.task != HEADLINE) & (table.recipe == "protocol")]
+    table = table.assign(series=table.task)
+    data = drawing.join(tidy(table, "accuracy", "accuracy", "problems_"), tidy(table, "length", "length", "length_"))
+    if data.empty:
+        return drawing.empty("accuracy and length of each task"), data
+    figure, _ = drawing.by_size(data, {"accuracy": "accuracy (avg@k)", "length": "length (tokens)"}, tables)
+    notes = ["Dashed lines: the base.", OVER_PROBLEMS, drawing.seeds(data), "Each panel has a scale of its own, from 0.",
+             f"The headline is the {mean_of(tasks.headline)}." if len(tasks.headline) > 1 else ""]  # fmt: skip
+    drawing.finish(figure, drawing.legend(data, drawing.styles(tables["cells"])), notes)
+    return figure, data
+
+
+def efficiency(tables: dict, tasks):
+    """Accuracy per 1,000 tokens against data size."""
+    table = sft_cells(tables)
+    table = table[table.task == HEADLINE]
+    thousands = table.length.where(table.length > 0) / 1000
+    table = table.assign(spent_low=table.problems_low / thousands, spent_high=table.problems_high / thousands)
+    data = tidy(table, "accuracy per 1,000 tokens", "token_efficiency", "spent_")
+    if data.empty:
+        return drawing.empty("accuracy per 1,000 tokens"), data
+    figure, _ = drawing.by_size(data, {"accuracy per 1,000 tokens": "accuracy per 1,000 tokens"}, tables)
+    notes = [f"Accuracy: {mean_of(tasks.headline)}; tokens: {mean_of(tasks.length)}.",
+             "Bars: confidence interval of the accuracy over problems, at the mean length that was measured.",
+             drawing.seeds(data), "Each panel has a scale of its own, from 0."]  # fmt: skip
+    drawing.finish(figure, drawing.legend(data, drawing.styles(tables["cells"])), notes)
+    return figure, data
+
+
+def reflection(tables: dict, tasks):
+    """Share of reflective responses, and lengths of these and of the others, against data size."""
+    table = sft_cells(tables)
+    table = table[table.task == HEADLINE]
+    protocol = table[table.recipe == "protocol"]
+    data = drawing.join(
+        tidy(table, "share", "reflection", "reflection_"),
+        tidy(protocol, "length", "length_reflective", "length_reflective_", series="reflective"),
+        tidy(protocol, "length", "length_other", "length_other_", series="other"),
+    )
+    if data.empty:
+        return drawing.empty("reflection"), data
+    figure, axes = drawing.by_size(data, {"share": "reflective responses (share)", "length": "length (tokens)"}, tables)
+    for (model, measure), ax in axes.items():
+        shares = data[(data.model == model) & (data.measure == "share")]
+        if measure == "share" and len(shares):
+            if shares.value.max() == 0:
+                drawing.remark(ax, "no response is reflective")
+            ax.set_ylim(-0.03, 1.03 if shares.value.max() > 0.5 or shares.value.max() == 0 else None)
+    notes = [f"Responses to {mean_of(tasks.length)}; reflective: one of the paper's keywords occurs.",
+             OVER_PROBLEMS, drawing.seeds(data), "Lengths: the protocol alone."]  # fmt: skip
+    names = {"reflective": "length of reflective responses", "other": "length of the others"}
+    drawing.finish(figure, drawing.legend(data, drawing.styles(tables["cells"]), names), notes)
+    return figure, data
+
+
+def arithmetic(tables: dict, tasks):
+    """Accuracy, length, calculations and errors a calculation against data size, on the tasks whose calculations count."""
+    table = sft_cells(tables)
+    table = table[table.task.isin(tasks.calculations) & (table.recipe == "protocol")]
+    table = table.assign(series=table.task)
+    data = drawing.join(
+        tidy(table, "accuracy", "accuracy", "problems_"), tidy(table, "length", "length", "length_"),
+        tidy(table, "calculations", "calculations"), tidy(table, "error rate", "calculation_errors", "calculation_errors_"),
+    )  # fmt: skip
+    if data.empty:
+        return drawing.empty("tasks whose calculations are counted"), data
+    measures = {"accuracy": "accuracy (avg@k)", "length": "length (tokens)", "calculations": "calculations a response",
+                "error rate": "wrong calculations (share)"}  # fmt: skip
+    figure, _ = drawing.by_size(data, measures, tables, across="measures")
+    notes = ["Dashed lines: the base.", OVER_PROBLEMS + " Calculations made: no interval.", drawing.seeds(data),
+             "Only calculations written as an equation are counted. Each panel has a scale of its own, from 0."]  # fmt: skip
+    drawing.finish(figure, drawing.legend(data, drawing.styles(tables["cells"])), notes)
+    return figure, data
+
+
+FIGURES = {"valley": valley, "benchmarks": benchmarks, "efficiency": efficiency, "reflection": reflection,
+           "arithmetic": arithmetic, "outcomes": figures_bars.outcomes, "recipes": figures_bars.recipes,
+           "budget": figures_runs.budget, "errors": figures_runs.errors, "rl": figures_runs.rl}  # fmt: skip
 
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--figure", required=True, choices=["valley", "outcomes", "rl"])
-    parser.add_argument("--cells", required=True, type=Path)
-    parser.add_argument("--curves", required=True, type=Path)
+    parser.add_argument("--figure", required=True, choices=list(FIGURES))
+    parser.add_argument("--tables", required=True, type=Path, help="folder of the tables")
+    flags.add_tasks(parser)
     parser.add_argument("--svg", required=True, type=Path)
     parser.add_argument("--png", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
     args = parser.parse_args()
 
-    draw = {"valley": valley, "outcomes": outcomes, "rl": rl}[args.figure]
-    figure, data = draw(pandas.read_csv(args.cells), pandas.read_csv(args.curves))
-    for path, kind in ((args.svg, "svg"), (args.png, "png")):
-        with records.whole(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    tables = {name: drawing.read(args.tables / f"{name}.csv") for name in TABLES}
+    figure, data = FIGURES[args.figure](tables, args)
+    drawing.save(figure, args.figure, args.svg, args.png)
     with records.whole(args.data) as temporary:
         data.to_csv(temporary, index=False)
     records.done(f"figure {args.figure}", args.svg)

@@ -229,7 +229,9 @@ rule figure:
     input:
         script="scripts/figure.py",
         drawing="scripts/valley/drawing.py",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
+        bars="scripts/valley/figures_bars.py",
+        runs="scripts/valley/figures_runs.py",
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/{figure}.rst"),
         png=at("report/figures/{figure}.png"),
@@ -320,7 +322,7 @@ rule release:
     conda:
         CPU_ENV
     params:
-        study=config["root"],
+        study=lambda w: config["root"],
         cells=["/".join(map(str, name)) for name in DONE],
     message:
         "Gather the release"

@@ -1,0 +1,246 @@
+"""Every figure from tables of the size of the paper's grid, whole and half-finished; the tables come from the real functions."""
+
+import argparse
+import re
+import time
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import analyse
+import figure
+import matplotlib.pyplot as plt
+import numpy
+import pandas
+import pytest
+import score
+import yaml
+from conftest import REPOSITORY
+
+import aggregate
+from valley import drawing, grid, statistics
+
+TASKS = argparse.Namespace(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
+PROBLEMS = {"aime24": 6, "amc23": 6, "math500": 20, "arithmetic": 60}  # few: what is drawn is the number of cells
+SAMPLES = 4
+SECONDS = 60
+CONTROLS = [("qwen2.5-1.5b", f"sft-8k.{recipe}", seed) for recipe in ("matched", "short", "slow", "wide") for seed in (0, 1)]
+REPEATS = [("qwen2.5-1.5b", run, seed) for run in ("base", "sft-8k", "sft-32k") for seed in (1, 2)]
+
+
+def graded(rng, task: str, skill: float, length: float, reflective: float) -> list[dict]:
+    """Grades of one cell and task: the longer, the more calculations, each wrong with the same probability."""
+    rows = []
+    for problem in range(PROBLEMS[task]):
+        for _ in range(SAMPLES):
+            tokens = int(rng.gamma(4, length / 4)) + 20
+            made = int(rng.integers(5, 16)) if task == "arithmetic" else None
+            wrong = rng.random(made) > skill ** (1 / 8) if made else None
+            right = bool(rng.random() < skill if made is None else not wrong.any())
+            failed = (
+                "looping"
+                if tokens > 16000
+                else "truncated"
+                if tokens > 12000
+                else str(rng.choice(["wrong", "no answer"], p=[0.9, 0.1]))
+            )
+            rows.append({
+                "task": task, "id": f"{task}-{problem}", "answer": "1", "correct": right, "correct_boxed": right,
+                "correct_paper": right or bool(rng.random() < 0.03), "source_paper": "box", "outcome": "correct" if right else failed,
+                "tokens": tokens, "finish_reason": "stop", "calculations": made,
+                "wrong_calculations": None if made is None else int(wrong.sum()),
+                "first_wrong": None if made is None or right else int(wrong.argmax()) + 1,
+                "reflective": bool(rng.random() < reflective), "boxed": right, "timeout": False,
+            })  # fmt: skip
+    return rows
+
+
+def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
+    """All tables of a study with these cells, made by the functions that make them from real grades."""
+    examples = {name: 220000 if size["examples"] == "all" else size["examples"] for name, size in config["sizes"].items()}
+    rng = numpy.random.default_rng(0)
+    scores, grades, curves = {}, [], []
+    for model, run, seed in cells:
+        parsed = grid.parse_run(run)
+        size = examples[parsed.size] if parsed.size else 0
+        depth = list(config["models"]).index(model) / 12
+        skill = 0.15 + depth if not size else 0.05 + depth * size / 120000 + 0.15 * (parsed.recipe is not None)
+        skill = min(0.95, skill + 0.002 * (parsed.step or 100) * parsed.rl)
+        length = 700 if not size or parsed.recipe == "short" else 9000 - 2000 * numpy.log10(size / 8000)
+        rows = {task: graded(rng, task, skill, length, 0.6 if size else 0.03) for task in PROBLEMS}
+        tasks = {task: score.score_task(found, 0.95) for task, found in rows.items()}
+        scores[Path("results", model, run, f"seed{seed}", "scores.json")] = score.score(
+            tasks, TASKS.headline, TASKS.length, 0.95
+        )
+        grades += [row | {"model": model, "run": run, "seed": seed} for found in rows.values() for row in found]
+        if parsed.rl and not parsed.step:
+            reward = rng.random(100) / 5 + skill / 2
+            curves.append(
+                pandas.DataFrame({"step": range(1, 101), "reward": reward, "model": model, "run": run, "seed": f"seed{seed}"})
+            )
+    rows = [row for path, content in scores.items() for row in aggregate.cell_rows(path, content, examples)]
+    table = aggregate.add_changes(pandas.DataFrame(rows), scores, TASKS.headline, 0.95)
+    names = {name: model["source"].split("/")[-1] for name, model in config["models"].items()}
+    reference = pandas.read_csv(REPOSITORY / "workflow/reference/paper_fig2.csv")
+    grades = pandas.DataFrame(grades).astype(dict.fromkeys(("calculations", "wrong_calculations", "first_wrong"), float))
+    answered = grades[grades.outcome.isin(["correct", "wrong"])]
+    counted = answered[answered.task.isin(TASKS.calculations)]
+    fits, hazards = analyse.add_up(counted, 0.95)
+    return {
+        "cells": table, "replicates": aggregate.replicates(table, 0.95), "paper": aggregate.beside_paper(table, reference, names),
+        "rl_curves": pandas.concat(curves), "drop": analyse.drop(analyse.by_problem(grades), TASKS.headline),
+        "budget": analyse.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits,
+        "accuracy_by_length": analyse.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
+        "accuracy_by_steps": analyse.accuracy_by(counted, "calculations"),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory) -> dict[str, pandas.DataFrame]:
+    """The paper's grid, a few repeats and controls; written and read again, as the figures find it."""
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+    resamples, statistics.RESAMPLES = statistics.RESAMPLES, 199
+    try:
+        tables = study([*grid.cells(config), *CONTROLS, *REPEATS], config)
+    finally:
+        statistics.RESAMPLES = resamples
+    return reread(tables, tmp_path_factory.mktemp("tables"))
+
+
+def reread(tables: dict, folder: Path) -> dict[str, pandas.DataFrame]:
+    for name, table in tables.items():
+        aggregate.write(table, folder / f"{name}.csv")
+    assert set(tables) == set(figure.TABLES)
+    return {name: drawing.read(folder / f"{name}.csv") for name in tables}
+
+
+def drawn(name: str, tables: dict, folder: Path) -> tuple[pandas.DataFrame, list[str], bytes]:
+    """The data of a figure, its hover texts, and its SVG."""
+    picture, data = figure.FIGURES[name](tables, TASKS)
+    svg = folder / f"{name}.svg"
+    drawing.save(picture, name, svg, folder / f"{name}.png")
+    assert (folder / f"{name}.png").stat().st_size > 1000
+    return data, [element.text for element in xml.parse(svg).iter(f"{{{drawing.SVG}}}title")], svg.read_bytes()
+
+
+def hovered(data: pandas.DataFrame) -> int:
+    """How many hover texts a figure owes: one a point and bar, one a line."""
+    lines = data[data.kind == "line"].groupby(["model", "run", "seed"]).ngroups
+    return data.kind.isin(["point", "bar"]).sum() + lines
+
+
+def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, tmp_path):
+    began = time.monotonic()
+    for name in figure.FIGURES:
+        data, titles, _ = drawn(name, paper, tmp_path)
+        assert len(titles) == hovered(data) > 0, name
+        assert set(data.model) == set(paper["cells"].model) or name in ("rl", "recipes")
+    took = time.monotonic() - began
+    print(f"all figures of the paper's grid: {took:.1f} s")
+    assert took < SECONDS
+
+
+@pytest.mark.parametrize("name", list(figure.FIGURES))
+def test_a_half_finished_grid_leaves_gaps(name, paper, tmp_path):
+    rng = numpy.random.default_rng(1)
+    cells = paper["cells"][["model", "run", "seed"]].drop_duplicates()
+    cells = cells[~cells.model.str.contains("7b|14b|8b|3b")]
+    kept = cells[rng.random(len(cells)) < 0.5]
+    kept = kept[~((kept.model == "gemma3-1b") & (kept.run == "base"))]
+    tables = {
+        key: table.merge(kept[[k for k in kept if k in table and key != "rl_curves"]].drop_duplicates())
+        if key not in ("replicates", "paper", "rl_curves") else table for key, table in paper.items()
+    }  # fmt: skip
+    data, titles, _ = drawn(name, tables, tmp_path)
+    assert len(titles) == hovered(data)
+    assert set(data[(data.series != "paper") & (data.kind == "point")].run) <= set(kept.run)
+    assert data.value.notna().all()
+
+
+@pytest.mark.parametrize("name", list(figure.FIGURES))
+def test_nothing_yet_is_said_not_drawn(name, paper, tmp_path):
+    nothing = {key: pandas.DataFrame() for key in paper}
+    data, titles, svg = drawn(name, reread(nothing, tmp_path), tmp_path)
+    assert (len(data), titles) == (0, [])
+    assert b"no data yet" in svg
+
+
+@pytest.mark.parametrize(
+    "missing", ["cells", "paper", "replicates", "rl_curves", "drop", "accumulation", "hazard", "accuracy_by_steps"]
+)
+def test_any_table_may_be_empty(missing, paper, tmp_path):
+    few = {key: table[table.model == "qwen2.5-1.5b"] for key, table in paper.items()}
+    tables = few | {missing: paper[missing].iloc[:0]}
+    for name in figure.FIGURES:
+        picture, _ = figure.FIGURES[name](tables, TASKS)
+        plt.close(picture)
+
+
+def test_a_figure_shows_the_values_of_the_tables(paper, tmp_path):
+    data, titles, _ = drawn("valley", paper, tmp_path)
+    cells = paper["cells"]
+    row = cells[
+        (cells.model == "qwen2.5-1.5b") & (cells.run == "sft-8k") & (cells.seed == 0) & (cells.task == "headline")
+    ].iloc[0]
+    own = data[(data.model == row.model) & (data.run == row.run) & (data.seed == 0) & (data.series == "protocol")].set_index(
+        "measure"
+    )
+    assert own.loc["accuracy", ["value", "low", "high"]].tolist() == pytest.approx(
+        [row.accuracy, row.problems_low, row.problems_high]
+    )
+    assert own.loc["length", "value"] == pytest.approx(row.length)
+    assert (
+        f"qwen2.5-1.5b, sft-8k, seed 0: accuracy {row.accuracy:.3g} [{row.problems_low:.3g}, {row.problems_high:.3g}]" in titles
+    )
+    theirs = data[(data.series == "paper") & (data.model == "qwen2.5-1.5b") & (data.x == 8000)].set_index("measure")
+    assert theirs.value.to_dict() == pytest.approx({"accuracy": 0.203, "length": 8170})
+    assert theirs.low.isna().all()
+
+
+def test_a_point_stands_where_its_value_is(paper):
+    """The hover text belongs to its own point: each marker of the accuracy panel lies at the height its title names."""
+    picture, _ = figure.FIGURES["valley"](paper, TASKS)
+    named = [line for ax in picture.axes for line in ax.lines if str(line.get_gid()).startswith(drawing.TITLED)]
+    assert len(named) > 100
+    for line in named:
+        value = float(re.search(r"(?:accuracy|length) ([\d.,e-]+)", line.get_gid())[1].replace(",", ""))
+        assert line.get_ydata()[0] == pytest.approx(value, rel=0.01)
+    plt.close(picture)
+
+
+def test_no_line_where_a_model_has_no_base(paper, tmp_path):
+    few = {key: table[table.model == "gemma3-1b"] for key, table in paper.items()}
+    few |= {key: few[key][few[key].run != "base"] for key in ("cells", "drop")}
+    few["drop"] = few["drop"].assign(change=numpy.nan, of_solved=numpy.nan)
+    data, _, svg = drawn("outcomes", few, tmp_path)
+    assert set(data.measure) == {"share", "change"} - ({"change"} if data[data.measure == "change"].empty else set())
+    assert b"no data yet: no base" in svg
+
+
+@pytest.mark.parametrize("name", ["valley", "outcomes", "errors", "rl"])
+def test_the_same_tables_give_the_same_bytes(name, paper, tmp_path):
+    few = {key: table[table.model == "qwen2.5-1.5b"] for key, table in paper.items()}
+    (tmp_path / "again").mkdir()
+    _, _, first = drawn(name, few, tmp_path)
+    _, _, second = drawn(name, few, tmp_path / "again")
+    assert first == second
+    assert b"<script" not in first
+    assert b"<style" not in first  # would hold for the whole page
+
+
+def test_responses_without_reflection_are_said_to_be(paper, tmp_path):
+    cells = paper["cells"].assign(reflection=0.0, length_reflective=numpy.nan)
+    _, _, svg = drawn("reflection", paper | {"cells": cells[cells.model == "gemma3-1b"]}, tmp_path)
+    assert b"no response is reflective" in svg
+
+
+def test_the_verdict_on_errors_is_named_in_the_panel(paper, tmp_path):
+    fits = paper["accumulation"].assign(verdict="fails")
+    one = {key: table[table.model == "qwen2.5-3b"] for key, table in (paper | {"accumulation": fits}).items()}
+    _, _, svg = drawn("errors", one, tmp_path)
+    assert "p^k fails: base, 8k, 16k, 32k, 64k, 128k, 220k" in svg.decode()
+
+
+def test_a_recipe_has_one_colour_in_all_figures(paper):
+    looks = drawing.styles(paper["cells"])
+    assert looks["sft-8k.short"]["color"] == looks["short"]["color"]
+    assert len({look["color"] for name, look in looks.items() if name in ("base", "protocol", "short", "matched", "wide")}) == 5
