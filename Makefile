@@ -61,7 +61,7 @@ fetch-check: $(VENV)/complete  ## licences, token, pins and disk, before anythin
 	$(BIN)/python scripts/fetch_check.py $(STUDY)
 
 calibrate: $(VENV)/complete  ## the base models alone, against the paper's: make calibrate STUDY= PROFILE=slurm
-	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) calibrate
+	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) -- calibrate
 
 doctor: $(VENV)/complete  ## is this cluster ready? make doctor PARTITION=gpu GPUS=1
 	$(BIN)/python scripts/doctor.py --partition $(PARTITION) --gpus $(GPUS)
@@ -85,7 +85,7 @@ figures: $(VENV)/complete  ## tables, figures and page from a released folder, n
 	$(BIN)/snakemake --profile profiles/local --configfile $(FROM)/report/config.json --config root=$(FROM) report='{unfinished: true}' --forcerun aggregate analyse --allowed-rules $(REDRAWN) all -- all
 
 release: $(VENV)/complete  ## a folder of scores, grades, tables and page to publish, without weights: make release STUDY=
-	$(BIN)/snakemake --profile profiles/local $(STUDY) release
+	$(BIN)/snakemake --profile profiles/local $(STUDY) -- release
 
 lock:  ## resolve envs/*.in into locks and conda environments
 	$(PYTHON) -m pip install --quiet uv

@@ -22,18 +22,25 @@ PARQUET = ("examples",)  # tables with texts that no CSV should hold
 
 
 def inline(svg: Path) -> markupsafe.Markup:
-    """The SVG as an element of the page: without XML header and fixed size, its ids prefixed by its name, since figures share them."""
+    """The SVG as an element of the page: without XML header, its ids prefixed by its name, since figures share them.
+
+    It shrinks with the page but is never shown larger than it was drawn.
+    """
     text = svg.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*"', r"\1", text, count=2)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{svg.stem}-", text)
-    return markupsafe.Markup(text)
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', text).group(1)) * 4 / 3  # points as pixels
+    size = f"min-width: min(40rem, {width:.0f}px); max-width: {width:.0f}px"
+    text = re.sub(r'<svg([^>]*?) width="[^"]*"', rf'<svg\1 style="{size}"', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return markupsafe.Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{svg.stem}-", text))
 
 
 def number(value) -> str:
     """A table cell: three decimals below ten and none above, thousands grouped, a dash for what is missing."""
     if value is None or (isinstance(value, float) and pandas.isna(value)):
         return "–"
+    if value in (float("inf"), "inf"):
+        return "∞"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -114,6 +121,7 @@ def main():
         finding=(args.report / "finding.txt").read_text(encoding="utf-8").strip(),
         figures=[(n, inline(args.report / f"figures/{n}.svg"), caption(args.captions, n)) for n in args.figures],
         claims=claims(tables["claims"], tables["claims_models"]), graders=graders(tables["cells"]), drop=drop(tables["drop"]),
+        checkpoints={row["run"] for row in tables["cells"] if "@" in row["run"]},
         missing=missing(args.grid, tables["cells"]), grid=args.grid,
         provenance=records.read_json(args.report / "provenance.json"),
         config=(args.report / "config.json").read_text(encoding="utf-8"),

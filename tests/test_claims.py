@@ -2,14 +2,14 @@
 
 import types
 
+import claims
+import contrasts
 import numpy
 import pandas
 import pytest
 import yaml
 from conftest import REPOSITORY
 
-import claims
-import contrasts
 from valley import accumulation, inference
 from valley.inference import COLUMNS
 from valley.study import Study
@@ -21,7 +21,9 @@ PLAIN = {"base": 0.5, "sft-8k": 0.2, "sft-64k": 0.6, "sft-220k": 0.8}
 RL = {"base+rl@50": 0.6, "base+rl": 0.65, "sft-8k+rl@50": 0.3, "sft-8k+rl": 0.35, "sft-220k+rl@50": 0.85, "sft-220k+rl": 0.9}
 
 
-def problems(accuracy: dict, length: dict, rng, count: int = 200, samples: int = 4, extra: dict | None = None) -> pandas.DataFrame:
+def problems(
+    accuracy: dict, length: dict, rng, count: int = 200, samples: int = 4, extra: dict | None = None
+) -> pandas.DataFrame:
     """A problems table: `accuracy` and `length` by (model, run, seed); problems are easy or hard for all cells alike."""
     rows = []
     for task in ("a", "b"):
@@ -42,7 +44,9 @@ def study(accuracy: dict, length: dict | None = None, missing: tuple = (), **kin
     """A study of one seed a run, `accuracy` by run or by (model, run, seed); `missing` cells are asked for but not there."""
     named = {key if isinstance(key, tuple) else ("M", key, 0): value for key, value in accuracy.items()}
     lengths = {key if isinstance(key, tuple) else ("M", key, 0): value for key, value in (length or {}).items()}
-    table = problems({key: value for key, value in named.items() if key not in missing}, lengths, numpy.random.default_rng(1), **kind)
+    table = problems(
+        {key: value for key, value in named.items() if key not in missing}, lengths, numpy.random.default_rng(1), **kind
+    )
     return Study(table, list(named), EXAMPLES, TASKS)
 
 
@@ -95,7 +99,10 @@ def test_a_claim_on_length_holds_where_it_is_true_and_fails_where_it_is_wrong(cl
 def test_claims_on_reflection_are_read_off_the_responses():
     def reflecting(before, after, gap):
         share = {"reflective": after, "tokens": 5000.0, "tokens_reflective": after * (5000 + (1 - after) * gap)}
-        extra = {("qwen2.5-1.5b", "sft-8k", 0): share, ("qwen2.5-1.5b", "base", 0): {"reflective": before, "tokens_reflective": before * 100}}
+        extra = {
+            ("qwen2.5-1.5b", "sft-8k", 0): share,
+            ("qwen2.5-1.5b", "base", 0): {"reflective": before, "tokens_reflective": before * 100},
+        }
         accuracy = {("qwen2.5-1.5b", run, 0): value for run, value in PLAIN.items()}
         table = problems(accuracy, {}, numpy.random.default_rng(0), extra=extra)
         rng = numpy.random.default_rng(2)  # some spread, or the intervals are points
@@ -216,7 +223,9 @@ def test_every_is_seldom_refuted_by_chance_however_many_models_there_are():
     """Holm: nine models, all exactly at the threshold; "every is below" is refuted wrongly in at most 5 % (2.5 % a side)."""
     rng, refuted, proved = numpy.random.default_rng(1), 0, 0
     for _ in range(100):
-        models = [inference.estimate(simulated(rng, 1, 0.0, 0.0, 60), "accuracy", "minus", ["a"], ["a"], "headline") for _ in range(9)]
+        models = [
+            inference.estimate(simulated(rng, 1, 0.0, 0.0, 60), "accuracy", "minus", ["a"], ["a"], "headline") for _ in range(9)
+        ]
         verdict = inference.every(models, {"below": 0.0}, 0.95)
         refuted, proved = refuted + (verdict == "fails"), proved + (verdict == "holds")
     assert refuted / 100 <= 0.09

@@ -1,0 +1,123 @@
+"""The page in a real browser, the page of an unfinished study, and the page redrawn from a release."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMOKE, run
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+STUDY = Path("studies/smoke")
+PROBE = """<script>
+const wrong = [];
+addEventListener("error", event => wrong.push(event.message));
+console.error = console.warn = (...words) => wrong.push(words.join(" "));
+addEventListener("load", () => {
+  const texts = (table, at) => [...table.tBodies[0].rows].map(row => row.cells[at].dataset.value);
+  const table = [...document.querySelectorAll("table.sortable")].find(t => [...t.tHead.rows[0].cells].some(c => c.innerText.trim() === "length"));
+  const at = [...table.tHead.rows[0].cells].findIndex(c => c.innerText.trim() === "length"), button = table.tHead.rows[0].cells[at].firstChild;
+  button.click(); const up = texts(table, at);
+  button.click(); const down = texts(table, at);
+  const mark = document.querySelector("#valley [data-tip]");
+  mark.dispatchEvent(new PointerEvent("pointerover", {bubbles: true, clientX: 50, clientY: 50}));
+  const found = {
+    wrong, up, down, tip: document.getElementById("tip").hidden ? "" : document.getElementById("tip").textContent,
+    figures: [...document.querySelectorAll("figure svg")].map(svg => svg.getBoundingClientRect().height),
+    wide: document.documentElement.scrollWidth - innerWidth, outside: performance.getEntriesByType("resource").length,
+  };
+  const note = document.createElement("script"); note.type = "application/json"; note.id = "found";
+  note.textContent = JSON.stringify(found); document.body.append(note);
+});
+</script>"""
+
+
+def opened(page: Path, width: int) -> dict:
+    """What a headless Chromium of that width finds on a page: errors, a table sorted both ways, a hover text, figures."""
+    probed = page.with_name("probed.html")
+    probed.write_text(page.read_text().replace("<head>", "<head>" + PROBE, 1))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--virtual-time-budget=5000"]
+    dom = subprocess.run([BROWSER, *flags, "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    probed.unlink()
+    return json.loads(re.search(r'id="found">(.*?)</script>', dom, re.DOTALL).group(1))
+
+
+def make(folder: Path, *arguments) -> str:
+    """Run a target of the Makefile with the environment of the tests instead of one of its own."""
+    return run(["make", "-o", ".venv/complete", f"BIN={Path(sys.executable).parent}", *arguments], folder)
+
+
+@pytest.fixture
+def finished(smoke, tmp_path):
+    """A copy of the checkout in which the smoke study has run."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(smoke, folder, symlinks=True)
+    return folder
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_opens_sorts_and_tells_values_in_a_browser(smoke, width):
+    page = smoke / STUDY / "report/page.html"
+    figures = list((smoke / STUDY / "report/figures").glob("*.svg"))
+    found = opened(page, width)
+    assert found["wrong"] == []
+    assert found["outside"] == 0
+    assert found["wide"] <= 0, "the page itself scrolls sideways"
+    assert len(found["figures"]) == len(figures) > 4
+    assert all(height > 50 for height in found["figures"])
+    up = [float(value) for value in found["up"] if value]
+    assert up == sorted(up)
+    assert [float(value) for value in found["down"] if value] == sorted(up, reverse=True)
+    assert len(set(up)) > 1
+    assert re.search(r"accuracy.*\d", found["tip"])
+
+
+def test_the_page_needs_no_network_and_stands_alone(smoke):
+    text = (smoke / STUDY / "report/page.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", text))
+    for name in (
+        "C1",
+        "C6",
+        "Valley or bug?",
+        "Data or recipe?",
+        "Do errors add up?",
+        "Beside the paper",
+        "Where it comes from",
+    ):
+        assert name in text
+
+
+def test_an_unfinished_study_has_a_page_that_names_the_gaps(finished):
+    gone = finished / STUDY / "results/S/sft-64/seed0"
+    assert gone.exists(), sorted((finished / STUDY / "results/S").iterdir())
+    shutil.rmtree(gone)
+    shutil.rmtree(finished / STUDY / "report")
+    make(finished, "page", f"STUDY={' '.join(SMOKE)}")
+    text = (finished / STUDY / "report/page.html").read_text()
+    assert "S/sft-64/0" in text
+    assert "1 cell is missing" in text
+
+
+def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(finished, tmp_path):
+    make(finished, "release", f"STUDY={' '.join(SMOKE)}")
+    release = tmp_path / "released"
+    shutil.move(finished / STUDY / "release", release)
+    assert not list(release.rglob("*.safetensors")) + list(release.rglob("responses"))
+    run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], release)
+    card = (release / "README.md").read_text()
+    assert "Licences" in card
+    before = {file.name: file.read_bytes() for file in (release / "report/figures").glob("*.csv")}
+    shutil.rmtree(finished / "studies")
+    for made in ("figures", "page.html"):
+        path = release / "report" / made
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    start = time.monotonic()
+    make(finished, "figures", f"FROM={release}")
+    assert time.monotonic() - start < 60
+    assert {file.name: file.read_bytes() for file in (release / "report/figures").glob("*.csv")} == before
+    assert (release / "report/page.html").exists()
