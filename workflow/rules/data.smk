@@ -139,9 +139,9 @@ rule order_traces:
         at("logs/order_traces/seed{order}.log"),
     benchmark:
         at("benchmarks/order_traces/seed{order}.tsv")
-    threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     conda:
         CPU_ENV
+    threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     params:
         decontaminate=lambda w, input: f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else "",
         max_tokens=config["traces"]["max_tokens"],
