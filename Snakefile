@@ -45,7 +45,7 @@ onstart:
     if workflow.is_main_process and workflow.local_exec and needed > environment.gpus():
         raise WorkflowError(
             f"a job of this plan asks for {needed} GPU(s), this machine has {environment.gpus()}. Run it on a cluster "
-            "(--profile slurm), choose a smaller study (config/), or lower models.*.gpus in the config"
+            "(--profile slurm), choose a smaller study (config/), or lower models.*.gpus and rl.gpus in the config"
         )
     if workflow.is_main_process and not workflow.local_exec and (missing := environment.slurm_problem()):
         raise WorkflowError(

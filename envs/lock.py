@@ -22,7 +22,7 @@ HEAD = "# Written by `make lock` from {name}.in; edit that one.\n"
 
 
 def resolve(name: str):
-    """Write <name>.lock: every package of the stack, pinned."""
+    """Write <name>.lock: every package of the stack, pinned; pins that are there and still fit stay (delete it to renew all)."""
     links = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"find-links='([^']*)'", links)
     command = [
@@ -34,13 +34,17 @@ def resolve(name: str):
         "--no-annotate",
         "--python-version",
         "3.11",
+        f"--output-file={HERE / name}.lock",
         str(HERE / f"{name}.in"),
     ]
     command += [f"--no-emit-package={package}" for package in LEFT_OUT.get(name, ())]
     command += ["--find-links", found[0]] if found and name.endswith("cpu") else []
-    pins = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    pins = "".join(line for line in pins.splitlines(keepends=True) if re.match(r"[A-Za-z0-9]", line))
-    (HERE / f"{name}.lock").write_text(HEAD.format(name=name) + re.sub(r"\+\w+$", "", pins, flags=re.M))
+    lock = HERE / f"{name}.lock"
+    if lock.exists():  # a pin without its build suffix would rule the CPU build out
+        lock.write_text(re.sub(r"^torch==.*\n", "", lock.read_text(), flags=re.M))
+    subprocess.run(command, check=True)
+    pins = "".join(line for line in lock.read_text().splitlines(keepends=True) if re.match(r"[A-Za-z0-9]", line))
+    lock.write_text(HEAD.format(name=name) + re.sub(r"\+\w+$", "", pins, flags=re.M))
 
 
 def environment(name: str, lock: str) -> str:

@@ -79,7 +79,7 @@ def main():
         present = environment.gpus()
         if present < args.gpus:
             records.fail("this machine", f"{args.gpus} GPUs are asked for, {present} are there",
-                         "Lower models.*.gpus in the config, or run on a cluster: --profile slurm")  # fmt: skip
+                         "Lower models.*.gpus or rl.gpus in the config, or run on a cluster: --profile slurm")  # fmt: skip
         chosen = take_gpus(args.gpus, present, Path(tempfile.gettempdir()) / f"valley-gpus-{os.getuid()}")
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
     command = [sys.executable, *args.script]

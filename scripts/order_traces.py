@@ -14,10 +14,8 @@ counts of what was dropped and why go into the card and, with the provenance, in
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import hashlib
-import os
 import random
 import re
 import shutil
@@ -33,7 +31,6 @@ FLAGS = ("correctness_math_verify", "correctness_llama")
 BATCH = 128  # rows read at once: some 10 MB of traces
 BUCKETS = 32  # of some 100 MB each for 220,000 traces
 ROW_GROUP = 1000
-THREADS = 2  # batches whose tokens are counted at once; the tokenizers themselves use what cores there are
 
 
 def correct_traces(row: dict, rule: str) -> list[str]:
@@ -107,19 +104,6 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
         yield batch.num_rows, kept
 
 
-def in_order(work, batches):
-    """Yield (rows read, kept rows, result of `work` on them), in order, THREADS at work and little more in memory."""
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        waiting = collections.deque()
-        for read, rows in batches:
-            waiting.append((read, rows, pool.submit(work, rows)))
-            if len(waiting) > 2 * THREADS:
-                read, rows, future = waiting.popleft()
-                yield read, rows, future.result()
-        for read, rows, future in waiting:
-            yield read, rows, future.result()
-
-
 @contextlib.contextmanager
 def bucket_folder(out: Path):
     """An empty folder beside `out` that is gone afterwards; what a killed run left there goes first."""
@@ -185,10 +169,10 @@ def main():
     parser.add_argument("--correct", choices=["math-verify", "math-verify-else-llama", "any"], required=True)
     parser.add_argument("--think", choices=["keep", "strip"], default="keep", help="the traces' <think> and </think> tags")
     parser.add_argument("--seed", type=int, required=True, help="drives which correct trace is taken, and the order")
+    parser.add_argument("--workers", type=int, default=1, help="processes that count tokens")
     flags.add_prompt(parser)
     args = parser.parse_args()
 
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # jobs inherit false; nothing is forked after this but git
     import pyarrow
 
     start = time.perf_counter()
@@ -201,9 +185,9 @@ def main():
     batches = records.parquet_batches(args.traces, COLUMNS, BATCH, FLAGS)
     clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
     with bucket_folder(args.out) as folder:
-        count = lengths.token_counter(args.tokenizers, args.system, args.suffix, args.max_tokens)
+        measured = lengths.counted(clean, args.workers, args.tokenizers, args.system, args.suffix, args.max_tokens)
         schema = pyarrow.schema([*columns, ("place", pyarrow.float64())])
-        scatter(in_order(count, clean), folder, schema, total, tally)
+        scatter(measured, folder, schema, total, tally)
         kept, dropped = tally["kept"], tally["dropped"]
         if not kept:
             records.fail(args.traces, f"no trace is left ({dropped})", "Loosen traces.max_tokens, correct or decontaminate")

@@ -82,6 +82,8 @@ def change(config: dict, path: str, value) -> dict:
         ("traces/decontaminate", ["gsm8k"], ["traces.decontaminate", "gsm8k", "math500"]),
         ("sft/device_batch", 3, ["batch 8", "device_batch 3"]),
         ("models/qwen2.5-7b/gpus", 3, ["batch 8", "3 device"]),
+        ("rl/gpus", 3, ["rl.device_batch", "3 device", "rl.gpus"]),
+        ("models/qwen2.5-3b/rl", {"gpus": 3}, ["rl.device_batch of qwen2.5-3b", "3 device"]),
         ("rl/minibatch", 300, ["rl.minibatch", "300", "1024"]),
         ("rl/checkpoints", [15], ["rl.checkpoints", "15", "10"]),
         ("rl/problems", "gsm8k", ["rl.problems", "gsm8k", "math-3-5"]),

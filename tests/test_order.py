@@ -181,7 +181,7 @@ SAMPLE = "So, let me see: 12 + 345 = 357. Wait, that's right; the answer is 357.
 @pytest.mark.parametrize("kind", [r"\p{N}", r"\p{N}{1,3}", "whole text"])
 def test_remembered_parts_give_the_very_count_of_the_whole_text(kind):
     tokenizer = fast(kind, [SAMPLE])
-    cut = lengths.cuts(tokenizer)
+    parts_in = lengths.parts_of(tokenizer)
     rng = random.Random(0)
     parts = ["let", "me", "12", "345", "that's", "x", ".", ",", ";", "=", ")", "}", "-", " ", "  ", "\n", " \n", "\t", "\xa0",
              "é", "e\u0301", " \u0301", "▁", "中", "🙂", "क़", "<eos>", " a", " the", " b", "\r\n", ">", "</", "\\", "{", "^", "(",
@@ -190,10 +190,10 @@ def test_remembered_parts_give_the_very_count_of_the_whole_text(kind):
     whole = [len(ids) for ids in prompts.completion_ids(tokenizer, texts)]
     known = {}
     for _ in range(2):  # the second time many parts are known
-        assert lengths.completion_lengths(tokenizer, texts, cut, known) == whole
+        assert lengths.completion_lengths(tokenizer, texts, parts_in, known) == whole
     assert len(known) > 20
     for room in (20, 60):  # with room to spare a count may be too large, but never on the other side of the room
-        bounds = lengths.completion_lengths(tokenizer, texts, cut, known, [room] * len(texts))
+        bounds = lengths.completion_lengths(tokenizer, texts, parts_in, known, [room] * len(texts))
         assert all(bound >= count and (bound > room) == (count > room) for bound, count in zip(bounds, whole, strict=True))
     assert all(count - 1 <= lengths.size(text) for count, text in zip(whole, texts, strict=True))
 
@@ -201,16 +201,16 @@ def test_remembered_parts_give_the_very_count_of_the_whole_text(kind):
 def test_tokenizers_that_join_words_or_are_unknown_count_whole_texts(base):
     from tokenizers import AddedToken, normalizers
 
-    assert lengths.cuts(prompts.load_tokenizer(base)) is None
+    assert lengths.parts_of(prompts.load_tokenizer(base)) is None
     tokenizer = fast(r"\p{N}", [SAMPLE])
     tokenizer.add_tokens([AddedToken("so what", normalized=False)])
-    assert lengths.cuts(tokenizer) is None
+    assert lengths.parts_of(tokenizer) is None
     tokenizer = fast(r"\p{N}", [SAMPLE])
     tokenizer.add_tokens([AddedToken("<s>", rstrip=True)])
-    assert lengths.cuts(tokenizer) is None
+    assert lengths.parts_of(tokenizer) is None
     tokenizer = fast(r"\p{N}", [SAMPLE])
     tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
-    assert lengths.cuts(tokenizer) is None
+    assert lengths.parts_of(tokenizer) is None
 
 
 def test_a_row_must_fit_under_every_tokenizer_and_tokens_are_the_first_ones(tmp_path):
@@ -235,6 +235,38 @@ def test_a_row_must_fit_under_every_tokenizer_and_tokens_are_the_first_ones(tmp_
     assert {r["problem"]: r["tokens"] for r in pool} == {p: n[0] for p, n in by_problem.items() if max(n) <= 60}
     assert any(n[0] <= 60 < n[1] for n in by_problem.values())
     assert card["dropped"]["too long"] == sum(max(n) > 60 for n in by_problem.values())
+
+
+@pytest.mark.parametrize("kind", [r"\p{N}", "whole text"])
+def test_parts_are_those_of_a_split_at_the_places_where_no_token_goes_on(kind):
+    places = {r"\p{N}": r"(?<=[0-9A-Za-z])(?=[ \n\\^{}()\[\]=+*/,.;:$&-])", "whole text": r"(?<=[0-9A-Za-z.,;:=)}+\-])(?= )"}[
+        kind
+    ]
+    parts_in, rng = lengths.parts_of(fast(kind, [SAMPLE])), random.Random(0)
+    for text in [
+        SAMPLE,
+        *("".join(rng.choices("aZ09 \n\\^{}()[]=+*/,.;:$&-é🙂'\"\t", k=rng.randint(0, 60))) for _ in range(3000)),
+    ]:
+        assert list(filter(None, parts_in.findall(text))) == list(filter(None, re.split(places, text)))
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path):
+    """Each of them remembers other parts; batches are finished out of order."""
+    rng, models = random.Random(0), []
+    for name, texts in (("words", [SAMPLE]), ("bytes", ["x"])):
+        tokenizer = fast(r"\p{N}", texts)
+        tokenizer.chat_template = "{{ messages[0]['content'] }}"
+        tokenizer.save_pretrained(tmp_path / name)
+        models.append(tmp_path / name)
+    traces = [" ".join(rng.choices(SAMPLE.split(" "), k=rng.randint(1, 40))) for _ in range(1200)]
+    rows = [row(n, generations=["bad", trace, trace + "!"]) for n, trace in enumerate(traces)]
+    arguments = command(tmp_path, models[0], write(tmp_path / "t.parquet", rows), "--tokenizers", *models, "--max-tokens", 120)
+    results = []
+    for workers in (1, 2, 3):
+        script("order_traces", *arguments, "--workers", workers)
+        results.append(result(tmp_path))
+    assert results[0] == results[1] == results[2]
+    assert 0 < results[0][1]["dropped"]["too long"] < 1200
 
 
 @real

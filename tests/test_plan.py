@@ -1,6 +1,9 @@
 """What Snakemake plans: the promises of the graph, by dry runs; counts are derived from the config, never typed in."""
 
+import ast
+import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -184,6 +187,23 @@ def test_any_cell_is_a_target(tmp_path):
         )
     )
     assert (plan["sft"], plan["rl"], plan["score"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rl", "gpus"), [({}, 8), ({"gpus": None}, 4), ({"gpus": 2}, 2)], ids=["its own", "the model's", "another"]
+)
+def test_rl_has_gpus_of_its_own_and_sft_and_generation_those_of_the_model(tmp_path, rl, gpus):
+    folder = checkout(tmp_path)
+    (folder / "gpus.yaml").write_text(yaml.safe_dump({"rl": rl}))
+    target = "results/qwen2.5-3b/sft-8k+rl/seed0/scores.json"
+    output = snakemake(folder, "-n", "-p", "--configfile", "config.yaml", "gpus.yaml", "--", target)
+    launched = re.findall(r"launch\.py --gpus (\d+) .*?scripts/(\w+)\.py", output)
+    tasks = len(status.load_config([])["grid"]["tasks"])
+    assert sorted(launched) == sorted([("4", "sft"), (str(gpus), "rl"), *[("4", "generate")] * tasks])
+    jobs = f"print({{j['rule']: j['gpus'] for j in plan.snakemake_jobs([Path('gpus.yaml')], Path.cwd(), ['{target}'])}})"
+    code = f"import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; import plan; {jobs}"
+    asked = ast.literal_eval(run([sys.executable, "-c", code], folder).splitlines()[-1])
+    assert {rule: count for rule, count in asked.items() if count} == {"sft": 4, "rl": gpus, "generate": 4}
 
 
 def test_a_bad_config_stops_before_any_job_is_planned(tmp_path):

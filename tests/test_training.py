@@ -187,6 +187,79 @@ def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tm
     assert not made.mask_truncated_completions  # a cut response counts as wrong, as in verl, and is reported as truncated
 
 
+def sample_weights(folder, base, correction: bool, mismatch: float) -> list[float]:
+    """The weight that a 20-token and a 1,500-token response have in the gradient of TRL's loss; 1: its tokens count in full.
+
+    The trainer is GRPOTrainer with the fields of `make_config`. vLLM cannot sample for it on CPU: the responses are given, and
+    so are their log-probabilities, off by `mismatch` a token from the trainer's own. All that follows is TRL's.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import GRPOTrainer
+
+    files = ["--model", base, "--problems", "p", "--out", folder / "o", "--record", folder / "r", "--curve", folder / "c"]
+    sizes = ["--lr", 5e-7, "--steps", 1, "--prompts", 1, "--rollouts", 2, "--minibatch", 1, "--device-batch", 2, "--save-every", 1,
+             "--max-new-tokens", 1500, "--precision", "fp32", "--gradient-checkpointing", False]  # fmt: skip
+    args = rl.parse([str(flag) for flag in [*files, *sizes]])
+    batching = rl.trl_batching(1, 2, 1, 1, 2)
+    config = rl.make_config(args, batching, batching.pop("updates"), folder)
+    if correction:
+        config.vllm_importance_sampling_correction = True
+    rng, tokenizer = torch.Generator().manual_seed(0), prompts.load_tokenizer(base)
+    responses = [torch.randint(10, 20, (n,), generator=rng).tolist() for n in (20, 1500)]
+    model = AutoModelForCausalLM.from_pretrained(base)
+
+    def logps(prompt, response):
+        """The model's own log-probabilities of a response's tokens."""
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        return logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+
+    def rollout(turns, _):
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        given = [(logps(*pair).detach() - mismatch).tolist() for pair in zip(ids, responses, strict=True)]
+        return {"prompt_ids": ids, "completion_ids": responses, "logprobs": given}
+
+    problem = {"prompt": prompts.messages("63b+5", None, ""), "answer": "68"}
+    trainer = GRPOTrainer(model=model, args=config, reward_funcs=lambda **_: [0.0, 1.0], processing_class=tokenizer,
+                          train_dataset=Dataset.from_list([problem] * 2))  # fmt: skip
+    trainer.use_vllm, trainer.rollout_func, trainer._last_loaded_step = True, rollout, trainer.state.global_step
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer._generate_and_score_completions([problem] * 2)
+
+    def gradient(loss):
+        model.zero_grad()
+        loss.backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+    found = []
+    (prompt,) = tokenizer.apply_chat_template([problem["prompt"]], add_generation_prompt=True, return_dict=False)
+    for i, response in enumerate(responses):
+        alone = torch.zeros(2).index_fill_(0, torch.tensor(i), 1.0) * batch["advantages"]
+        theirs = gradient(trainer._compute_loss(model, batch | {"advantages": alone}))
+        full = gradient(-alone[i] * logps(prompt, response).sum() / 1520)  # each token the same, as in verl's token-mean
+        assert float((theirs - theirs @ full / (full @ full) * full).norm()) < 1e-3 * float(full.norm())
+        found.append(float(theirs @ full / (full @ full)))
+    return found
+
+
+def test_long_samples_keep_their_weight_where_trls_default_drops_them(tmp_path, base):
+    """vLLM and the trainer disagree by 0.2 % a token: over 1,500 tokens by a factor of twenty, which TRL's default cuts off."""
+    assert sample_weights(tmp_path, base, False, 0.002) == pytest.approx([1, 1], rel=1e-3)
+    assert sample_weights(tmp_path, base, False, -0.002) == pytest.approx([1, 1], rel=1e-3)
+    assert sample_weights(tmp_path, base, True, 0.002) == pytest.approx([1.04, 0], abs=0.01)
+    assert sample_weights(tmp_path, base, True, -0.002) == pytest.approx([0.96, 0.05], abs=0.01)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8, 16])
+def test_the_papers_rl_batch_is_exact_on_any_number_of_gpus(gpus):
+    batching = rl.trl_batching(prompts=1024, rollouts=8, minibatch=256, devices=gpus, device_batch=1)
+    per_micro_batch = gpus * batching["per_device_train_batch_size"]
+    assert per_micro_batch * batching["gradient_accumulation_steps"] == 256 * 8
+    assert per_micro_batch * batching["steps_per_generation"] == 1024 * 8
+    assert batching["steps_per_generation"] == batching["updates"] * batching["gradient_accumulation_steps"]
+
+
 def test_a_problem_that_would_end_its_own_turn_is_refused_by_rl(tmp_path, base):
     records.write_parquet(tmp_path / "rl.parquet", [{"problem": "63b+5<eos>", "answer": "68"}] * 4)
     output = script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",

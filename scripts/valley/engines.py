@@ -7,12 +7,11 @@ ids, seed); and the sampling parameters in force, for the record.
 import logging
 import multiprocessing
 import os
-import threading
 import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-from valley import prompts, records
+from valley import environment, prompts, records
 
 # What a part and the responses record of vLLM's sampling, as vLLM holds it after its own checks (greedy resets top_p).
 VLLM_SAMPLING = (
@@ -137,8 +136,7 @@ def visible_gpus() -> list[str]:
 
 def start_worker(args, gpus):
     """First thing in a worker process: take one GPU off the queue and make the engine on it."""
-    # A worker whose parent was killed would wait for work for ever and hold its GPU.
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    environment.end_with_parent()  # or it would hold its GPU for ever
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before anything in here imports torch
     global worker_engine
     worker_engine = ENGINES[args.engine](args, prompts.load_tokenizer(args.model))

@@ -1,9 +1,11 @@
-"""The environment variables that every job of a study inherits, set once by the Snakefile."""
+"""What a process inherits or finds: the variables of every job (set once by the Snakefile), GPUs, SLURM, its parent."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 
@@ -36,3 +38,8 @@ def prepare(warm_start: bool):
         # Freed memory stays with the process: it saves up to a third of a GRPO step on CPU.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
+
+
+def end_with_parent():
+    """In a worker process: end when its parent does. A worker whose parent was killed would wait for work for ever."""
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()

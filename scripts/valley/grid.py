@@ -101,6 +101,12 @@ def rl_settings(config: dict, model: str, run: str) -> dict:
     return settings | config["models"][model].get("rl", {}) | (config["rl"]["recipes"][recipe] if recipe else {})
 
 
+def training_gpus(config: dict, model: str, run: str) -> int:
+    """GPUs that training of a run asks for: the model's; RL may have its own number (`rl.gpus`)."""
+    own = rl_settings(config, model, run).get("gpus") if parse_run(run).rl else None
+    return config["models"][model].get("gpus", 0) if own is None else own
+
+
 def flags(settings: dict, names: tuple[str, ...]) -> str:
     """Settings as one command-line string, holding only what is set: a new key then changes no existing job."""
     text = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value  # noqa: E731
@@ -190,7 +196,7 @@ def size_problems(config: dict):
     for model, run, _ in _valid_cells(config):
         if parse_run(run).size:
             settings = sft_settings(config, model, run)
-            gpus = max(1, config["models"][model].get("gpus", 0))
+            gpus = max(1, training_gpus(config, model, parse_run(run).start))
             batch, device = settings["batch"], settings.get("device_batch", 1)
             device = min(device, max(1, batch // gpus))  # as sft.py does
             if batch % (gpus * device):
@@ -211,12 +217,12 @@ def rl_problems(config: dict):
         settings = rl_settings(config, model, run)
         if settings.get("problems") not in rl["sets"]:
             yield f"rl.problems of {model}: unknown set {settings.get('problems')!r}. Allowed: {one_of(rl['sets'])}"
-        gpus = max(1, config["models"][model].get("gpus", 0))
+        gpus = max(1, training_gpus(config, model, run))
         if settings["prompts"] % settings["minibatch"]:
             yield f"rl.minibatch: {settings['minibatch']} does not divide rl.prompts = {settings['prompts']}"
         elif settings["minibatch"] * settings["rollouts"] % (gpus * settings["device_batch"]):
             yield (f"rl.device_batch of {model}: {settings['device_batch']} × {gpus} device(s) does not divide "
-                   f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts")  # fmt: skip
+                   f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts. Change it, or rl.gpus")  # fmt: skip
     for step in rl["checkpoints"]:
         if step % rl["save_every"] or step >= rl["steps"]:
             yield (f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "

@@ -4,32 +4,43 @@ For order_traces.py: 225,000 traces of 4,000 tokens under three tokenizers would
 """
 
 import collections
+import concurrent.futures
 import itertools
 import json
+import multiprocessing
 import re
-import threading
 from pathlib import Path
 
-from valley import prompts
+from valley import environment, prompts
 
-# No token of the usual tokenizers spans certain
-# places, so the counts of the parts between them add up: those of frequent parts are remembered, the rest of a trace is
-# tokenised as one text (any two parts meet at such a place, too). `cuts` says where a tokenizer has them, if it does.
+# No token of the usual tokenizers spans certain places, so the counts of the parts between them add up: those of frequent
+# parts are remembered, the rest of a trace is tokenised as one text (any two parts meet at such a place, too). `parts_of`
+# says where a tokenizer has them, if it does.
 KNOWN_PARTS = 200_000
-# The pre-tokenisers of Qwen and Llama 3. No match goes on from a letter or digit to one of the characters in SPLIT_CUTS,
-# and none looks behind: text may be cut there before it is split.
+
+
+def between(before: str, after: str) -> re.Pattern:
+    """Finds the parts of a text that is cut wherever one of the characters `before` meets one of `after`, and an empty part.
+
+    Both are the inside of a regex class and share no character. The same as splitting at a look-behind, in two thirds of the time.
+    """
+    return re.compile(rf"[^{before}]*+(?:[{before}]++(?:[^{before}{after}][^{before}]*+)?+)*+")
+
+
+# The pre-tokenisers of Qwen and Llama 3. No match goes on from a letter or digit to one of the characters that SPLIT_PARTS
+# cuts before, and none looks behind: text may be cut there before it is split.
 SPLITS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     for digits in (r"\p{N}", r"\p{N}{1,3}")
 }
-SPLIT_CUTS = r"(?<=[0-9A-Za-z])(?=[ \n\\^{}()\[\]=+*/,.;:$&-])"
-SPACE_CUTS = r"(?<=[0-9A-Za-z.,;:=)}+\-])(?= )"
+SPLIT_PARTS = between(r"0-9A-Za-z", r" \n\\^{}()\[\]=+*/,.;:$&\-")
+SPACE_PARTS = between(r"0-9A-Za-z.,;:=)}+\-", " ")
 
 
-def cuts(tokenizer) -> re.Pattern | None:
-    """Places where text may be cut so that the counts of the parts add up to its own, and none exceeds its `size`.
+def parts_of(tokenizer) -> re.Pattern | None:
+    """Finds the parts of a text whose counts add up to its own, none of which exceeds its `size`.
 
-    Known for a byte-level BPE behind one of SPLITS, and (SPACE_CUTS) for a BPE on whole texts with byte fallback whose only
+    Known for a byte-level BPE behind one of SPLITS, and (SPACE_PARTS) for a BPE on whole texts with byte fallback whose only
     normaliser writes ▁ for a space, provided that no token goes on across such a place. None for all others.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -42,17 +53,17 @@ def cuts(tokenizer) -> re.Pattern | None:
     if normalizer == {"type": "Replace", "pattern": at_space, "content": "▁"} and model["byte_fallback"]:
         tokens = [*added, *(token.replace("▁", " ") for token in model["vocab"])]
         whole = splitter.get("pattern", at_space) == at_space and not parts  # a split at spaces finds none any more
-        found = SPACE_CUTS if whole else None
+        found = SPACE_PARTS if whole else None
     else:
         known = [part["type"] for part in parts] == ["Split", "ByteLevel"] and normalizer["type"] in (None, "NFC")
         known = known and parts[0]["pattern"].get("Regex") in SPLITS and parts[0]["behavior"] == "Isolated"
         tokens = added  # the others lie within one match
-        found = SPLIT_CUTS if known and not parts[1]["add_prefix_space"] and not parts[1]["use_regex"] else None
-    return re.compile(found) if found and not any(re.search(found, token) for token in tokens) else None
+        found = SPLIT_PARTS if known and not parts[1]["add_prefix_space"] and not parts[1]["use_regex"] else None
+    return found if found and all(len(found.findall(token)) <= 2 for token in tokens) else None
 
 
 def size(text: str) -> int:
-    """No fewer than the tokens of a text under a tokenizer whose `cuts` are known.
+    """No fewer than the tokens of a text under a tokenizer whose parts are known (`parts_of`).
 
     Each token covers at least one byte (a byte-level BPE merges bytes; byte fallback gives a character no token knows one
     token a byte). NFC leaves ASCII alone and makes other text at most three times as long in UTF-8 (Unicode TR 15).
@@ -61,19 +72,23 @@ def size(text: str) -> int:
     return ascii_bytes + 3 * (len(text.encode()) - ascii_bytes)
 
 
-def completion_lengths(tokenizer, traces: list[str], cut, known: dict, room: list[int] | None = None) -> list[int]:
-    """Tokens of each trace with its end token; `known` remembers the counts of frequent parts between the `cuts`.
+def completion_lengths(tokenizer, traces: list[str], parts_in, known: dict, room: list[int] | None = None) -> list[int]:
+    """Tokens of each trace with its end token; `known` remembers the counts of frequent parts.
 
-    Where `room` is given, a trace that fits its room even if each byte of its rest were a token gets that larger count.
+    Where `room` is given, a trace that fits its room even if each byte of its rest were a token gets that larger count; so
+    only as much of it is looked up as usually shows that.
     """
-    if cut is None:
+    if parts_in is None:
         return [len(ids) for ids in prompts.completion_ids(tokenizer, traces)]
     counted, rest, unknown = [], [], collections.Counter()
-    for trace in traces:
-        parts = cut.split(trace)
+    for i, trace in enumerate(traces):
+        end = max(0, 2 * (size(trace) - room[i])) if room else len(trace)
+        parts = parts_in.findall(trace[:end])
+        tail = "".join(parts[-2:]) + trace[end:]  # the last part may go on there
+        del parts[-2:]
         missing = list(itertools.filterfalse(known.__contains__, parts))
         counted.append(sum(map(known.get, parts, itertools.repeat(0))))
-        rest.append("".join(missing))
+        rest.append("".join(missing) + tail)
         unknown.update(missing)
     if len(known) < KNOWN_PARTS:
         frequent = [part for part, count in unknown.items() if count > 2]
@@ -86,30 +101,61 @@ def completion_lengths(tokenizer, traces: list[str], cut, known: dict, room: lis
 
 
 def token_counter(folders: list[Path], system: str | None, suffix: str, limit: int):
-    """A function from rows to each one's tokens under the first tokenizer, None where any of them exceeds the limit."""
+    """A function from (problem, trace) pairs to each one's tokens under the first tokenizer, None where any exceeds the limit."""
     loaded = []
     for folder in folders:
         tokenizer = prompts.load_tokenizer(folder)
-        loaded.append((tokenizer, cuts(tokenizer), {}, threading.Lock()))
+        loaded.append((tokenizer, parts_of(tokenizer), {}))
 
-    def count(rows: list[dict]) -> list[int | None]:
-        tokens = [0] * len(rows)
-        for place, (tokenizer, cut, known, lock) in enumerate(loaded):
-            with lock:  # a call sets the tokenizer's own options: one thread at a time
-                rendered = list(map(len, prompts.prompt_ids(tokenizer, [row["problem"] for row in rows], system, suffix)))
-            # After the first tokenizer a row is counted only where it is still in and its bytes and end token could exceed.
-            asked = [
-                i for i, row in enumerate(rows)
-                if not place or (tokens[i] is not None and (cut is None or rendered[i] + size(row["trace"]) + 1 > limit))
-            ]  # fmt: skip
-            room = [limit - rendered[i] for i in asked] if place else None  # the first one's counts are kept, so exact
-            with lock:
-                ended = completion_lengths(tokenizer, [rows[i]["trace"] for i in asked], cut, known, room)
-            for i, length in zip(asked, ended, strict=True):
-                if rendered[i] + length > limit:
+    def count(pairs: list[tuple[str, str]]) -> list[int | None]:
+        tokens: list[int | None] = [0] * len(pairs)
+        for place, (tokenizer, parts_in, known) in enumerate(loaded):
+            asked = [i for i, length in enumerate(tokens) if length is not None]
+            if place and parts_in:  # after the first tokenizer: only rows whose bytes and end token could exceed
+                rendered = prompts.rendered(tokenizer, [pairs[i][0] for i in asked], system, suffix)
+                asked = [i for i, text in zip(asked, rendered, strict=True) if size(text) + size(pairs[i][1]) + 1 > limit]
+            prompt = list(map(len, prompts.prompt_ids(tokenizer, [pairs[i][0] for i in asked], system, suffix)))
+            room = [limit - length for length in prompt] if place else None  # the first one's counts are kept, so exact
+            ended = completion_lengths(tokenizer, [pairs[i][1] for i in asked], parts_in, known, room)
+            for i, begun, length in zip(asked, prompt, ended, strict=True):
+                if begun + length > limit:
                     tokens[i] = None
                 elif not place:
-                    tokens[i] = rendered[i] + length
+                    tokens[i] = begun + length
         return tokens
 
     return count
+
+
+def start_worker(*arguments):
+    """First thing in a worker process: make its `token_counter`."""
+    environment.end_with_parent()
+    global worker_count
+    worker_count = token_counter(*arguments)
+
+
+def work(pairs: list[tuple[str, str]]) -> list[int | None]:
+    """In a worker: the tokens of (problem, trace) pairs."""
+    return worker_count(pairs)
+
+
+def counted(batches, workers: int, *arguments):
+    """Yield (rows read, rows, their tokens) of batches (rows read, rows), in order, by `token_counter(*arguments)`.
+
+    More workers than one are processes with tokenizers of their own; little more than what they work on is in memory.
+    """
+    pairs = lambda rows: [(row["problem"], row["trace"]) for row in rows]  # noqa: E731
+    if workers == 1:
+        count = token_counter(*arguments)
+        yield from ((read, rows, count(pairs(rows))) for read, rows in batches)
+        return
+    context = multiprocessing.get_context("spawn")  # arrow's threads do not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, arguments) as pool:
+        waiting = collections.deque()
+        for read, rows in batches:
+            waiting.append((read, rows, pool.submit(work, pairs(rows))))
+            if len(waiting) > 2 * workers:
+                read, rows, future = waiting.popleft()
+                yield read, rows, future.result()
+        for read, rows, future in waiting:
+            yield read, rows, future.result()

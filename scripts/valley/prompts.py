@@ -32,6 +32,12 @@ def special_tokens(tokenizer) -> re.Pattern:
     return re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
 
 
+def rendered(tokenizer, problems: list[str], system: str | None, suffix: str) -> list[str]:
+    """The text of each prompt, by the chat template."""
+    turns = [messages(problem, system, suffix) for problem in problems]
+    return [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+
+
 def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) -> list[list[int]]:
     """Token ids of rendered prompts, generation prompt included; special tokens come from the template alone (one BOS).
 
@@ -39,18 +45,16 @@ def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) 
     """
     special = special_tokens(tokenizer)
 
-    def render(problem):
-        return tokenizer.apply_chat_template(messages(problem, system, suffix), tokenize=False, add_generation_prompt=True)
-
     def spelled(problem):
         """The ids of one prompt whose problem spells special tokens: those are marked, so that only the template's are found."""
-        rendered = render(special.sub(lambda match: match[0][0] + MARK + match[0][1:], problem))
-        pieces = special.split(rendered)  # text, special token, text, …
+        marked = special.sub(lambda match: match[0][0] + MARK + match[0][1:], problem)
+        pieces = special.split(rendered(tokenizer, [marked], system, suffix)[0])  # text, special token, text, …
         texts = tokenizer([p.replace(MARK, "") for p in pieces[::2]], add_special_tokens=False, split_special_tokens=True)
         ends = [[tokenizer.convert_tokens_to_ids(token)] for token in pieces[1::2]]
         return [i for text, end in zip(texts["input_ids"], [*ends, []], strict=True) for i in [*text, *end]]
 
-    rows = tokenizer([render(p) for p in problems], add_special_tokens=False)["input_ids"] if problems else []
+    texts = rendered(tokenizer, problems, system, suffix)
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return [spelled(p) if special.search(p) else row for p, row in zip(problems, rows, strict=True)]
 
 

@@ -141,6 +141,7 @@ rule order_traces:
         at("benchmarks/order_traces/seed{order}.tsv")
     conda:
         CPU_ENV
+    threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     params:
         decontaminate=lambda w, input: f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else "",
         max_tokens=config["traces"]["max_tokens"],
@@ -152,7 +153,7 @@ rule order_traces:
     shell:
         "python scripts/order_traces.py --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
         " --max-tokens {params.max_tokens} --correct {params.correct} --think {params.think} --seed {wildcards.order}"
-        " {params.prompt}"
+        " --workers {threads} {params.prompt}"
         " --out {output.pool} --card {output.card} 2> {log}"
 
 

@@ -82,8 +82,13 @@ def source_flags(entry):
 
 
 def gpus(wildcards):
-    """GPUs that training and generation of a model ask for."""
+    """GPUs that generation of a model asks for."""
     return config["models"][wildcards.model].get("gpus", 0)
+
+
+def training_gpus(wildcards):
+    """GPUs that SFT or RL of a run asks for."""
+    return grid.training_gpus(config, wildcards.model, wildcards.run)
 
 
 # Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.
@@ -101,9 +106,14 @@ def stop_flags(wildcards):
     return f"--stop-tokens {' '.join(map(shlex.quote, tokens))}" if tokens else ""
 
 
+def launched(count):
+    """How a script is started on `count` GPUs; on CPU as it is."""
+    return f"python scripts/launch.py --gpus {count}" if count else "python"
+
+
 def launch(wildcards):
-    """How a script is started on the GPUs of its job; on CPU as it is."""
-    return f"python scripts/launch.py --gpus {gpus(wildcards)}" if gpus(wildcards) else "python"
+    """How generation is started."""
+    return launched(gpus(wildcards))
 
 
 def launch_training(settings):
@@ -111,7 +121,8 @@ def launch_training(settings):
 
     def line(wildcards):
         deepspeed = settings(config, wildcards.model, wildcards.run).get("deepspeed")
-        return launch(wildcards) + (f" --deepspeed {deepspeed}" if deepspeed and gpus(wildcards) else "")
+        count = training_gpus(wildcards)
+        return launched(count) + (f" --deepspeed {deepspeed}" if deepspeed and count else "")
 
     return line
 

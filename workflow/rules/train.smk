@@ -90,7 +90,7 @@ rule sft:
     conda:
         MODEL_ENV
     resources:
-        gpu=gpus,
+        gpu=training_gpus,
     params:
         launch=launch_training(grid.sft_settings),
         flags=sft_flags,
@@ -120,7 +120,7 @@ rule rl:
     conda:
         MODEL_ENV
     resources:
-        gpu=gpus,
+        gpu=training_gpus,
     params:
         launch=launch_training(grid.rl_settings),
         flags=rl_flags,
