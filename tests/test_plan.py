@@ -99,6 +99,19 @@ def test_a_finished_grid_plans_nothing(finished):
     assert plan_of(finished, two_models()) == {}
 
 
+def test_bases_and_the_smallest_size_are_scored_before_a_larger_size_is_trained(tmp_path):
+    """On one core everything queues; the first runs pass whatever became ready before them."""
+    folder = checkout(tmp_path)
+    for script in (folder / "scripts").glob("*.py"):
+        shutil.copyfile(REPOSITORY / "tests/fixtures/stub.py", script)
+    snakemake(folder, *write(folder, two_models()), "--cores", 1, "--until", "score")
+
+    def made(runs, file):
+        return [(folder / f"studies/stub/results/{m}/{run}/seed0/{file}").stat().st_mtime_ns for m in "SM" for run in runs]
+
+    assert max(made(["base", "sft-128"], "scores.json")) < min(made(["sft-512", "sft-128+rl"], "train.json"))
+
+
 def test_adding_a_task_trains_nothing_and_generates_that_task_alone(finished):
     config = two_models()
     config["grid"]["tasks"] = ["chain", "arithmetic"]

@@ -1,5 +1,6 @@
 # What a name in a path stands for, and what a job of it needs.
 
+import os
 import shlex
 
 CELLS = grid.cells(config)
@@ -13,6 +14,22 @@ wildcard_constraints:
     size="[a-z0-9]+",
     task="[A-Za-z0-9_-]+",
     problems="[A-Za-z0-9_-]+",
+
+
+# Jobs of these runs go before all others: by `priority` in Snakemake, by a lower --nice in SLURM's queue, where jobs that
+# became ready earlier wait already. The rest is set back little, for it also lets the jobs of others pass.
+FIRST = grid.first_runs(config)
+NICE = 100
+
+
+def priority(stage):
+    """A function of wildcards: the priority of a job, those of the first runs above all others, then by `stage`."""
+    return lambda wildcards: stage + 10 * (wildcards.run in FIRST)
+
+
+def nice(wildcards):
+    """How a job stands in SLURM's queue among the study's own."""
+    return f"--nice={0 if wildcards.run in FIRST else NICE}"
 
 
 def at(path):
@@ -74,12 +91,28 @@ def gpus(wildcards):
     return config["models"][wildcards.model].get("gpus", 0)
 
 
+def gpu_resource(wildcards):
+    """The GPUs of a job as the resource `gpu` (locally; sbatch --gpus); none where the site asks by --gres."""
+    return None if config["gres"] else gpus(wildcards)
+
+
+def gres_resource(wildcards):
+    """The GPUs of a job as sbatch --gres on sites that ask so (`gres` in the config); else none."""
+    return f"{config['gres']}:{gpus(wildcards)}" if config["gres"] and gpus(wildcards) else None
+
+
+def memory(mb):
+    """A function of a job's attempt: memory that grows when it is tried again."""
+    return lambda wildcards, attempt: mb * attempt
+
+
 # Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.
 CPU_ENV = "../../envs/cpu.yaml"
 MODEL_ENV = "../../envs/gpu.yaml" if config["generate"]["engine"] == "vllm" else CPU_ENV
 
-# In CPU studies jobs are forked from one process that has imported torch.
-if config["warm_start"]:
+# In CPU studies jobs are forked from one process that has imported torch; not within a SLURM job, which that process would
+# outlive, and which could not be cancelled with it.
+if config["warm_start"] and "SLURM_JOB_ID" not in os.environ:
     shell.prefix('python() {{ command python scripts/warm.py "$@"; }}; ')
 
 
