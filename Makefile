@@ -42,7 +42,7 @@ test-slow: $(VENV)/complete $(if $(VALLEY_VLLM_PYTHON),,$(VLLM)/complete)  ## wh
 	$(BIN)/python -m pytest tests -m slow
 
 test-slurm: $(VENV)/complete  ## as root: the tests on a real SLURM, which they install and start
-	$(BIN)/python -m pytest tests/slurm -m slurm -n 0
+	$(BIN)/python -m pytest tests/slurm -m slurm -n 0 -rs
 
 lint: $(VENV)/complete
 	$(BIN)/ruff check .

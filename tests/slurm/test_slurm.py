@@ -86,9 +86,11 @@ def jobs(folder: Path, text: str = "", states: str = "") -> list[str]:
 
 
 def start(folder: Path, *flags: str, command: list[str] = SLURM) -> subprocess.Popen:
-    """Snakemake on SLURM in the background, in a process group of its own, Ctrl-C not ignored."""
+    """Snakemake on SLURM in the background, in a process group of its own, Ctrl-C not ignored; no environment activated."""
     log = open(folder / "snakemake.log", "a")  # noqa: SIM115 - lives as long as the process
-    return subprocess.Popen([*command, *flags], cwd=folder, stdout=log, stderr=log, start_new_session=True,
+    variables = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    variables["PATH"] = variables["PATH"].replace(f"{Path(sys.executable).parent}:", "")
+    return subprocess.Popen([*command, *flags], cwd=folder, stdout=log, stderr=log, start_new_session=True, env=variables,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
 
 
@@ -122,6 +124,13 @@ def trainers(folder: Path, name: str) -> list[int]:
     """The processes that train a cell."""
     found = subprocess.run(["pgrep", "-f", f"scripts/sft.py.*{ROOT}/results/S/{name}/"], capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split() if Path(os.readlink(f"/proc/{pid}/cwd")) == folder]
+
+
+def process_of(folder: Path, name: str) -> tuple[str, list[str]]:
+    """The interpreter and the environment of the process that trains a cell."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in trainers(folder, name)}
+    pid = next(pid for pid, command in commands.items() if command[1].endswith("scripts/sft.py"))
+    return commands[pid][0], Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
 def send(folder: Path, name: str, number: signal.Signals):
@@ -167,11 +176,10 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
         assert re.search(rf"\b{text}\b", asked), asked
     standing = {one: int(re.search(r"\bPriority=(\d+)", shown(one))[1]) for one in (first, job)}
     assert standing[first] > standing[job] + 90  # the smallest size goes first
-    trainer = Path(f"/proc/{trainers(study, 'sft-64')[0]}")
-    variables = (trainer / "environ").read_text().split("\0")
-    assert {"HF_HUB_OFFLINE=1", "CUDA_VISIBLE_DEVICES=0"} <= set(variables) or "CUDA_VISIBLE_DEVICES=1" in variables
-    assert (trainer / "exe").samefile(sys.executable)
-    assert any(text.startswith(f"PATH={Path(sys.executable).parent}:") for text in variables)
+    (program, variables) = process_of(study, "sft-64")
+    assert program == sys.executable  # the environment of the one who started Snakemake, on the node
+    assert "HF_HUB_OFFLINE=1" in variables
+    assert {"CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"} & set(variables)
     run(["scancel", job])
     training(study, "sft-16")
     send(study, "sft-16", signal.SIGKILL)
