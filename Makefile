@@ -8,6 +8,8 @@ STUDY ?= --configfile config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
 PARTITION ?= gpu
+REQUEST ?= --gpus=1
+CANARY = $(if $(findstring miniature,$(STUDY)),config/canary-miniature.yaml,config/canary.yaml)
 
 .PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page figures release lock
 
@@ -40,7 +42,7 @@ test-slow: $(VENV)/complete $(if $(VALLEY_VLLM_PYTHON),,$(VLLM)/complete)  ## wh
 	$(BIN)/python -m pytest tests -m slow
 
 test-slurm: $(VENV)/complete  ## as root: the tests on a real SLURM, which they install and start
-	$(BIN)/python -m pytest tests/slurm -m slurm -n 0
+	$(BIN)/python -m pytest tests/slurm -m slurm -n 0 -rs
 
 lint: $(VENV)/complete
 	$(BIN)/ruff check .
@@ -63,11 +65,11 @@ fetch-check: $(VENV)/complete  ## licences, token, pins and disk, before anythin
 calibrate: $(VENV)/complete  ## the base models alone, against the paper's: make calibrate STUDY= PROFILE=slurm
 	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) -- calibrate
 
-doctor: $(VENV)/complete  ## is this cluster ready? make doctor PARTITION=gpu GPUS=1
-	$(BIN)/python scripts/doctor.py --partition $(PARTITION) --gpus $(GPUS)
+doctor: $(VENV)/complete  ## is this cluster ready? make doctor PARTITION=gpu REQUEST="--gres=gpu:h100:1 --account=myproject"
+	$(BIN)/python scripts/doctor.py --partition $(PARTITION) --request="$(REQUEST)"
 
 canary: $(VENV)/complete  ## one cell, twenty steps, ten responses, before the grid: make canary STUDY="--configfile config.yaml" PROFILE=slurm
-	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) config/canary.yaml
+	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) $(CANARY)
 
 status: $(VENV)/complete  ## the state of every cell
 	$(BIN)/python scripts/status.py $(STUDY)

@@ -1,12 +1,13 @@
 """Is this cluster ready for a study? Checks what has broken others' first runs, and says what to change in the profile.
 
-    python scripts/doctor.py --partition gpu --gpus 1
+    python scripts/doctor.py --partition gpu --request="--gres=gpu:h100:1 --account=myproject"
 
-Submits one probe job of a minute, with GPUs asked for as the profile does; changes nothing else. Run it on the login node,
-in the root of the clone.
+Submits one probe job of a minute, with a GPU asked for by `--request`; changes nothing else. Run it on the login node, in
+the root of the clone.
 """
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,20 +48,28 @@ def commands() -> list[tuple[bool, str, str]]:
     for name in ("sbatch", "squeue", "scontrol", "scancel"):
         there = shutil.which(name) is not None
         found.append((there, f"{name} {'is there' if there else 'is missing'}", "Run this on the cluster's login node"))
+    if not all(fine for fine, *_ in found):
+        return found
     code, text = output("scontrol", "show", "config")
+    if code:
+        return [*found, (False, f"the controller does not answer: {text}", "Wait for it, or ask the cluster's staff")]
     age = re.search(r"^MinJobAge\s*=\s*(\d+)", text, re.MULTILINE)
     seconds = int(age[1]) if age else 0
     found.append((seconds >= 300, f"finished jobs stay in squeue for {seconds} s (MinJobAge)",
                   "Below 300 s a finished job may be gone before it is seen: ask for more, or set `slurm-status-command: sacct` and "
-                  "never use scancel on jobs of a study" if code == 0 else "The controller does not answer"))  # fmt: skip
+                  "never use scancel on jobs of a study"))  # fmt: skip
     preempted = re.search(r"^PreemptMode\s*=\s*(\S+)", text, re.MULTILINE)
     mode = preempted[1] if preempted else "unknown"
     found.append((mode != "CANCEL", f"preempted jobs: {mode}", "A cancelled job is waited for without end: choose a partition that "
                   "requeues"))  # fmt: skip
+    stored = re.search(r"^AccountingStorageType\s*=\s*(\S+)", text, re.MULTILINE)
+    useless = shutil.which("sacct") is not None and stored is not None and stored[1] in ("accounting_storage/none", "(null)")
+    found.append((not useless, "sacct is there, but this cluster keeps no accounts" if useless else "sacct does no harm",
+                  "Take sacct off the PATH: Snakemake turns to it when the controller is away, and waits without end"))  # fmt: skip
     return found
 
 
-def probe(partition: str, gpus: list[str], folder: Path, wait: int) -> list[tuple[bool, str, str]]:
+def probe(partition: str, request: list[str], folder: Path, wait: int) -> list[tuple[bool, str, str]]:
     """Submit the probe job, wait for it, and judge what it saw."""
     folder.mkdir(parents=True, exist_ok=True)
     seen, answer, log = folder / "seen", folder / "answer", folder / "probe.log"
@@ -68,12 +77,13 @@ def probe(partition: str, gpus: list[str], folder: Path, wait: int) -> list[tupl
         file.unlink(missing_ok=True)
     script = folder / "probe.py"
     script.write_text(PROBE.replace("{seen}", str(seen)).replace("{answer}", str(answer)))
-    command = ["sbatch", "--parsable", f"--partition={partition}", "--time=5", "--mem=4000", f"--output={log}", *gpus,
+    command = ["sbatch", "--parsable", f"--partition={partition}", "--time=5", "--mem=4000", f"--output={log}", *request,
                f"--wrap={sys.executable} {script}"]  # fmt: skip
     seen.write_text("written on the login node just before submitting")
     code, job = output(*command)
     if code:
-        return [(False, f"sbatch refused the probe: {job}", "Set the partition, account or GPU option in your site's profile")]
+        todo = "Which partition, account and option for GPUs does this site want? PARTITION and REQUEST here, then the profile"
+        return [(False, f"sbatch refused the probe: {job}", todo)]
     end = time.monotonic() + wait
     while time.monotonic() < end and not answer.exists():
         time.sleep(2)
@@ -85,12 +95,11 @@ def probe(partition: str, gpus: list[str], folder: Path, wait: int) -> list[tupl
         output("scancel", job)
         return [(False, f"the probe job {job} did not end within {wait} s: {output('squeue', '-h', '-j', job)[1] or text[-300:]}",
                  "Is the partition full, or the option for GPUs one this site rejects?")]  # fmt: skip
-    asked = bool(gpus)
     given = re.search(r"^gpus (\S+)$", text, re.MULTILINE)
     missing = re.findall(r"^import (?!.* ok$)(.*)$", text, re.MULTILINE)
     return [
-        (not asked or given is not None, f"GPUs of the probe: {given[1] if given else 'none'}",
-         "Ask for them the way this site wants: `gpu` (--gpus) or `gres`, see profiles/slurm/config.yaml"),
+        (not request or given is not None, f"GPUs of the probe: {given[1] if given else 'none'}",
+         "Ask for them the way this site wants (profiles/sites has three ways), here by REQUEST"),
         ("written True" in text, "a file written here is seen by the job at once" if "written True" in text
          else "the job does not see a file written here", "The clone must lie on a file system that all nodes share; raise "
          "latency-wait"),
@@ -103,16 +112,14 @@ def probe(partition: str, gpus: list[str], folder: Path, wait: int) -> list[tupl
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--partition", required=True)
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--option", choices=["gpus", "gres"], default="gpus", help="how this site wants GPUs to be asked for")
+    parser.add_argument("--request", default="--gpus=1", help="how a GPU is asked for here, with what else sbatch wants")
     parser.add_argument("--wait", type=int, default=300, help="seconds for the probe job")
     parser.add_argument("--folder", type=Path, default=Path("logs/doctor"))
     args = parser.parse_args()
 
-    gpus = {"gpus": f"--gpus={args.gpus}", "gres": f"--gres=gpu:{args.gpus}"}
     found = commands()
-    if all(fine for fine, *_ in found[:4]):
-        found += probe(args.partition, [gpus[args.option]] if args.gpus else [], args.folder, args.wait)
+    if len(found) > 5:  # the commands are there and the controller answers
+        found += probe(args.partition, shlex.split(args.request), args.folder, args.wait)
     for fine, seen, todo in found:
         print(f"{'ok' if fine else 'FAIL':5} {seen}" + ("" if fine else f". {todo}"))
     if not all(fine for fine, *_ in found):

@@ -73,7 +73,8 @@ def main():
     variables = os.environ
     if int(variables.get("SLURM_JOB_NUM_NODES", 1)) > 1 and not args.on_node:
         again = [sys.executable, __file__, "--on-node", *sys.argv[1:]]
-        os.execvp("srun", ["srun", "--overlap", f"--nodes={variables['SLURM_JOB_NUM_NODES']}", "--ntasks-per-node=1", *again])
+        nodes = variables["SLURM_JOB_NUM_NODES"]  # --ntasks too: SLURM_NTASKS is 1 in the step that Snakemake runs in
+        os.execvp("srun", ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *again])
 
     if "CUDA_VISIBLE_DEVICES" not in variables and "SLURM_JOB_ID" not in variables and args.gpus:
         present = environment.gpus()

@@ -101,7 +101,8 @@ def child(request: dict, descriptors) -> int:
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     code = 0
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        # By its full path: workers that the script starts would look for a relative one in the server's first folder.
+        runpy.run_path(os.path.abspath(sys.argv[0]), run_name="__main__")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         if isinstance(stop.code, str):

@@ -15,6 +15,8 @@ CONFIGS = {
     "full": [Path("config/miniature.yaml"), Path("config/miniature-full.yaml")],
     "smoke": [Path("config/miniature.yaml"), Path("config/smoke.yaml")],
     "rehearsal": [Path("config/rehearsal.yaml")],
+    "canary": [Path("config/canary.yaml")],
+    "canary of the miniature": [Path("config/miniature.yaml"), Path("config/canary-miniature.yaml")],
 }
 
 
@@ -35,6 +37,14 @@ def test_a_run_splits_into_its_stages():
     assert grid.parse_run("base") == ("base", None, None, False, None, None)
     assert grid.parse_run("sft-8k.wide+rl@20") == ("sft-8k.wide", "8k", "wide", True, None, 20)
     assert grid.parse_run("sft-8k.wide+rl@20").whole == "sft-8k.wide+rl"
+
+
+@pytest.mark.parametrize(("study", "first"), [("paper", "sft-8k"), ("miniature", "sft-64"), ("rehearsal", None)])
+def test_the_bases_and_the_smallest_size_go_first(study, first):
+    config = status.load_config(CONFIGS[study])
+    sizes = {run: config["sizes"][grid.parse_run(run).size]["examples"] for _, run, _ in grid.cells(config)
+             if grid.parse_run(run).size and not grid.parse_run(run).recipe and not grid.parse_run(run).rl}  # fmt: skip
+    assert grid.first_runs(config) == {"base", first or min(sizes, key=sizes.get)}
 
 
 @pytest.mark.parametrize("name", ["", "sft", "sft-", "rl", "base+sft-8k", "sft-8k@20", "base+rl@", "../x"])
@@ -73,6 +83,8 @@ def change(config: dict, path: str, value) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "names"),
     [
+        ("gres", "gpu:h100:8", ["gres", "gpu:h100:8"]),
+        ("gres", "gpu:8", ["gres", "gpu:8"]),
         ("sft/learning_rate", 1e-5, ["sft", "learning_rate", "lr"]),
         ("sft/lr", -1, ["sft.lr", "-1"]),
         ("generate/engine", "vlm", ["generate.engine", "vlm", "vllm"]),

@@ -67,10 +67,25 @@ def test_without_slurm_the_plan_works_and_a_run_says_what_is_missing(tmp_path):
     if shutil.which("scontrol") and subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0:
         pytest.skip("a SLURM is up here")
     folder = checkout(tmp_path)
-    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfile", "config.yaml"]
-    target = ["--", "results/qwen2.5-0.5b/base/seed0/scores.json"]
-    assert planned(run([*command, "-n", *target], folder))["generate"] == 4
-    output = run([*command, *target], folder, ok=False)
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm"]
+    start = time.monotonic()
+    assert planned(run([*command, "-n"], folder))["generate"] > 500  # the paper's grid
+    assert time.monotonic() - start < 15 * 2  # 15 s alone; the tests run side by side
+    output = run([*command, "--", "results/qwen2.5-0.5b/base/seed0/scores.json"], folder, ok=False)
     assert "SLURM's" in output
     assert "login node of a SLURM cluster" in output
     assert not (folder / "data").exists()
+
+
+@pytest.mark.parametrize("kind", ["gpus", "gres", "constraint"])
+def test_the_profile_of_each_kind_of_site_plans(kind, tmp_path):
+    """What they ask SLURM for is tested on a real one, by `make test-slurm`."""
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--profile", f"profiles/sites/{kind}", "-n"]
+    assert planned(run([*command, "--", "results/qwen2.5-0.5b/sft-8k/seed0/scores.json"], checkout(tmp_path)))["sft"] == 1
+
+
+def test_the_doctor_without_slurm_says_what_is_missing_and_where_to_go(tmp_path):
+    output = run([sys.executable, "scripts/doctor.py", "--partition", "gpu"], ok=False, PATH=str(tmp_path))
+    assert output.count("FAIL") == 4
+    assert "FAIL  sbatch is missing. Run this on the cluster's login node" in output
+    assert "this cluster: 4 check(s) failed" in output

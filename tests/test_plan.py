@@ -18,6 +18,11 @@ GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 STUDIES = {
     "paper": ([], ["--configfile", "config.yaml"]),
     "miniature": ([Path("config/miniature.yaml")], MINIATURE),
+    "canary": ([Path("config/canary.yaml")], ["--configfile", "config.yaml", "config/canary.yaml"]),
+    "canary of the miniature": (
+        [Path("config/miniature.yaml"), Path("config/canary-miniature.yaml")],
+        [*MINIATURE, "config/canary-miniature.yaml"],
+    ),
     "smoke": ([Path("config/miniature.yaml"), Path("config/smoke.yaml")], SMOKE),
 }
 
@@ -59,6 +64,21 @@ def test_a_study_plans_the_jobs_that_its_config_implies(study, tmp_path):
     plan = planned(snakemake(checkout(tmp_path), "-n", *flags))
     assert plan == expected(status.load_config(files))
     assert time.monotonic() - start < 15 * 2  # 15 s alone; the tests run side by side
+
+
+@pytest.mark.parametrize(
+    ("study", "canary"),
+    [("config.yaml", "config/canary.yaml"), ("config/miniature.yaml", "config/canary-miniature.yaml")],
+)
+def test_each_study_has_a_canary_of_one_cell_twenty_steps_and_ten_responses(study, canary):
+    files = f"--configfile {study}"
+    assert run(["make", "-n", "-o", ".venv/complete", "canary", f"STUDY={files}"]).strip().endswith(f"{files} {canary}")
+    config = status.load_config([Path(study), Path(canary)])
+    [(model, cell, _)] = grid.cells(config)
+    assert grid.sft_settings(config, model, cell)["steps"] == 20
+    [task] = config["grid"]["tasks"]
+    problems = config["synthetic"]["task"] if config["tasks"][task]["source"] == "synthetic" else config["tasks"][task]["limit"]
+    assert problems * config["tasks"][task]["samples"] == 10
 
 
 def two_models() -> dict:
@@ -103,6 +123,19 @@ def plan_of(folder: Path, config: dict) -> dict[str, int]:
 
 def test_a_finished_grid_plans_nothing(finished):
     assert plan_of(finished, two_models()) == {}
+
+
+def test_bases_and_the_smallest_size_are_scored_before_a_larger_size_is_trained(tmp_path):
+    """On one core everything queues; the first runs pass whatever became ready before them."""
+    folder = checkout(tmp_path)
+    for script in (folder / "scripts").glob("*.py"):
+        shutil.copyfile(REPOSITORY / "tests/fixtures/stub.py", script)
+    snakemake(folder, *write(folder, two_models()), "--cores", 1, "--until", "score")
+
+    def made(runs, file):
+        return [(folder / f"studies/stub/results/{m}/{run}/seed0/{file}").stat().st_mtime_ns for m in "SM" for run in runs]
+
+    assert max(made(["base", "sft-128"], "scores.json")) < min(made(["sft-512", "sft-128+rl"], "train.json"))
 
 
 def test_adding_a_task_trains_nothing_and_generates_that_task_alone(finished):

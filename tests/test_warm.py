@@ -66,3 +66,15 @@ def test_a_killed_caller_takes_its_script_along(tmp_path):
     left = subprocess.run(["pgrep", "-f", f"probe.py sleep.*{tmp_path}"], capture_output=True).stdout
     assert not left
     assert not (tmp_path / "finished").exists()
+
+
+def test_a_scripts_own_workers_find_it_wherever_the_server_was_started(tmp_path):
+    """The server's folder may belong to another checkout, or be gone."""
+    (tmp_path / "pool.py").write_text(
+        "import concurrent.futures, multiprocessing\n"
+        "def double(number):\n    return 2 * number\n"
+        "if __name__ == '__main__':\n"
+        "    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('forkserver')) as pool:\n"
+        "        print('doubled', *pool.map(double, [1, 2]))\n"
+    )
+    assert "doubled 2 4" in run([sys.executable, os.path.abspath("scripts/warm.py"), "pool.py"], tmp_path)

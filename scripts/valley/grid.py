@@ -72,6 +72,17 @@ def cells(config: dict) -> list[tuple[str, str, int]]:
     return list(found)
 
 
+def first_runs(config: dict) -> set[str]:
+    """The runs whose jobs go before all others: the bases, and plain SFT on the smallest size that the grid trains.
+
+    They tell soonest, and cheapest, whether a study works: what the base can do, and what training does to it.
+    """
+    count = {size: config["traces"]["rows"] if entry["examples"] == "all" else entry["examples"]
+             for size, entry in config["sizes"].items()}  # fmt: skip
+    plain = [run for _, run, _ in cells(config) if parse_run(run).size and not parse_run(run).recipe and not parse_run(run).rl]
+    return {"base", *sorted(plain, key=lambda run: count[parse_run(run).size])[:1]}
+
+
 def is_pretrained_here(config: dict, model: str) -> bool:
     """True for a model that the `pretrain` rule makes; its base then depends on the seed."""
     return config["models"][model]["source"] == "pretrain"

@@ -4,8 +4,8 @@
 #   tests/slurm/start.sh        # as root; starts what is not running, ends when both nodes are idle
 #   tests/slurm/stop.sh
 #
-# Two nodes of eight claimed CPUs and two pretended GPUs each (device files that are /dev/null), partitions cpu, gpu, low
-# (preempted by high) and high. No accounting: the profile asks squeue. State lies under $VALLEY_SLURM (/tmp/valley-slurm).
+# Two nodes of eight claimed CPUs and two pretended GPUs of type and feature h100 each (device files that are /dev/null),
+# partitions cpu, gpu, low (preempted by high) and high. No accounting: the profile asks squeue. State lies under $VALLEY_SLURM (/tmp/valley-slurm).
 set -euo pipefail
 LAB=${VALLEY_SLURM:-/tmp/valley-slurm}
 MARK="# written by Valley's tests/slurm/start.sh"
@@ -77,7 +77,7 @@ SlurmdTimeout=30
 InactiveLimit=0
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
-NodeName=DEFAULT CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=400000 Gres=gpu:2 State=UNKNOWN
+NodeName=DEFAULT CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=400000 Gres=gpu:h100:2 Features=h100 State=UNKNOWN
 NodeName=valley1 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=17101
 NodeName=valley2 NodeHostname=$HOST NodeAddr=127.0.0.1 Port=17102
 PartitionName=DEFAULT Nodes=valley1,valley2 State=UP DefaultTime=10 MaxTime=24:00:00
@@ -86,7 +86,7 @@ PartitionName=gpu PriorityTier=10
 PartitionName=low PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=high PriorityTier=50 PreemptMode=OFF
 CONFIG
-  printf '%s\nNodeName=valley1,valley2 Name=gpu Count=2 File=%s\n' "$MARK" "$LAB/dev/nvidia[0-1]" >$CONF/gres.conf
+  printf '%s\nNodeName=valley1,valley2 Name=gpu Type=h100 Count=2 File=%s\n' "$MARK" "$LAB/dev/nvidia[0-1]" >$CONF/gres.conf
   printf '%s\nCgroupAutomount=no\n' "$MARK" >$CONF/cgroup.conf
 fi
 

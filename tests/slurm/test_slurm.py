@@ -3,7 +3,8 @@
     make test-slurm        # as root: installs and starts slurmctld, slurmd and munge from Debian's packages
 
 Three runs share the faults, for a SLURM job costs some ten seconds before it does anything. Each starts from a copy of one
-folder in which data and base model are made, and ends with the scores of a run that nothing disturbed.
+folder in which data and base model are made, and ends with the scores of a run that nothing disturbed. Around them: the
+doctor, the three kinds of site, a job of two nodes, the canary.
 """
 
 import json
@@ -20,19 +21,23 @@ import pytest
 import yaml
 from conftest import MINIATURE, REPOSITORY, checkout, planned, run, snakemake
 
+from valley import records
+
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.skipif(os.geteuid() != 0, reason="slurmd and munge need root"),
 ]
 ROOT = "studies/slurm"
 STUDY = {
-    "root": ROOT, "warm_start": False,
+    "root": ROOT,
     "grid": {"tasks": ["chain"], "cells": [{"models": ["S"], "runs": ["base", "sft-16", "sft-64"], "seeds": [0]}]},
     "sizes": {"16": {"examples": 16, "epochs": 25, "batch": 1}, "64": {"examples": 64, "epochs": 30, "batch": 4}},
     "sft": {"save_every": 20, "recipes": {"bad": {"lr": 1.0e30, "max_grad_norm": 1.0e30}}},
 }  # fmt: skip
+LAB = Path(os.environ.get("VALLEY_SLURM", "/tmp/valley-slurm"))
 FILES = [*MINIATURE, "config/smoke.yaml", "slurm.yaml"]
-SLURM = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--profile", "tests/slurm/site", *FILES]
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--profile", "slurm"]
+SLURM = [*SNAKEMAKE, "--profile", "tests/slurm/site", *FILES]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,11 +85,19 @@ def jobs(folder: Path, text: str = "", states: str = "") -> list[str]:
     return [job for job, where, comment in rows if where == str(folder) and text in comment]
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen:
-    """Snakemake on SLURM in the background, in a process group of its own, Ctrl-C not ignored."""
+def start(folder: Path, *flags: str, command: list[str] = SLURM) -> subprocess.Popen:
+    """Snakemake on SLURM in the background, in a process group of its own, Ctrl-C not ignored; no environment activated."""
     log = open(folder / "snakemake.log", "a")  # noqa: SIM115 - lives as long as the process
-    return subprocess.Popen([*SLURM, *flags], cwd=folder, stdout=log, stderr=log, start_new_session=True,
+    variables = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    variables["PATH"] = variables["PATH"].replace(f"{Path(sys.executable).parent}:", "")
+    return subprocess.Popen([*command, *flags], cwd=folder, stdout=log, stderr=log, start_new_session=True, env=variables,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+
+
+def write(folder: Path, runs: list[str], gpus: int = 0):
+    """The study on other runs of S, with GPUs for each job."""
+    grid = {"tasks": ["chain"], "cells": [{"models": ["S"], "runs": runs, "seeds": [0]}]}
+    (folder / "slurm.yaml").write_text(yaml.safe_dump(STUDY | {"grid": grid, "models": {"S": {"gpus": gpus}}}))
 
 
 def until(what: str, condition, seconds: float = 150):
@@ -113,6 +126,13 @@ def trainers(folder: Path, name: str) -> list[int]:
     return [int(pid) for pid in found.stdout.split() if Path(os.readlink(f"/proc/{pid}/cwd")) == folder]
 
 
+def process_of(folder: Path, name: str) -> tuple[str, list[str]]:
+    """The interpreter and the environment of the process that trains a cell."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in trainers(folder, name)}
+    pid = next(pid for pid, command in commands.items() if command[1].endswith("scripts/sft.py"))
+    return commands[pid][0], Path(f"/proc/{pid}/environ").read_text().split("\0")
+
+
 def send(folder: Path, name: str, number: signal.Signals):
     """A signal to the processes that train a cell, as soon as there are any."""
     for pid in until(f"a process that trains {name}", lambda: trainers(folder, name)):
@@ -120,12 +140,20 @@ def send(folder: Path, name: str, number: signal.Signals):
 
 
 def finish(process: subprocess.Popen, folder: Path, seconds: float = 420) -> int:
-    """The exit code of a run; its log in the error when it takes too long."""
+    """The exit code of a run; its log in the error when it takes too long, or lingers after its last word."""
+    log = folder / "snakemake.log"
     try:
-        return process.wait(seconds)
+        code = process.wait(seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        raise AssertionError((folder / "snakemake.log").read_text()[-4000:]) from None
+        raise AssertionError(log.read_text()[-4000:]) from None
+    assert time.time() - log.stat().st_mtime < 30  # a minute's timer for every submission once held it up
+    return code
+
+
+def shown(job: str) -> str:
+    """What SLURM knows about a job."""
+    return run(["scontrol", "show", "job", job])
 
 
 def record(folder: Path, name: str) -> dict:
@@ -138,29 +166,32 @@ def plan(folder: Path) -> dict[str, int]:
 
 def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, prepared):
     """One run meets four faults: what a retry cures is resumed, what it cannot cure stops at once, the rest is done."""
-    cells = [{"models": ["S"], "runs": ["base", "sft-16", "sft-64", "sft-16.bad"], "seeds": [0]}]
-    (study / "slurm.yaml").write_text(yaml.safe_dump(STUDY | {"grid": {"tasks": ["chain"], "cells": cells}}))
+    write(study, ["sft-64", "sft-16", "sft-16.bad"], gpus=1)
     process = start(study)
     job = training(study, "sft-64")
-    shown = run(["scontrol", "show", "job", job])
-    assert re.search(r"Partition=cpu\b", shown)
-    assert "TimeLimit=00:04:00" in shown
-    assert "MinMemoryNode=1000M" in shown
-    assert "rule_sft_wildcards_S_sft-64_0" in shown
+    first = jobs(study, "rule_sft_wildcards_S_sft-16_")[0]
+    asked = shown(job)
+    for text in ("Partition=cpu", "TimeLimit=00:04:00", "MinMemoryNode=125G", "TresPerJob=gres:gpu:1", "Nice=100", "Requeue=1",
+                 "Comment=rule_sft_wildcards_S_sft-64_0"):  # fmt: skip
+        assert re.search(rf"\b{text}\b", asked), asked
+    standing = {one: int(re.search(r"\bPriority=(\d+)", shown(one))[1]) for one in (first, job)}
+    assert standing[first] > standing[job] + 90  # the smallest size goes first
+    (program, variables) = process_of(study, "sft-64")
+    assert program == sys.executable  # the environment of the one who started Snakemake, on the node
+    assert "HF_HUB_OFFLINE=1" in variables
+    assert {"CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"} & set(variables)
     run(["scancel", job])
     training(study, "sft-16")
     send(study, "sft-16", signal.SIGKILL)
     until("a job after training", lambda: jobs(study, "rule_generate", "R"), 300)
-    time.sleep(5)  # a controller that dies while it starts a job holds it: `scontrol release` (docs/slurm.md)
-    lab = Path(os.environ.get("VALLEY_SLURM", "/tmp/valley-slurm"))
-    os.kill(int((lab / "run/slurmctld.pid").read_text()), signal.SIGTERM)
+    time.sleep(10)  # a job that starts while the controller dies is held (`scontrol release`) or fails for lack of a step
+    os.kill(int((LAB / "run/slurmctld.pid").read_text()), signal.SIGTERM)
     time.sleep(30)
     run([REPOSITORY / "tests/slurm/start.sh"])
     assert finish(process, study) == 1  # the doomed cell
     for name in ("sft-16", "sft-64"):
         assert "checkpoint-" in record(study, name)["resumed_from"]
-    found = scores(study)
-    assert {name: found[name] for name in prepared[1]} == prepared[1]
+    assert scores(study) == {name: prepared[1][name] for name in ("sft-16", "sft-64")}
 
     # The doomed cell: its first failure is remembered, the retries stop on it, and all that is left is that cell.
     note = json.loads((cell(study, "sft-16.bad") / "failed.json").read_text())
@@ -178,28 +209,33 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
 
 def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     """SLURM itself takes jobs away: they are requeued or retried, and go on from their checkpoints."""
-    process = start(study, "--default-resources", "slurm_partition=low", "runtime=5", "mem_mb=1000", "slurm_account=valley")
+    write(study, ["sft-64", "sft-16"])
+    flags = ["--default-resources", "slurm_partition=low", "runtime=5", "mem_mb=1000", "slurm_account=valley",
+             "--set-resources", "sft:mem_mb=250000", "--until", "score"]  # a node holds one training  # fmt: skip
+    process = start(study, *flags)
+    hung = training(study, "sft-16")
     job = training(study, "sft-64")
-    training(study, "sft-16")
-    send(study, "sft-16", signal.SIGSTOP)  # so that it is still there when its turn comes
+    send(study, "sft-16", signal.SIGSTOP)  # it hangs, until its time is over
+    run(["scontrol", "update", f"job={hung}", "TimeLimit=1"])
+
     node = run(["squeue", "-h", "-j", job, "-o", "%N"]).strip()
     run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
-    until("the requeued job to start", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "R"))
+    until("the job to be requeued", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "PD"))
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # unless it came back by itself
+    until("it to train again", lambda: job in jobs(study, "", "R") and trainers(study, "sft-64"))
 
-    job = training(study, "sft-16")
-    send(study, "sft-16", signal.SIGSTOP)  # it hangs, until its time is over
-    run(["scontrol", "update", f"job={job}", "TimeLimit=1"])
-    until("the time limit", lambda: job not in jobs(study, "", "R"), 200)
-
-    training(study, "sft-16")  # the retry
-    hog = run(["sbatch", "--parsable", "-p", "high", "--nodes=2", "--exclusive", "--time=2", "--wrap=sleep 3"]).strip()
+    hog = run(["sbatch", "--parsable", "-p", "high", "-w", node, "--exclusive", "--time=2", "--wrap=sleep 3"]).strip()
+    until("the preempted job", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "PD"))
     until("the preempting job", lambda: hog not in run(["squeue", "-h", "-t", "PD,R", "-o", "%A"]).split(), 90)
+
+    until("the time limit", lambda: hung not in jobs(study, "", "R"), 200)
+    assert "JobState=TIMEOUT" in shown(hung)
     assert finish(process, study) == 0
+    assert "Restarts=2" in shown(job)  # the node, the preemption
     for name in ("sft-16", "sft-64"):
         assert "checkpoint-" in record(study, name)["resumed_from"]
-    assert scores(study) == prepared[1]
-    assert plan(study) == {}
+    assert scores(study) == {name: prepared[1][name] for name in ("sft-16", "sft-64")}
+    assert planned(run([*SLURM, "-n", *flags], study)) == {}
 
 
 def test_snakemake_itself_interrupted_terminated_and_killed(study, prepared):
@@ -236,3 +272,82 @@ def test_snakemake_itself_interrupted_terminated_and_killed(study, prepared):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())  # nothing finished ran again
     assert scores(study) == prepared[1]
     assert plan(study) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "gpu", "feature", "partition"),
+    [
+        ("gpus", "TresPerJob=gres:gpu:1", "Features=(null)", "cpu"),
+        ("gres", "TresPerNode=gres:gpu:h100:1", "Features=(null)", "gpu"),
+        ("constraint", "TresPerJob=gres:gpu:1", "Features=h100", "gpu"),
+    ],
+)
+def test_a_site_of_each_kind_gets_what_it_asks_for(study, kind, gpu, feature, partition):
+    """The profiles of profiles/sites, as they are, on a cluster that has what they name."""
+    write(study, ["sft-16", "sft-64"], gpus=1)
+    (cell(study, "sft-64") / "preflight.json").unlink()
+    process = start(study, command=[*SNAKEMAKE, "--profile", f"profiles/sites/{kind}", *FILES])
+    sft, preflight = until("two jobs", lambda: jobs(study, "rule_sft") and jobs(study, "rule_preflight") and
+                           jobs(study, "rule_sft") + jobs(study, "rule_preflight"))  # fmt: skip
+    process.kill()
+    assert "Partition=gpu" in shown(sft)
+    assert gpu in shown(sft)
+    assert feature in shown(sft)
+    assert f"Partition={partition}" in shown(preflight)
+    assert "gpu" not in re.sub("Partition=gpu|JobName=.*|Command=.*|WorkDir=.*|Std.*", "", shown(preflight))
+
+
+def test_a_job_of_two_nodes_starts_once_on_each(tmp_path):
+    """As the executor starts it: one task by srun, from which launch.py spreads to the nodes."""
+    (tmp_path / "who.py").write_text(
+        "import os; print('on', *map(os.environ.get, ('SLURMD_NODENAME', 'SLURM_NODEID', 'CUDA_VISIBLE_DEVICES')))"
+    )
+    job = f"srun -n1 --nodes=2 {sys.executable} scripts/launch.py --gpus 2 {tmp_path}/who.py"
+    run(["sbatch", "--wait", "--partition=gpu", "--nodes=2", "--gres=gpu:2", f"--output={tmp_path}/log", f"--wrap={job}"])
+    said = sorted(line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("on"))
+    assert said == ["on valley1 0 0,1", "on valley2 1 0,1"]
+
+
+def doctor(folder: Path, request: str, ok: bool = True) -> str:
+    return run([sys.executable, "scripts/doctor.py", "--partition", "gpu", f"--request={request}", "--folder", folder], ok=ok)
+
+
+def test_the_doctor_finds_nothing_wrong_here(tmp_path):
+    output = doctor(tmp_path, "--gres=gpu:h100:1")
+    assert "FAIL" not in output
+    for text in ("GPUs of the probe: 0", "seen by the job at once", "the environment imports", "ready"):
+        assert text in output
+
+
+def test_the_doctor_says_what_is_wrong_with_a_cluster_and_what_to_do(tmp_path):
+    conf, sacct = Path("/etc/slurm/slurm.conf"), shutil.which("sacct", mode=os.F_OK)
+    before = conf.read_text()
+    try:
+        conf.write_text(before.replace("MinJobAge=300", "MinJobAge=60"))
+        run(["chmod", "+x", sacct])
+        run(["scontrol", "reconfigure"])
+        output = doctor(tmp_path, "--gres=gpu:unheard:1", ok=False)
+    finally:
+        conf.write_text(before)
+        run(["chmod", "-x", sacct])
+        run(["scontrol", "reconfigure"])
+    assert re.search(r"FAIL +finished jobs stay in squeue for 60 s \(MinJobAge\). Below 300 s", output)
+    assert re.search(r"FAIL +sacct is there, but .*Take sacct off the PATH", output)
+    assert re.search(r"FAIL +sbatch refused the probe: .*(?s:.*)Which partition, account and option", output)
+    assert "3 check(s) failed" in output
+    assert re.search("FAIL +GPUs of the probe: none", doctor(tmp_path, "--mem=3000", ok=False))
+
+
+def test_the_canary_trains_generates_and_grades_through_the_profile(tmp_path):
+    """`make canary` as it is, data and base model included."""
+    folder = checkout(tmp_path / "canary")
+    command = ["make", "-o", ".venv/complete", f"BIN={Path(sys.executable).parent}", "canary",
+               "PROFILE=slurm --profile tests/slurm/site"]  # fmt: skip
+    assert finish(start(folder, command=command), folder) == 0
+    made = folder / "studies/canary/results/S/sft-64.canary/seed0"
+    assert json.loads((made / "train.json").read_text())["steps"] == 20
+    assert records.parquet_rows(made / "grades.parquet") == 10
+    assert (made / "scores.json").exists()
+    assert (folder / "studies/canary/report/page.html").exists()
+    submitted = re.findall(r"submitted with SLURM jobid", (folder / "snakemake.log").read_text())
+    assert len(submitted) == 7  # pretrain, order_traces, subset, preflight, sft, generate, grade

@@ -139,9 +139,13 @@ rule order_traces:
         at("logs/order_traces/seed{order}.log"),
     benchmark:
         at("benchmarks/order_traces/seed{order}.tsv")
+    priority: 20
     conda:
         CPU_ENV
     threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
+    resources:
+        mem_mb=memory(16000),
+        runtime=120,
     params:
         decontaminate=lambda w, input: f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else "",
         max_tokens=config["traces"]["max_tokens"],
@@ -167,8 +171,12 @@ rule subset:
         at("logs/subset/{size}.seed{order}.log"),
     benchmark:
         at("benchmarks/subset/{size}.seed{order}.tsv")
+    priority: 20
     conda:
         CPU_ENV
+    resources:
+        mem_mb=memory(8000),
+        runtime=60,
     params:
         examples=lambda w: config["sizes"][w.size]["examples"],
     message:

@@ -14,10 +14,13 @@ rule generate:
         at("logs/generate/{model}.{run}.seed{seed}.{task}.log"),
     benchmark:
         at("benchmarks/generate/{model}.{run}.seed{seed}.{task}.tsv")
+    priority: priority(0)
     conda:
         MODEL_ENV
     resources:
-        gpu=gpus,
+        gpu=gpu_resource(gpus),
+        gres=gres_resource(gpus),
+        slurm_extra=nice,
     params:
         launch=launch,
         flags=grid.flags(config["generate"], tuple(config["generate"])),
@@ -46,8 +49,13 @@ rule grade:
         at("logs/grade/{model}.{run}.seed{seed}.log"),
     benchmark:
         at("benchmarks/grade/{model}.{run}.seed{seed}.tsv")
+    priority: priority(0)
     conda:
         CPU_ENV
+    resources:
+        mem_mb=memory(16000),
+        runtime=60,
+        slurm_extra=nice,
     params:
         samples=[config["tasks"][task]["samples"] for task in TASKS],
         calculations=config["report"]["calculations"],
@@ -69,6 +77,7 @@ rule score:
         at("logs/score/{model}.{run}.seed{seed}.log"),
     benchmark:
         at("benchmarks/score/{model}.{run}.seed{seed}.tsv")
+    priority: priority(0)
     localrule: True
     conda:
         CPU_ENV

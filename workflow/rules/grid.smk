@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 
 CELLS = grid.cells(config)
@@ -15,6 +16,22 @@ wildcard_constraints:
     size="[a-z0-9]+",
     task="[A-Za-z0-9_-]+",
     problems="[A-Za-z0-9_-]+",
+
+
+# Jobs of these runs go before all others: by `priority` in Snakemake, by a lower --nice in SLURM's queue, where jobs that
+# became ready earlier wait already. The rest is set back little, for it also lets the jobs of others pass.
+FIRST = grid.first_runs(config)
+NICE = 100
+
+
+def priority(stage):
+    """A function of wildcards: the priority of a job, those of the first runs above all others, then by `stage`."""
+    return lambda wildcards: stage + 10 * (wildcards.run in FIRST)
+
+
+def nice(wildcards):
+    """How a job stands in SLURM's queue among the study's own."""
+    return f"--nice={0 if wildcards.run in FIRST else NICE}"
 
 
 def at(path):
@@ -91,12 +108,28 @@ def training_gpus(wildcards):
     return grid.training_gpus(config, wildcards.model, wildcards.run)
 
 
+def gpu_resource(count):
+    """A function of wildcards: the GPUs of a job as the resource `gpu` (locally; sbatch --gpus); none where the site asks by --gres."""
+    return lambda wildcards: None if config["gres"] else count(wildcards)
+
+
+def gres_resource(count):
+    """A function of wildcards: the GPUs of a job as sbatch --gres on sites that ask so (`gres` in the config); else none."""
+    return lambda wildcards: f"{config['gres']}:{count(wildcards)}" if config["gres"] and count(wildcards) else None
+
+
+def memory(mb):
+    """A function of a job's attempt: memory that grows when it is tried again."""
+    return lambda wildcards, attempt: mb * attempt
+
+
 # Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.
 CPU_ENV = "../../envs/cpu.yaml"
 MODEL_ENV = "../../envs/gpu.yaml" if config["generate"]["engine"] == "vllm" else CPU_ENV
 
-# In CPU studies jobs are forked from one process that has imported torch.
-if config["warm_start"]:
+# In CPU studies jobs are forked from one process that has imported torch; not within a SLURM job, which that process would
+# outlive, and which could not be cancelled with it.
+if config["warm_start"] and "SLURM_JOB_ID" not in os.environ:
     shell.prefix('python() {{ command python scripts/warm.py "$@"; }}; ')
 
 

@@ -11,7 +11,7 @@ rule pretrain:
         at("logs/pretrain/{model}.seed{seed}.log"),
     benchmark:
         at("benchmarks/pretrain/{model}.seed{seed}.tsv")
-    priority: 3
+    priority: 20
     conda:
         CPU_ENV
     params:
@@ -59,8 +59,13 @@ rule preflight:
         at("benchmarks/preflight/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
         run=r"sft-[a-z0-9]+(\.[a-z0-9]+)?",
+    priority: priority(0)
     conda:
         CPU_ENV
+    resources:
+        mem_mb=memory(16000),
+        runtime=60,
+        slurm_extra=nice,
     params:
         flags=preflight_flags,
         prompt=prompt_flags(),
@@ -86,11 +91,14 @@ rule sft:
         at("benchmarks/sft/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
         run=r"sft-[a-z0-9]+(\.[a-z0-9]+)?",
-    priority: 1
+    priority: priority(1)
     conda:
         MODEL_ENV
     resources:
-        gpu=training_gpus,
+        gpu=gpu_resource(training_gpus),
+        gres=gres_resource(training_gpus),
+        mem_mb=memory(128000),
+        slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
         flags=sft_flags,
@@ -116,11 +124,14 @@ rule rl:
         at("benchmarks/rl/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
         run=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)\+rl(\.[a-z0-9]+)?",
-    priority: 2
+    priority: priority(2)
     conda:
         MODEL_ENV
     resources:
-        gpu=training_gpus,
+        gpu=gpu_resource(training_gpus),
+        gres=gres_resource(training_gpus),
+        mem_mb=memory(256000),
+        slurm_extra=nice,
     params:
         launch=launch_training(grid.rl_settings),
         flags=rl_flags,
