@@ -32,18 +32,22 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
     return [file.relative_to(study) for file in found]
 
 
-def readme(config: dict, provenance: dict, finding: str, files: int, licences: dict) -> str:
+def sources(config: dict, cells: list[str]) -> list[str]:
+    """The hub repositories that the cells derive from."""
+    models, runs = ({cell.split("/")[place] for cell in cells} for place in (0, 1))
+    entries = [*(config["models"][model] for model in models), *(config["tasks"][task] for task in config["grid"]["tasks"])]
+    entries += [config["traces"]] if any(run.startswith("sft") for run in runs) else []
+    entries += config["rl"]["sets"].values() if any("+rl" in run for run in runs) else []
+    return sorted({entry["source"] for entry in entries} - {"pretrain", "synthetic", "arithmetic"})
+
+
+def readme(config: dict, provenance: dict, finding: str, cells: list[str], licences: dict) -> str:
     """The data card: what this is, how to use it, what made it, under which licences."""
-    sources = {entry["source"] for entry in [*config["models"].values(), *config["tasks"].values(), config["traces"],
-                                             *config["rl"]["sets"].values()]}  # fmt: skip
-    made_here = sources & {"pretrain", "synthetic", "arithmetic"}
-    lines = [
-        f"- {source}: {licences.get(source, 'unknown here: look it up before you publish')}"
-        for source in sorted(sources - made_here)
-    ]
+    unknown = "unknown here: look it up before you publish"
+    lines = [f"- {source}: {licences.get(source, unknown)}" for source in sources(config, cells)]
     return "\n".join([
         "# A Valley study, released", "", finding, "",
-        f"{files} files: scores and grades of every cell, training records, the cards of the training data, the report with its "
+        f"{len(cells)} cells: scores and grades of every cell, training records, the cards of the training data, the report with its "
         "tables and figures. No weights, no training data; of the responses only the examples on the page.", "",
         "Rebuild the page in a checkout of Valley: `make figures FROM=<this folder>`. Check the files: `sha256sum -c SHA256SUMS`.", "",
         "## Where it comes from", "",
@@ -70,7 +74,7 @@ def main():
     files = copies(args.study, args.cells, args.cards)
     report = args.study / "report"
     card = readme(records.read_json(report / "config.json"), records.read_json(report / "provenance.json"),
-                  (report / "finding.txt").read_text(encoding="utf-8").strip(), len(files),
+                  (report / "finding.txt").read_text(encoding="utf-8").strip(), args.cells,
                   yaml.safe_load(args.licences.read_text(encoding="utf-8")))  # fmt: skip
     with records.whole(args.out) as folder:
         for file in files:

@@ -1,7 +1,7 @@
 # From scores to a page: tables, figures, what it cost, the finding in one line.
 
-# With `report.unfinished` (make page) what has been scored so far is reported, and what is missing is named.
-DONE = [c for c in CELLS if not config["report"]["unfinished"] or Path(cell(*c, "scores.json")).exists()]
+# With `unfinished` (make page) what has been scored so far is reported, and what is missing is named.
+DONE = [c for c in CELLS if not config["unfinished"] or Path(cell(*c, "scores.json")).exists()]
 SCORES = [cell(*name, "scores.json") for name in DONE]
 GRADES = [cell(*name, "grades.parquet") for name in DONE]
 TRAINED = [(model, run, seed) for model, run, seed in DONE if run != "base" and "@" not in run]
