@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from valley import flags, records
+from valley import flags, grid, records
 
 CELL = ("scores.json", "grades.parquet", "train.json", "curve.parquet")
 REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "tables", "figures")
@@ -34,10 +34,11 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
 
 def sources(config: dict, cells: list[str]) -> list[str]:
     """The hub repositories that the cells derive from."""
-    models, runs = ({cell.split("/")[place] for cell in cells} for place in (0, 1))
-    entries = [*(config["models"][model] for model in models), *(config["tasks"][task] for task in config["grid"]["tasks"])]
-    entries += [config["traces"]] if any(run.startswith("sft") for run in runs) else []
-    entries += config["rl"]["sets"].values() if any("+rl" in run for run in runs) else []
+    names = {tuple(cell.split("/")[:2]) for cell in cells}
+    entries = [*(config["models"][model] for model, _ in names), *(config["tasks"][task] for task in config["grid"]["tasks"])]
+    entries += [config["traces"] for _, run in names if run.startswith("sft")]
+    trained = [grid.rl_settings(config, model, run)["problems"] for model, run in names if "+rl" in run]
+    entries += [config["rl"]["sets"][problems] for problems in trained]
     return sorted({entry["source"] for entry in entries} - {"pretrain", "synthetic", "arithmetic"})
 
 
