@@ -133,12 +133,12 @@ def number(value: float) -> str:
 
 
 def hover(row, what: str) -> str:
-    """The hover text of a row: what it is, its value and interval."""
+    """The hover text of a row: what it is (`{x}` in it stands for where), its value and interval."""
     seed = "" if pandas.isna(row.seed) else f", seed {row.seed:g}" if isinstance(row.seed, float) else f", seed {row.seed}"
     run = "paper" if row.series == "paper" else row.run
     several = f", {row.series}" if row.series in (*OUTCOMES, "reflective", "other") else ""
     interval = f" [{number(row.low)}, {number(row.high)}]" if pandas.notna(row.low) and pandas.notna(row.high) else ""
-    return f"{row.model}, {run}{seed}{several}: {what} {number(row.value)}{interval}"
+    return f"{row.model}, {run}{seed}{several}: {what.format(x=number(row.x))} = {number(row.value)}{interval}"
 
 
 def panels(models: list, measures: list, across="models", height=1.75, left=0.75, gap=0.56, title=TITLE, foot=FOOT):

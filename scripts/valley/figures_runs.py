@@ -36,11 +36,13 @@ def budget(tables: dict, tasks):
         return drawing.empty("accuracy at lower limits"), data
     models, looks, limits = drawing.in_order(data, tables), drawing.styles(cells), sorted(set(data.x))
     runs = list(dict.fromkeys(data.series))
-    looks = {run: looks[run] | {"shift": 0.035 * (i - len(runs) / 2)} for i, run in enumerate(runs)}  # or intervals hide others
+    looks = {
+        run: looks[run] | {"shift": 0.035 * (i - (len(runs) - 1) / 2)} for i, run in enumerate(runs)
+    }  # or intervals hide others
     figure, axes = drawing.panels(models, ["accuracy"], height=2.1)
     for (model, _), ax in axes.items():
         rows = data[data.model == model]
-        drawing.draw(ax, rows, looks, "accuracy", numpy.log2, spread=0.03)
+        drawing.draw(ax, rows, looks, "accuracy within {x} tokens", numpy.log2, spread=0.03)
         ax.set_xticks(numpy.log2(limits), [f"{limit:,.0f}" for limit in limits])
         drawing.from_zero(ax, rows)
     drawing.label(axes, {"accuracy": "accuracy (avg@k)"}, "limit (tokens)")
@@ -85,7 +87,11 @@ def errors(tables: dict, tasks):
             drawing.sized(ax, points, looks, "wrong calculations (share)", axis)
             ax.tick_params(axis="x", labelrotation=40)
         else:
-            what = {"steps": "accuracy, calculations", "length": "accuracy, tokens", "hazard": "P(first error here), position"}
+            what = {
+                "steps": "accuracy at {x} calculations",
+                "length": "accuracy at {x} tokens",
+                "hazard": "P(first error) at position {x}",
+            }
             drawing.draw(ax, points, looks, what[measure], lines=measure != "steps")
             drawing.from_zero(ax, points)
         if measure == "steps":
@@ -179,7 +185,7 @@ def rl(tables: dict, tasks):
     figure, axes = drawing.panels(models, list(measures), "measures", 2.2, gap=0.75)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
-        drawing.draw(ax, rows[rows.kind == "point"], looks, measure)
+        drawing.draw(ax, rows[rows.kind == "point"], looks, f"{measure} at step {{x}}")
         for (series, name, seed), line in rows[rows.kind == "line"].groupby(["series", "run", "seed"], sort=False):
             title = f"{drawing.TITLED}{model}, {name}, seed {seed:g}: training reward"
             ax.plot(
