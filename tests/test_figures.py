@@ -185,7 +185,8 @@ def test_a_figure_shows_the_values_of_the_tables(paper, tmp_path):
     )
     assert own.loc["length", "value"] == pytest.approx(row.length)
     assert (
-        f"qwen2.5-1.5b, sft-8k, seed 0: accuracy = {row.accuracy:.3g} [{row.problems_low:.3g}, {row.problems_high:.3g}]" in titles
+        f"qwen2.5-1.5b, sft-8k, seed 0: accuracy = {row.accuracy:.3g} [{row.problems_low:.3g}, {row.problems_high:.3g}]"
+        in titles
     )
     theirs = data[(data.series == "paper") & (data.model == "qwen2.5-1.5b") & (data.x == 8000)].set_index("measure")
     assert theirs.value.to_dict() == pytest.approx({"accuracy": 0.203, "length": 8170})

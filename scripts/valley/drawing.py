@@ -174,10 +174,12 @@ def empty(what: str) -> plt.Figure:
     return figure
 
 
-def remark(ax, text: str):
-    """A sentence in the middle of a panel."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=8.5, color="0.35",
+def remark(ax, text: str, height: float = 0.5):
+    """A sentence in a panel, in its middle; one without data loses its scales."""
+    ax.text(0.5, height, text, transform=ax.transAxes, ha="center", va="center", fontsize=8.5, color="0.35",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8})  # fmt: skip
+    if not ax.lines:
+        ax.set(xticks=[], yticks=[])
 
 
 def draw(ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines: bool = True, spread: float = 0.0):
@@ -258,6 +260,8 @@ def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, acro
             ax.tick_params(axis="x", labelrotation=40)
         if not len(rows):
             remark(ax, "no data yet")
+        elif set(rows.series) == {"paper"}:
+            remark(ax, "no cell of ours yet", 0.12)
     label(axes, measures, "training examples", across)
     return figure, axes
 
@@ -329,7 +333,8 @@ def finish(figure, handles: list, notes: list[str]):
 def legend(data: pandas.DataFrame, looks: dict, names: dict | None = None) -> list:
     """Legend entries of the series of a figure."""
     names = {"protocol": "the paper's protocol", "paper": "the paper's values"} | (names or {})
-    return [entry(looks[series], names.get(series, series)) for series in dict.fromkeys(data.series) if series in looks]
+    order = sorted(dict.fromkeys(data.series), key=lambda series: (series != "base", series == "paper"))
+    return [entry(looks[series], names.get(series, series)) for series in order if series in looks]
 
 
 def with_titles(svg: str) -> str:
