@@ -20,7 +20,7 @@ import aggregate
 from valley import drawing, grid, statistics
 
 TASKS = argparse.Namespace(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
-PROBLEMS = {"aime24": 6, "amc23": 6, "math500": 20, "arithmetic": 60}  # few: what is drawn is the number of cells
+PROBLEMS = {"aime24": 6, "amc23": 6, "math500": 10, "arithmetic": 40}  # few: what is drawn is the number of cells
 SAMPLES = 4
 SECONDS = 60
 CONTROLS = [("qwen2.5-1.5b", f"sft-8k.{recipe}", seed) for recipe in ("matched", "short", "slow", "wide") for seed in (0, 1)]
@@ -32,17 +32,12 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
     rows = []
     for problem in range(PROBLEMS[task]):
         for _ in range(SAMPLES):
-            tokens = int(rng.gamma(4, length / 4)) + 20
+            tokens = min(16384, int(rng.gamma(4, length / 4)) + 20)
             made = int(rng.integers(5, 16)) if task == "arithmetic" else None
             wrong = rng.random(made) > skill ** (1 / 8) if made else None
-            right = bool(rng.random() < skill if made is None else not wrong.any())
-            failed = (
-                "looping"
-                if tokens > 16000
-                else "truncated"
-                if tokens > 12000
-                else str(rng.choice(["wrong", "no answer"], p=[0.9, 0.1]))
-            )
+            right = tokens < 16384 and bool(rng.random() < skill if made is None else not wrong.any())
+            kinds = ["truncated", "looping"] if tokens == 16384 else ["wrong", "no answer"]
+            failed = str(rng.choice(kinds, p=[0.8, 0.2]))
             rows.append({
                 "task": task, "id": f"{task}-{problem}", "answer": "1", "correct": right, "correct_boxed": right,
                 "correct_paper": right or bool(rng.random() < 0.03), "source_paper": "box", "outcome": "correct" if right else failed,
@@ -129,13 +124,13 @@ def hovered(data: pandas.DataFrame) -> int:
 
 
 def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, tmp_path):
-    began = time.monotonic()
+    began = time.process_time()
     for name in figure.FIGURES:
         data, titles, _ = drawn(name, paper, tmp_path)
         assert len(titles) == hovered(data) > 0, name
         assert set(data.model) == set(paper["cells"].model) or name in ("rl", "recipes")
-    took = time.monotonic() - began
-    print(f"all figures of the paper's grid: {took:.1f} s")
+    took = time.process_time() - began
+    print(f"all figures of the paper's grid: {took:.1f} s of one core")
     assert took < SECONDS
 
 
@@ -143,7 +138,7 @@ def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, tmp_path):
 def test_a_half_finished_grid_leaves_gaps(name, paper, tmp_path):
     rng = numpy.random.default_rng(1)
     cells = paper["cells"][["model", "run", "seed"]].drop_duplicates()
-    cells = cells[~cells.model.str.contains("7b|14b|8b|3b")]
+    cells = cells[~cells.model.str.contains("7b|14b|llama|3b")]
     kept = cells[rng.random(len(cells)) < 0.5]
     kept = kept[~((kept.model == "gemma3-1b") & (kept.run == "base"))]
     tables = {
@@ -152,7 +147,8 @@ def test_a_half_finished_grid_leaves_gaps(name, paper, tmp_path):
     }  # fmt: skip
     data, titles, _ = drawn(name, tables, tmp_path)
     assert len(titles) == hovered(data)
-    assert set(data[(data.series != "paper") & (data.kind == "point")].run) <= set(kept.run)
+    runs = data[(data.series != "paper") & (data.kind == "point")].run.str.split(" − ").str[0]
+    assert set(runs) <= set(kept.run)
     assert data.value.notna().all()
 
 
@@ -189,7 +185,8 @@ def test_a_figure_shows_the_values_of_the_tables(paper, tmp_path):
     )
     assert own.loc["length", "value"] == pytest.approx(row.length)
     assert (
-        f"qwen2.5-1.5b, sft-8k, seed 0: accuracy {row.accuracy:.3g} [{row.problems_low:.3g}, {row.problems_high:.3g}]" in titles
+        f"qwen2.5-1.5b, sft-8k, seed 0: accuracy = {row.accuracy:.3g} [{row.problems_low:.3g}, {row.problems_high:.3g}]"
+        in titles
     )
     theirs = data[(data.series == "paper") & (data.model == "qwen2.5-1.5b") & (data.x == 8000)].set_index("measure")
     assert theirs.value.to_dict() == pytest.approx({"accuracy": 0.203, "length": 8170})
@@ -202,7 +199,7 @@ def test_a_point_stands_where_its_value_is(paper):
     named = [line for ax in picture.axes for line in ax.lines if str(line.get_gid()).startswith(drawing.TITLED)]
     assert len(named) > 100
     for line in named:
-        value = float(re.search(r"(?:accuracy|length) ([\d.,e-]+)", line.get_gid())[1].replace(",", ""))
+        value = float(re.search(r"(?:accuracy|length) = ([\d.,e-]+)", line.get_gid())[1].replace(",", ""))
         assert line.get_ydata()[0] == pytest.approx(value, rel=0.01)
     plt.close(picture)
 

@@ -6,6 +6,7 @@ drawn. A hover text travels as the gid of its artist, which matplotlib writes as
 a `<title>`, which browsers show.
 """
 
+import collections
 import io
 import math
 import re
@@ -20,23 +21,26 @@ import numpy
 import pandas
 import seaborn
 from difference import HEADLINE
+from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.transforms import Bbox
 
 from valley import grading, grid, records
 
 seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
 # Text stays text in the SVG; all sizes are legible where the figure is shown 1,000 pixels wide.
-plt.rcParams |= {"svg.fonttype": "none", "savefig.bbox": "tight", "figure.dpi": 100, "hatch.linewidth": 0.6,
+plt.rcParams |= {"svg.fonttype": "none", "figure.dpi": 100, "hatch.linewidth": 0.6,
                  "axes.titlesize": 10, "grid.color": "0.88", "grid.linewidth": 0.7, "axes.edgecolor": "0.75", "axes.linewidth": 0.8,
                   "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5}  # fmt: skip
 COLUMNS = ["kind", "measure", "model", "series", "run", "seed", "x", "value", "low", "high"]
 WIDTH = 10.4  # inches: 1,000 pixels in a browser
-TITLE, FOOT, BETWEEN = 0.32, 0.75, 0.16  # inches above a block of panels, below it, between its panels
+TITLE, FOOT, BETWEEN, LAST = 0.32, 0.5, 0.16, 0.25  # inches above a block of panels, below it, between its panels, below all
 GREY = "0.25"
 TITLED = "title "  # begins the id of what has a hover text
 SVG = "http://www.w3.org/2000/svg"
 PALETTE = seaborn.color_palette("colorblind").as_hex()
+RECIPES = [1, 2, 3, 4, 6, 8]  # of the palette; the others mean something else
 MARKERS = ["s", "^", "D", "v", "p", "h", "<", ">"]
 SHADES = matplotlib.colors.LinearSegmentedColormap.from_list("sizes", ["#74c4f0", PALETTE[0], "#2d0a55"])
 BAND = "noise between trainings"
@@ -59,7 +63,7 @@ NEEDED = {
     "hazard": ["model", "run", "first", "last", "hazard", "low", "high"],
 }  # fmt: skip
 OUTCOMES = {
-    name: {"color": colour, "hatch": hatch}
+    name: {"facecolor": colour, "hatch": hatch}
     for name, colour, hatch in zip(
         grading.OUTCOMES,
         ["#029e73", "#d55e00", "#949494", "#de8f05", "#cc78bc"],
@@ -76,12 +80,13 @@ def style(color, marker="o", linestyle="-", shift=0.0, fill=True) -> dict:
 
 def styles(cells: pandas.DataFrame) -> dict[str, dict]:
     """The style of every recipe, run and task of a study: the same in all its figures."""
-    found = {"base": style(GREY, "o", "--"), "protocol": style(PALETTE[0], "o"), "paper": style("black", "o", "none", 0.2, False),
-             "reflective": style(PALETTE[3], "D"), "other": style(PALETTE[9], "v", "--")}  # fmt: skip
+    found = collections.defaultdict(lambda: style("0.5"))  # a run whose cell is not there yet
+    found |= {"base": style(GREY, "o", "--"), "protocol": style(PALETTE[0], "o"), "paper": style("black", "o", "none", 0.2, False),
+             "reflective": style(PALETTE[5], "D"), "other": style(PALETTE[9], "v", "--")}  # fmt: skip
     recipes = sorted(set(cells.recipe.dropna()) - {"protocol"})
     for i, name in enumerate(recipes):
         shift = 0.11 * (i // 2 + 1) * (-1) ** (i + 1)
-        found[name] = style(PALETTE[1 + i % 8], MARKERS[i % len(MARKERS)], ":", shift)
+        found[name] = style(PALETTE[RECIPES[i % len(RECIPES)]], MARKERS[i % len(MARKERS)], ":", shift)
     sft = cells[cells.stage == "sft"]
     sizes = sorted(set(sft.examples))
     shades = dict(zip(sizes, SHADES(numpy.linspace(0, 1, len(sizes))), strict=True))
@@ -128,17 +133,15 @@ def number(value: float) -> str:
 
 
 def hover(row, what: str) -> str:
-    """The hover text of a row: what it is, its value and interval."""
+    """The hover text of a row: what it is (`{x}` in it stands for where), its value and interval."""
     seed = "" if pandas.isna(row.seed) else f", seed {row.seed:g}" if isinstance(row.seed, float) else f", seed {row.seed}"
     run = "paper" if row.series == "paper" else row.run
     several = f", {row.series}" if row.series in (*OUTCOMES, "reflective", "other") else ""
     interval = f" [{number(row.low)}, {number(row.high)}]" if pandas.notna(row.low) and pandas.notna(row.high) else ""
-    return f"{row.model}, {run}{seed}{several}: {what} {number(row.value)}{interval}"
+    return f"{row.model}, {run}{seed}{several}: {what.format(x=number(row.x))} = {number(row.value)}{interval}"
 
 
-def panels(
-    models: list, measures: list, across: str = "models", height=1.75, left: float = 0.75, gap: float = 0.5, title=TITLE
-):
+def panels(models: list, measures: list, across="models", height=1.75, left=0.75, gap=0.56, title=TITLE, foot=FOOT):
     """A figure with a panel a model and measure: `across` says what stands side by side; `height` is one a model, or all's.
 
     Models side by side wrap after three, their measures below each other. Returns the figure and {(model, measure): axes}.
@@ -148,9 +151,9 @@ def panels(
     stacked = 1 if across == "measures" else len(measures)
     heights = height if isinstance(height, list) else [height] * count
     blocks = heights if across == "measures" else heights[: math.ceil(count / wide)]
-    tops = numpy.cumsum([0] + [title + stacked * one + (stacked - 1) * BETWEEN + FOOT for one in blocks])
+    tops = numpy.cumsum([0] + [title + stacked * one + (stacked - 1) * BETWEEN + foot for one in blocks])
     width = min(4.4, (WIDTH - left + gap) / wide)
-    size = (left + wide * width - gap, tops[-1])
+    size = (left + wide * width - gap + 0.12, tops[-1] + LAST)
     figure, axes = plt.figure(figsize=size), {}
     for i, model in enumerate(models):
         for j, measure in enumerate(measures):
@@ -171,10 +174,12 @@ def empty(what: str) -> plt.Figure:
     return figure
 
 
-def remark(ax, text: str):
-    """A sentence in the middle of a panel."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=8.5, color="0.35",
+def remark(ax, text: str, height: float = 0.5):
+    """A sentence in a panel, in its middle; one without data loses its scales."""
+    ax.text(0.5, height, text, transform=ax.transAxes, ha="center", va="center", fontsize=8.5, color="0.35",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8})  # fmt: skip
+    if not ax.lines:
+        ax.set(xticks=[], yticks=[])
 
 
 def draw(ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines: bool = True, spread: float = 0.0):
@@ -186,12 +191,14 @@ def draw(ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines:
         shift = look["shift"] if spread else 0.0
         at = group.x.map(place) + shift + group.seed.map(beside).astype(float).fillna(0.0)
         known = group.low.notna() & group.high.notna()
-        ax.vlines(at[known], group.low[known], group.high[known], color=look["color"], alpha=0.45, linewidth=1.1)
+        ends = [[(x, low), (x, high)] for x, low, high in zip(at[known], group.low[known], group.high[known], strict=True)]
+        ax.add_collection(LineCollection(ends, color=look["color"], alpha=0.45, linewidth=1.1), autolim=False)
         if lines and look["linestyle"] != "none":
             mean = group.groupby("x").value.mean()
             ax.plot(mean.index.map(place) + shift, mean, color=look["color"], linestyle=look["linestyle"], linewidth=1.3)
         for x, row in zip(at, group.itertuples(), strict=True):
             dot(ax, x, row.value, look, hover(row, what))
+    ax.autoscale_view(scaley=False)
 
 
 def dot(ax, x: float, y: float, look: dict, text: str, size: float = 4.5):
@@ -200,6 +207,11 @@ def dot(ax, x: float, y: float, look: dict, text: str, size: float = 4.5):
     ax.add_line(Line2D([x], [y], marker=look["marker"], color=look["color"], markerfacecolor=face, markersize=size,
                        markeredgewidth=0.4 if look["fill"] else 1.1, markeredgecolor="white" if look["fill"] else look["color"],
                        linestyle="none", zorder=4, gid=TITLED + text))  # fmt: skip
+
+
+def bar(ax, left: float, y: float, width: float, text: str, **look):
+    """One horizontal bar with its hover text."""
+    ax.add_patch(Rectangle((left, y - 0.4), width, 0.8, edgecolor="white", linewidth=0.3, zorder=2, gid=TITLED + text, **look))
 
 
 def from_zero(ax, rows: pandas.DataFrame):
@@ -240,7 +252,7 @@ def sized(ax, rows: pandas.DataFrame, looks: dict, what: str, axis, band: float 
 def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, across: str = "models"):
     """A figure over data sizes; `measures` names each panel's axis. Returns figure and axes."""
     models, looks, axis = in_order(data, tables), styles(tables["cells"]), size_axis(data)
-    figure, axes = panels(models, list(measures), across, gap=0.8 if across == "measures" else 0.5)
+    figure, axes = panels(models, list(measures), across, gap=0.8 if across == "measures" else 0.56)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
         sized(ax, rows, looks, measure, axis, noise(tables, model, measure))
@@ -248,6 +260,8 @@ def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, acro
             ax.tick_params(axis="x", labelrotation=40)
         if not len(rows):
             remark(ax, "no data yet")
+        elif set(rows.series) == {"paper"}:
+            remark(ax, "no cell of ours yet", 0.12)
     label(axes, measures, "training examples", across)
     return figure, axes
 
@@ -264,9 +278,7 @@ def label(axes: dict, measures: dict[str, str], x: str | dict, across: str = "mo
             measure == last and across == "models" and at + wide >= len(models)
         ):
             ax.set_xlabel(x if isinstance(x, str) else x[measure])
-    for ax in axes.values():
-        ax.figure.align_ylabels([a for a in axes.values() if a.get_position().x0 == ax.get_position().x0])
-        break
+        ax.yaxis.set_label_coords(-0.52 / (ax.get_position().width * ax.figure.get_figwidth()), 0.5)
 
 
 def noise_band(span, value: float, reach: float):
@@ -287,11 +299,13 @@ def seeds(data: pandas.DataFrame) -> str:
     return "Dots: training seeds; lines: their mean." if several else "One training seed a cell: its spread is not shown."
 
 
-def band_note(figure, tables: dict) -> str:
+def band_note(figure, tables: dict, measures=("accuracy", "length")) -> str:
     """What the grey band is, for the note; nothing where none is drawn."""
     if not any(patch.get_label() == BAND for ax in figure.axes for patch in ax.patches):
         return ""
-    found = [f"{row.model} {row.measure} ±{number(row.band)}" for row in tables["replicates"].itertuples()]
+    found = [
+        f"{row.model} {row.measure} ±{number(row.band)}" for row in tables["replicates"].itertuples() if row.measure in measures
+    ]
     return f"Grey band: two trainings of the same cell differ by no more than this (over seeds; {', '.join(found)})."
 
 
@@ -319,7 +333,8 @@ def finish(figure, handles: list, notes: list[str]):
 def legend(data: pandas.DataFrame, looks: dict, names: dict | None = None) -> list:
     """Legend entries of the series of a figure."""
     names = {"protocol": "the paper's protocol", "paper": "the paper's values"} | (names or {})
-    return [entry(looks[series], names.get(series, series)) for series in dict.fromkeys(data.series) if series in looks]
+    order = sorted(dict.fromkeys(data.series), key=lambda series: (series != "base", series == "paper"))
+    return [entry(looks[series], names.get(series, series)) for series in order if series in looks]
 
 
 def with_titles(svg: str) -> str:
@@ -349,15 +364,22 @@ def with_titles(svg: str) -> str:
     return xml.tostring(root, encoding="unicode") + "\n"
 
 
+def extent(figure) -> Bbox:
+    """What is to be saved, in inches: the panels with their margins, the legend above and the note below."""
+    renderer = figure.canvas.get_renderer()
+    parts = [part.get_window_extent(renderer) for part in (*figure.legends, *figure.texts)]
+    return Bbox.union([figure.bbox, *parts]).transformed(figure.dpi_scale_trans.inverted()).padded(0.08)
+
+
 def save(figure, name: str, svg, png):
     """Write the figure as SVG with hover texts and as PNG; equal figures give equal bytes."""
-    buffer = io.StringIO()
+    buffer, box = io.StringIO(), extent(figure)
     with plt.rc_context({"svg.hashsalt": name}):  # ids differ between the figures of a page, not between runs
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches=box)
     with records.whole(svg) as temporary:
         temporary.write_text(with_titles(buffer.getvalue()), encoding="utf-8")
     with records.whole(png) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=150, bbox_inches=box)
     plt.close(figure)
 
 
@@ -365,4 +387,5 @@ def read(path) -> pandas.DataFrame:
     """A table of the report; one without rows may be without columns too."""
     text = path.read_text(encoding="utf-8")
     table = pandas.read_csv(io.StringIO(text)) if text.strip() else pandas.DataFrame()
-    return table.reindex(columns=[*table.columns, *(name for name in NEEDED.get(path.stem, []) if name not in table)])
+    table = table.reindex(columns=[*table.columns, *(name for name in NEEDED[path.stem] if name not in table)])
+    return table if len(table) else table.astype(object)  # the type of no text is not known otherwise

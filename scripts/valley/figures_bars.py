@@ -35,7 +35,7 @@ def outcomes(tables: dict, tasks):
         "of_solved": "share of what the base solved",
     }
     heights = [BAR * len(runs[model]) + 0.1 for model in models]
-    figure, axes = drawing.panels(models, list(measures), "measures", heights, left=1.25, gap=0.3)
+    figure, axes = drawing.panels(models, list(measures), "measures", heights, left=1.25, gap=0.3, foot=0.62)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
         place = {run: -i for i, run in enumerate(runs[model])}
@@ -48,13 +48,14 @@ def outcomes(tables: dict, tasks):
             ax.set_xlim(0, 1)
         elif len(rows):
             ax.axvline(0, color=drawing.GREY, linewidth=0.8)
+            ax.autoscale_view(scaley=False)
         if not len(rows):
             drawing.remark(ax, "no data yet: no base" if measure != "share" else "no data yet")
     notes = ["Bars: mean over seeds. Dots: accuracy of each seed with its confidence interval over problems; the change is paired problem by problem.",
              "Right: how responses to the problems that the base solved end, weighted by how often it solved them; the base's own row is "
              "below 1 where it solves them only at times. Truncated and looping responses reached the limit.",
              "This says how a drop comes about, not why."]  # fmt: skip
-    handles = [drawing.Patch(facecolor=look["color"], hatch=look["hatch"], edgecolor="white", label=name)
+    handles = [drawing.Patch(edgecolor="white", **look, label=name)
                for name, look in drawing.OUTCOMES.items()]  # fmt: skip
     drawing.finish(figure, handles, notes)
     return figure, data
@@ -72,10 +73,9 @@ def stack(ax, rows: pandas.DataFrame, place: dict, what: str):
         ends = {True: 0.0, False: 0.0}
         group = group.set_index("series").reindex(list(drawing.OUTCOMES)).dropna(subset="value").reset_index()
         for row in group.itertuples():
-            look = drawing.OUTCOMES[row.series]
-            (bar,) = ax.barh(place[run], row.value, left=ends[row.value < 0], height=0.8, color=look["color"], hatch=look["hatch"],
-                             edgecolor="white", linewidth=0.3)  # fmt: skip
-            bar.set_gid(drawing.TITLED + drawing.hover(row, what))
+            drawing.bar(
+                ax, ends[row.value < 0], place[run], row.value, drawing.hover(row, what), **drawing.OUTCOMES[row.series]
+            )
             ends[row.value < 0] += row.value
 
 
@@ -111,11 +111,13 @@ def recipes(tables: dict, tasks):
         rows, place = data[data.model == model], {run: -i for i, run in enumerate(runs[model])}
         for row in rows[rows.kind == "bar"].itertuples():
             long = row.measure == "long minus short"
-            (bar,) = ax.barh(place[row.run], row.value, height=0.8, color=looks[row.series]["color"], alpha=0.75,
-                             hatch="///" if long else "", edgecolor="white", linewidth=0.3)  # fmt: skip
-            bar.set_gid(drawing.TITLED + drawing.hover(row, "long minus short" if long else "change against base"))
+            text = drawing.hover(row, "long minus short" if long else "change against base")
+            drawing.bar(
+                ax, 0, place[row.run], row.value, text, facecolor=looks[row.series]["color"], hatch="///" if long else ""
+            )
         beside(ax, rows[rows.kind == "point"], place, "change of accuracy")
         ax.axvline(0, color=drawing.GREY, linewidth=0.9)
+        ax.autoscale_view(scaley=False)
         band, limits = drawing.noise(tables, model, "accuracy"), ax.get_xlim()
         if band is not None:
             drawing.noise_band(ax.axvspan, 0, band)
@@ -126,7 +128,7 @@ def recipes(tables: dict, tasks):
     drawing.label(axes, {"change": ""}, "change of accuracy")
     notes = ["Against the base of the same seed. Bars: mean over seeds. Dots: each seed with its confidence interval over problems, paired.",
              "Hatched: accuracy of long minus that of short chains of thought on the same problems; its intervals are as if unpaired, "
-             "hence too wide." if "long minus short" in set(data.measure) else "", drawing.band_note(figure, tables)]  # fmt: skip
+             "hence too wide." if "long minus short" in set(data.measure) else "", drawing.band_note(figure, tables, ["accuracy"])]  # fmt: skip
     drawing.finish(figure, [], notes)
     return figure, data
 

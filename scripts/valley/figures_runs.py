@@ -35,10 +35,14 @@ def budget(tables: dict, tasks):
     if data.empty:
         return drawing.empty("accuracy at lower limits"), data
     models, looks, limits = drawing.in_order(data, tables), drawing.styles(cells), sorted(set(data.x))
+    runs = list(dict.fromkeys(data.series))
+    looks = {
+        run: looks[run] | {"shift": 0.035 * (i - (len(runs) - 1) / 2)} for i, run in enumerate(runs)
+    }  # or intervals hide others
     figure, axes = drawing.panels(models, ["accuracy"], height=2.1)
     for (model, _), ax in axes.items():
         rows = data[data.model == model]
-        drawing.draw(ax, rows, looks, "accuracy", numpy.log2, spread=0.03)
+        drawing.draw(ax, rows, looks, "accuracy within {x} tokens", numpy.log2, spread=0.03)
         ax.set_xticks(numpy.log2(limits), [f"{limit:,.0f}" for limit in limits])
         drawing.from_zero(ax, rows)
     drawing.label(axes, {"accuracy": "accuracy (avg@k)"}, "limit (tokens)")
@@ -57,10 +61,10 @@ def errors(tables: dict, tasks):
     rate = sft_runs(fits)
     rate = rate.assign(x=rate.run.map(sizes.examples))
     data = drawing.join(
-        tidy(sft_runs(tables["accuracy_by_steps"]).pipe(at, "calculations"), "steps", "accuracy", ""),
-        curves(fits, tables["accuracy_by_steps"]),
-        tidy(sft_runs(tables["accuracy_by_length"]).pipe(at, "tokens"), "length", "accuracy", ""),
-        tidy(sft_runs(hazard.assign(x=(hazard["first"] * hazard["last"]) ** 0.5)).pipe(at, "x"), "hazard", "hazard", ""),
+        tidy(few(tables["accuracy_by_steps"], cells).pipe(at, "calculations"), "steps", "accuracy", ""),
+        curves(few(fits, cells), tables["accuracy_by_steps"]),
+        tidy(few(tables["accuracy_by_length"], cells).pipe(at, "tokens"), "length", "accuracy", ""),
+        tidy(few(hazard.assign(x=(hazard["first"] * hazard["last"]) ** 0.5), cells), "hazard", "hazard", ""),
         tidy(rate, "rate", "error_rate", "error_rate_"),
     )  # fmt: skip
     if data.empty:
@@ -83,7 +87,11 @@ def errors(tables: dict, tasks):
             drawing.sized(ax, points, looks, "wrong calculations (share)", axis)
             ax.tick_params(axis="x", labelrotation=40)
         else:
-            what = {"steps": "accuracy, calculations", "length": "accuracy, tokens", "hazard": "P(first error here), position"}
+            what = {
+                "steps": "accuracy at {x} calculations",
+                "length": "accuracy at {x} tokens",
+                "hazard": "P(first error) at position {x}",
+            }
             drawing.draw(ax, points, looks, what[measure], lines=measure != "steps")
             drawing.from_zero(ax, points)
         if measure == "steps":
@@ -108,7 +116,8 @@ def errors(tables: dict, tasks):
     notes = [f"Responses that gave an answer, all seeds together; calculations: {calculated}; tokens: {', '.join(tasks.headline)}.",
              "Bars: confidence interval, over problems (hazard: over calculations).",
              "Curves left: the fit of p^k, solid where its test does not reject it, dotted where it fails, dashed where there is no test.",
-             "Were errors independent, the hazard would be level."]  # fmt: skip
+             "Were errors independent, the hazard would be level.",
+        "Lines for base, smallest, a middle and the largest size, and for short; the rest is in the tables."]  # fmt: skip
     drawing.finish(figure, drawing.legend(data, looks), notes)
     return figure, data
 
@@ -118,10 +127,20 @@ def at(table: pandas.DataFrame, column: str) -> pandas.DataFrame:
     return table.assign(x=table[column])
 
 
+def few(table: pandas.DataFrame, cells: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows of the base, the smallest, a middle and the largest size, and of short: more lines could not be told apart."""
+    sft = cells[(cells.stage == "sft") & (cells.recipe == "protocol")].drop_duplicates(["model", "run"])
+    kept = set(cells.model + cells.run.where(cells.recipe.eq("short") | cells.stage.eq("base")))
+    for model, group in sft.sort_values("examples").groupby("model"):
+        runs = group.run.tolist()
+        kept |= {model + run for run in (runs[0], runs[(len(runs) - 1) // 2], runs[-1])}
+    return sft_runs(table[(table.model + table.run).isin(kept)])
+
+
 def curves(fits: pandas.DataFrame, steps: pandas.DataFrame) -> pandas.DataFrame:
     """The fitted p^k of each run over the numbers of calculations that its responses have."""
     found = []
-    for fit in sft_runs(fits).dropna(subset="p").itertuples():
+    for fit in fits.dropna(subset="p").itertuples():
         seen = steps[(steps.model == fit.model) & (steps.run == fit.run)].calculations
         if len(seen):
             ks = numpy.linspace(max(0.0, seen.min() - 0.5), seen.max() + 0.5, 25)
@@ -159,12 +178,14 @@ def rl(tables: dict, tasks):
     )  # fmt: skip
     if data.empty:
         return drawing.empty("RL runs"), data
+    examples = cells.drop_duplicates("start").set_index("start").examples
+    data = data.sort_values("series", key=lambda s: s.map(lambda name: examples.get(name.split(",")[0], 0)), kind="stable")
     models, looks = drawing.in_order(data, tables), looks_of_starts(data, cells)
     measures = {"accuracy": "held-out accuracy (avg@k)", "length": "length (tokens)", "reward": "training reward"}
     figure, axes = drawing.panels(models, list(measures), "measures", 2.2, gap=0.75)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
-        drawing.draw(ax, rows[rows.kind == "point"], looks, measure)
+        drawing.draw(ax, rows[rows.kind == "point"], looks, f"{measure} at step {{x}}")
         for (series, name, seed), line in rows[rows.kind == "line"].groupby(["series", "run", "seed"], sort=False):
             title = f"{drawing.TITLED}{model}, {name}, seed {seed:g}: training reward"
             ax.plot(
