@@ -46,7 +46,7 @@ mkdir -p "$LAB"/{run,log,spool,state,dev} $CONF
 # moment, and then wait without end.
 ! command -v sacct >/dev/null || chmod -x "$(command -v sacct)"
 if ! up "$LAB/run/slurmctld.pid"; then
-  for i in 0 1; do [ -e "$LAB/dev/nvidia$i" ] || mknod -m 666 "$LAB/dev/nvidia$i" c 1 3; done
+  for i in 0 1; do [ -e "$LAB/dev/nvidia$i" ] || mknod -m 666 "$LAB/dev/nvidia$i" c 1 3 || cannot "no device files"; done
   cat >$CONF/slurm.conf <<CONFIG
 $MARK
 ClusterName=valley
