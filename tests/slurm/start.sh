@@ -4,6 +4,8 @@
 #   tests/slurm/start.sh        # as root; starts what is not running, ends when both nodes are idle
 #   tests/slurm/stop.sh
 #
+# Exit code 77: it cannot be had here (not root, no packages, another SLURM); the tests then skip.
+#
 # Two nodes of eight claimed CPUs and two pretended GPUs of type and feature h100 each (device files that are /dev/null),
 # partitions cpu, gpu, low (preempted by high) and high. No accounting: the profile asks squeue. State lies under $VALLEY_SLURM (/tmp/valley-slurm).
 set -euo pipefail
@@ -14,12 +16,13 @@ HOST=$(hostname -s)
 NODES=(valley1 valley2)
 
 fail() { echo "error: $*" >&2; exit 1; }
+cannot() { echo "no SLURM here: $*" >&2; exit 77; }
 up() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
 wait_for() { for _ in $(seq 150); do "${@:2}" >/dev/null 2>&1 && return; sleep 0.2; done; fail "$1 did not come up, see $LAB/log"; }
 
-[ "$(id -u)" = 0 ] || fail "slurmd and munged need root"
+[ "$(id -u)" = 0 ] || cannot "slurmd and munged need root"
 if [ -e $CONF/slurm.conf ] && ! grep -qF "$MARK" $CONF/slurm.conf; then
-  fail "$CONF/slurm.conf is not ours: another SLURM is configured on this machine"
+  cannot "$CONF/slurm.conf is not ours: another SLURM is configured on this machine"
 fi
 
 missing=()
@@ -34,7 +37,8 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
   export DEBIAN_FRONTEND=noninteractive
   get_packages() { apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null; }
-  get_packages || { apt-get update >/dev/null && get_packages; }
+  command -v apt-get >/dev/null || cannot "${missing[*]} missing, and no apt-get to install them"
+  get_packages || { apt-get update >/dev/null && get_packages; } || cannot "${missing[*]} cannot be installed"
 fi
 
 mkdir -p "$LAB"/{run,log,spool,state,dev} $CONF
@@ -42,7 +46,7 @@ mkdir -p "$LAB"/{run,log,spool,state,dev} $CONF
 # moment, and then wait without end.
 ! command -v sacct >/dev/null || chmod -x "$(command -v sacct)"
 if ! up "$LAB/run/slurmctld.pid"; then
-  for i in 0 1; do [ -e "$LAB/dev/nvidia$i" ] || mknod -m 666 "$LAB/dev/nvidia$i" c 1 3; done
+  for i in 0 1; do [ -e "$LAB/dev/nvidia$i" ] || mknod -m 666 "$LAB/dev/nvidia$i" c 1 3 || cannot "no device files"; done
   cat >$CONF/slurm.conf <<CONFIG
 $MARK
 ClusterName=valley

@@ -45,8 +45,9 @@ def cluster():
     """A running SLURM; one that was up before stays up."""
     before = subprocess.run(["pgrep", "-x", "slurmctld"], capture_output=True).returncode == 0
     started = subprocess.run([REPOSITORY / "tests/slurm/start.sh"], capture_output=True, text=True)
-    if started.returncode:
-        pytest.skip(f"no SLURM can be started here: {started.stderr[-300:]}")
+    if started.returncode == 77:
+        pytest.skip(started.stderr.strip()[-300:])
+    assert started.returncode == 0, started.stderr
     yield
     if not before:
         subprocess.run([REPOSITORY / "tests/slurm/stop.sh"], check=True)
@@ -214,9 +215,9 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
              "--set-resources", "sft:mem_mb=250000", "--until", "score"]  # a node holds one training  # fmt: skip
     process = start(study, *flags)
     hung = training(study, "sft-16")
-    job = training(study, "sft-64")
     send(study, "sft-16", signal.SIGSTOP)  # it hangs, until its time is over
     run(["scontrol", "update", f"job={hung}", "TimeLimit=1"])
+    job = training(study, "sft-64")
 
     node = run(["squeue", "-h", "-j", job, "-o", "%N"]).strip()
     run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
@@ -228,8 +229,7 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     until("the preempted job", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "PD"))
     until("the preempting job", lambda: hog not in run(["squeue", "-h", "-t", "PD,R", "-o", "%A"]).split(), 90)
 
-    until("the time limit", lambda: hung not in jobs(study, "", "R"), 200)
-    assert "JobState=TIMEOUT" in shown(hung)
+    until("the time limit", lambda: "JobState=TIMEOUT" in shown(hung), 200)
     assert finish(process, study) == 0
     assert "Restarts=2" in shown(job)  # the node, the preemption
     for name in ("sft-16", "sft-64"):
