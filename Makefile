@@ -9,7 +9,7 @@ PROFILE ?= profiles/local
 GPUS ?= 8
 PARTITION ?= gpu
 
-.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade lock
+.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade compare lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -74,6 +74,9 @@ status: $(VENV)/complete  ## the state of every cell
 
 regrade: $(VENV)/complete  ## grade and score every stored response again, nothing else
 	$(BIN)/snakemake --profile profiles/local $(STUDY) --forcerun grade --allowed-rules grade score regrade -- regrade
+
+compare: $(VENV)/complete  ## two studies side by side, or one beside the paper: make compare A=studies/miniature B=paper
+	$(BIN)/python scripts/compare.py --a $(A) --b $(B)
 
 lock:  ## resolve envs/*.in into locks and conda environments
 	$(PYTHON) -m pip install --quiet uv
