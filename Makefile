@@ -11,7 +11,7 @@ PARTITION ?= gpu
 REQUEST ?= --gpus=1
 CANARY = $(if $(findstring miniature,$(STUDY)),config/canary-miniature.yaml,config/canary.yaml)
 
-.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page figures release lock
+.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page figures release compare lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -88,6 +88,9 @@ figures: $(VENV)/complete  ## tables, figures and page from a released folder, n
 
 release: $(VENV)/complete  ## a folder of scores, grades, tables and page to publish, without weights: make release STUDY=
 	$(BIN)/snakemake --profile profiles/local $(STUDY) -- release
+
+compare: $(VENV)/complete  ## two studies side by side, or one beside the paper: make compare A=studies/miniature B=paper
+	$(BIN)/python scripts/compare.py --a $(A) --b $(B)
 
 lock:  ## resolve envs/*.in into locks and conda environments
 	$(PYTHON) -m pip install --quiet uv

@@ -12,9 +12,10 @@ three evaluated checkpoints, never the best one. Every CSV has a parquet twin.
 from pathlib import Path
 
 import pandas
-from difference import HEADLINE, between
+from difference import between
 
 from valley import flags, grid, records, statistics
+from valley.grid import HEADLINE
 
 
 def cell_rows(path: Path, scores: dict, examples: dict[str, int]) -> list[dict]:

@@ -41,12 +41,13 @@ def main():
     args = parser.parse_args()
 
     reference = pandas.read_csv(args.reference)
+    reference["model"] = reference.model.str.lower()  # the paper writes Gemma-3-1B-it, the hub gemma-3-1b-it
     paper = reference[reference.train_examples == 0].set_index("model").accuracy_pct / 100
-    names = dict(pair.split("=") for pair in args.models)
+    names = dict(pair.lower().split("=") for pair in args.models)
     rows = [
-        compare(path.parts[-4], records.read_json(path), paper[names[path.parts[-4]]])
+        compare(path.parts[-4], records.read_json(path), paper[names[path.parts[-4].lower()]])
         for path in args.scores
-        if names.get(path.parts[-4]) in paper.index
+        if names.get(path.parts[-4].lower()) in paper.index
     ]
     if not rows:
         records.fail(args.reference, "knows none of these models", "Calibrate a study of the paper's models")

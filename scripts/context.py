@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas
 
-from aggregate import HEADLINE, write
+from aggregate import write
 from valley import flags, records
+from valley.grid import HEADLINE
 
 PAIRS = 5  # fewer replicates give no idea of their spread
 OURS = {"ours": "accuracy_paper", "ours_low": "accuracy_paper_low", "ours_high": "accuracy_paper_high", "length": "length"}
@@ -49,7 +50,7 @@ def beside_paper(cells: pandas.DataFrame, reference: pandas.DataFrame, names: di
     ours = cells[(cells.task == HEADLINE) & cells.stage.isin(["base", "sft"]) & (cells.recipe == "protocol")]
     for model, name in names.items():
         mine = ours[ours.model == model]
-        for row in reference[reference.model == name].itertuples():
+        for row in reference[reference.model.str.lower() == name.lower()].itertuples():
             near = mine[(mine.examples - row.train_examples).abs() <= row.train_examples / 10].sort_values("seed").head(1)
             found.append({
                 "model": model, "run": near.run.item() if len(near) else None,

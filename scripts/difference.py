@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy
 
 from valley import flags, records, statistics
-
-HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
+from valley.grid import HEADLINE
 
 
 def rates(left: dict, right: dict, where: str) -> tuple[numpy.ndarray, numpy.ndarray]:

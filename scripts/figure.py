@@ -12,10 +12,10 @@ What no cell has yet is a gap, or a sentence in the panel.
 from pathlib import Path
 
 import pandas
-from difference import HEADLINE
 
 from valley import drawing, figures_bars, figures_runs, flags, records
 from valley.drawing import tidy
+from valley.grid import HEADLINE
 
 TABLES = list(drawing.NEEDED)
 OVER_PROBLEMS = "Bars: confidence interval over problems, those of one training."

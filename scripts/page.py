@@ -15,8 +15,8 @@ import jinja2
 import markupsafe
 import pandas
 
-from aggregate import HEADLINE
 from valley import flags, records
+from valley.grid import HEADLINE
 
 PARQUET = ("examples",)  # tables with texts that no CSV should hold
 

@@ -3,8 +3,9 @@
 import pandas
 import pytest
 
-from aggregate import HEADLINE, end_points, finding, summary
+from aggregate import end_points, finding, summary
 from valley import grading
+from valley.grid import HEADLINE
 
 SHARES = {f"share {name}": 0.2 for name in grading.OUTCOMES}
 

@@ -20,13 +20,13 @@ import matplotlib.pyplot as plt
 import numpy
 import pandas
 import seaborn
-from difference import HEADLINE
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import Bbox
 
 from valley import grading, grid, records
+from valley.grid import HEADLINE
 
 seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
 # Text stays text in the SVG; all sizes are legible where the figure is shown 1,000 pixels wide.

@@ -1,10 +1,10 @@
 """Figures of bars: how responses end and what became of the problems the base solved; the data or the recipe?"""
 
 import pandas
-from difference import HEADLINE
 
 from valley import drawing, grid
 from valley.drawing import tidy
+from valley.grid import HEADLINE
 
 BAR = 0.24  # inches
 

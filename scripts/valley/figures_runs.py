@@ -2,11 +2,11 @@
 
 import numpy
 import pandas
-from difference import HEADLINE
 from matplotlib.ticker import MaxNLocator
 
 from valley import drawing, grid
 from valley.drawing import tidy
+from valley.grid import HEADLINE
 
 
 def sft_runs(table: pandas.DataFrame) -> pandas.DataFrame:

@@ -26,6 +26,7 @@ RL_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "steps"
             "gradient_checkpointing", "deepspeed", "save_every", "max_prompt", "vllm")  # fmt: skip
 
 
+HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 RL_END = 3  # checkpoints whose mean is the end of an RL run, the run itself the last; never the best one
 
 
