@@ -70,7 +70,7 @@ def drop(problems: pandas.DataFrame, headline: list[str]) -> pandas.DataFrame:
             of_solved = sum((task[name] * w).sum() / len(w) for task, w in zip(tasks, weights, strict=True))
             rows.append({**dict(zip(CELL, cell, strict=True)), "outcome": name, "share": share, "base": before,
                          "change": share - before, "of_solved": of_solved / solved if solved else None})  # fmt: skip
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame(rows, columns=[*CELL, "outcome", "share", "base", "change", "of_solved"])
 
 
 def budget(rows: pandas.DataFrame, headline: list[str]) -> pandas.DataFrame:
@@ -120,8 +120,10 @@ def add_up(rows: pandas.DataFrame, confidence: float) -> tuple[pandas.DataFrame,
         )  # fmt: skip
         bins = accumulation.hazard(made, group.first_wrong.to_numpy(float), confidence)
         hazards += [{"model": model, "run": run} | row for row in bins]
-    columns = ["model", "run", "first", "last", "at_risk", "errors", "hazard", "low", "high"]
-    return pandas.DataFrame(fits), pandas.DataFrame(hazards, columns=columns)
+    of_fits = ["model", "run", "responses", "accuracy", "steps", "error_rate", "error_rate_low", "error_rate_high", "independent",
+               "p", "p_low", "p_high", "p_value", "verdict"]  # fmt: skip
+    of_hazards = ["model", "run", "first", "last", "at_risk", "errors", "hazard", "low", "high"]
+    return pandas.DataFrame(fits, columns=of_fits), pandas.DataFrame(hazards, columns=of_hazards)
 
 
 def main():

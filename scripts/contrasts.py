@@ -45,25 +45,30 @@ def recovery(study: Study, confidence: float) -> pandas.DataFrame:
 
 
 def recipes(study: Study, confidence: float) -> pandas.DataFrame:
-    """A row an SFT run: accuracy minus the base's (`change`), and minus that of the protocol at its size (`to_protocol`)."""
+    """Accuracy of each SFT run minus the base's (`change`), and of a control minus the protocol at its size (`to_protocol`).
+
+    A row over all seeds (`seed` is all), then one a seed, whose interval is over problems alone.
+    """
     rows = []
     for model in study.models:
         for run in study.runs(model):
             parsed = grid.parse_run(run)
             if not parsed.size or parsed.rl:
                 continue
-            row = {"model": model, "run": run, "recipe": parsed.recipe or "protocol", "examples": study.examples[parsed.size]}
             others = {"change": "base"} | ({"to_protocol": f"sft-{parsed.size}"} if parsed.recipe else {})
+            found: dict = {}
             for name, other in others.items():
-                seeds, _ = study.seeds(model, [run, other]) if other in study.runs(model) else ([], [])
-                if seeds:
-                    sides = [(study.cells[model, run, seed], study.cells[model, other, seed]) for seed in seeds]
-                    found = inference.estimate(sides, "accuracy", "minus", study.tasks.headline, study.tasks.length, "headline")
-                    low, high = found.interval(confidence)
-                    row |= {name: found.value, f"{name}_low": low, f"{name}_high": high, f"{name}_seeds": len(seeds)}
-            rows.append(row)
+                seeds = study.seeds(model, [run, other])[0] if other in study.runs(model) else []
+                for seed, chosen in {"all": seeds, **{seed: [seed] for seed in seeds}}.items() if seeds else ():
+                    sides = [(study.cells[model, run, one], study.cells[model, other, one]) for one in chosen]
+                    value = inference.estimate(sides, "accuracy", "minus", study.tasks.headline, study.tasks.length, "headline")
+                    low, high = value.interval(confidence)
+                    cell = {name: value.value, f"{name}_low": low, f"{name}_high": high, f"{name}_seeds": len(chosen)}
+                    found[seed] = found.get(seed, {}) | cell
+            named = {"model": model, "run": run, "recipe": parsed.recipe or "protocol", "examples": study.examples[parsed.size]}
+            rows += [named | {"seed": str(seed)} | cell for seed, cell in found.items()]
     columns = [f"{name}{end}" for name in ("change", "to_protocol") for end in ("", "_low", "_high", "_seeds")]
-    return pandas.DataFrame(rows, columns=["model", "run", "recipe", "examples", *columns])
+    return pandas.DataFrame(rows, columns=["model", "run", "recipe", "examples", "seed", *columns])
 
 
 def main():

@@ -7,6 +7,8 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import analyse
+import context
+import contrasts
 import figure
 import matplotlib.pyplot as plt
 import numpy
@@ -18,6 +20,7 @@ from conftest import REPOSITORY
 
 import aggregate
 from valley import drawing, grid, statistics
+from valley.study import Study
 
 TASKS = argparse.Namespace(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
 PROBLEMS = {"aime24": 6, "amc23": 6, "math500": 10, "arithmetic": 40}  # few: what is drawn is the number of cells
@@ -80,10 +83,12 @@ def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     answered = grades[grades.outcome.isin(["correct", "wrong"])]
     counted = answered[answered.task.isin(TASKS.calculations)]
     fits, hazards = analyse.add_up(counted, 0.95)
+    problems = analyse.by_problem(grades)
+    recipes = contrasts.recipes(Study(problems, cells, examples, TASKS), 0.95)
     return {
-        "cells": table, "replicates": aggregate.replicates(table, 0.95), "paper": aggregate.beside_paper(table, reference, names),
-        "rl_curves": pandas.concat(curves), "drop": analyse.drop(analyse.by_problem(grades), TASKS.headline),
-        "budget": analyse.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits,
+        "cells": table, "replicates": context.replicates(table, 0.95), "paper": context.beside_paper(table, reference, names),
+        "rl_curves": pandas.concat(curves), "drop": analyse.drop(problems, TASKS.headline),
+        "budget": analyse.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits, "recipes": recipes,
         "accuracy_by_length": analyse.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
         "accuracy_by_steps": analyse.accuracy_by(counted, "calculations"),
     }  # fmt: skip
@@ -142,7 +147,7 @@ def test_a_half_finished_grid_leaves_gaps(name, paper, tmp_path):
     kept = cells[rng.random(len(cells)) < 0.5]
     kept = kept[~((kept.model == "gemma3-1b") & (kept.run == "base"))]
     tables = {
-        key: table.merge(kept[[k for k in kept if k in table and key != "rl_curves"]].drop_duplicates())
+        key: table.merge(kept[[k for k in kept if k in table and (k, key) != ("seed", "recipes")]].drop_duplicates())
         if key not in ("replicates", "paper", "rl_curves") else table for key, table in paper.items()
     }  # fmt: skip
     data, titles, _ = drawn(name, tables, tmp_path)

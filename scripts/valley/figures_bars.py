@@ -2,7 +2,7 @@
 
 import pandas
 
-from valley import drawing, grid
+from valley import drawing
 from valley.drawing import tidy
 from valley.grid import HEADLINE
 
@@ -95,7 +95,7 @@ def recipes(tables: dict, tasks):
     sft = cells[(cells.task == HEADLINE) & (cells.stage == "sft")]
     controlled = sft[sft.recipe != "protocol"][["model", "examples"]].drop_duplicates()
     table = sft.merge(controlled, on=["model", "examples"]).assign(series=lambda t: t.recipe, x=0.0)
-    data = drawing.join(tidy(table, "change", "change", "change_"), long_minus_short(table))
+    data = drawing.join(tidy(table, "change", "change", "change_"), long_minus_short(tables["recipes"]))
     means = data.assign(x=0.0).groupby(["measure", "model", "run", "series"], sort=False, as_index=False).value.mean()
     data = drawing.join(tidy(means, means.measure, "value", kind="bar", x=0.0), data)
     if data.empty:
@@ -127,21 +127,16 @@ def recipes(tables: dict, tasks):
         ax.grid(axis="y", visible=False)
     drawing.label(axes, {"change": ""}, "change of accuracy")
     notes = ["Against the base of the same seed. Bars: mean over seeds. Dots: each seed with its confidence interval over problems, paired.",
-             "Hatched: accuracy of long minus that of short chains of thought on the same problems; its intervals are as if unpaired, "
-             "hence too wide." if "long minus short" in set(data.measure) else "", drawing.band_note(figure, tables, ["accuracy"])]  # fmt: skip
+             "Hatched: accuracy of long minus that of short chains of thought on the same problems." if "long minus short" in set(data.measure) else "", drawing.band_note(figure, tables, ["accuracy"])]  # fmt: skip
     drawing.finish(figure, [], notes)
     return figure, data
 
 
-def long_minus_short(sft: pandas.DataFrame) -> pandas.DataFrame:
-    """Accuracy of the protocol minus that of `.short` for the same model, size and seed, with an interval as if unpaired."""
-    keys = ["model", "examples", "seed"]
-    pairs = sft[sft.recipe == "protocol"].merge(sft[sft.recipe == "short"], on=keys, suffixes=("", "_short"))
-    change = pairs.accuracy - pairs.accuracy_short
-    # The difference of two independent estimates (MOVER, Zou & Donner 2008).
-    down = ((pairs.accuracy - pairs.problems_low) ** 2 + (pairs.problems_high_short - pairs.accuracy_short) ** 2) ** 0.5
-    up = ((pairs.problems_high - pairs.accuracy) ** 2 + (pairs.accuracy_short - pairs.problems_low_short) ** 2) ** 0.5
-    size = pairs.run.map(lambda run: grid.parse_run(run).size)
-    found = {"run": pairs.run + " − " + size + ".short", "series": "short", "low": change - down, "high": change + up}
-    rows = pandas.DataFrame({"model": pairs.model, "seed": pairs.seed, "value": change} | found)
+def long_minus_short(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Accuracy of the protocol minus that of `.short` seed by seed, paired problem by problem (table `recipes`)."""
+    short = table[(table.recipe == "short") & (table.seed.astype(str) != "all")].dropna(subset="to_protocol")
+    protocol = short.run.str.removesuffix(".short")
+    found = {"run": protocol + " − " + short.run.str.removeprefix("sft-"), "series": "short", "value": -short.to_protocol,
+             "low": -short.to_protocol_high, "high": -short.to_protocol_low}  # fmt: skip
+    rows = pandas.DataFrame({"model": short.model, "seed": short.seed.astype(int)} | found)
     return tidy(rows, "long minus short", "value", "", x=0.0)

@@ -231,7 +231,7 @@ rule figure:
         drawing="scripts/valley/drawing.py",
         bars="scripts/valley/figures_bars.py",
         runs="scripts/valley/figures_runs.py",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/{figure}.rst"),
         png=at("report/figures/{figure}.png"),
