@@ -29,6 +29,7 @@ environment.prepare(config["warm_start"])
 include: "workflow/rules/grid.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/judge.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

@@ -26,13 +26,15 @@ def wall_times(folder: Path) -> pandas.DataFrame:
 
 def work_times(results: Path, models: Path) -> dict[str, float]:
     """Seconds of work by rule, as the records state them."""
-    work = {"pretrain": 0.0, "sft": 0.0, "rl": 0.0, "generate": 0.0}
+    work = {"pretrain": 0.0, "sft": 0.0, "rl": 0.0, "generate": 0.0, "judge": 0.0}
     for file in models.glob("*/seed*/pretrain.json"):
         work["pretrain"] += records.read_json(file)["seconds"]
     for file in results.glob("*/*/seed*/train.json"):
         work["rl" if "+rl" in file.parts[-3] else "sft"] += records.read_json(file)["seconds"]
     for file in results.glob("*/*/seed*/responses/*.parquet"):
         work["generate"] += records.parquet_provenance(file).get("seconds", 0.0)
+    for file in results.glob("*/*/seed*/judged.parquet"):
+        work["judge"] += records.parquet_provenance(file).get("seconds", 0.0)
     return work
 
 

@@ -34,23 +34,36 @@ def check_counts(ids: list[str], gold: dict[str, str], samples: int, where: str)
                      "The file is incomplete: remove it and run again")  # fmt: skip
 
 
+def labels(paths: list[Path]) -> dict[str, dict[tuple, str]]:
+    """What the judge called each response, by task and (problem, sample); empty without a judge."""
+    found = collections.defaultdict(dict)
+    for path in paths:
+        for row in records.read_parquet(path, ["task", "id", "sample", "label"]).to_pylist():
+            found[row["task"]][row["id"], row["sample"]] = reflection.category(row["label"])
+    return found
+
+
 def grade_task(
-    table, gold: dict[str, str], task: str, samples: int, where: str, judge: equality.Judge, count: bool
+    table, gold: dict[str, str], task: str, samples: int, where: str, judge: equality.Judge, count: bool, labelled: dict
 ) -> list[dict]:
     """One graded row a response, in the order of the responses; `where` names the file in errors.
 
-    With `count` the calculations of a response are counted, and the wrong ones among them.
+    With `count` the calculations of a response are counted, and the wrong ones among them. `labelled` is what the judge
+    said, empty for a task that is not judged: a judged response is reflective if both the keywords and the judge say so.
     """
     ids, responses, finish = table["id"].to_pylist(), texts(table, "response"), table["finish_reason"].to_pylist()
     check_counts(ids, gold, samples, where)
     triples = [(text, reason, gold[i]) for text, reason, i in zip(responses, finish, ids, strict=True)]
     print(f"{task}: {len(triples)} responses", file=sys.stderr, flush=True)
     verdicts = grading.grade(triples, judge)
+    if labelled and (odd := sorted(set(zip(ids, table["sample"].to_pylist(), strict=True)) ^ set(labelled))):
+        records.fail(where, f"the judge's labels are of other responses, {odd[0]} first", "Remove judged.parquet and run again")
     rows = []
     for row, verdict, text in zip(table.drop_columns("response").to_pylist(), verdicts, responses, strict=True):
         made, wrong, first = calculations.count(text) if count else (None, None, None)
+        keywords, judged = reflection.is_reflective(text), labelled.get((row["id"], row["sample"]))
         rows.append({"task": task, "gold": gold[row["id"]]} | row | verdict | {
-            "reflective": reflection.is_reflective(text), "calculations": made, "wrong_calculations": wrong,
+            "reflective": keywords and judged in (None, "reflection"), "keywords": keywords, "judged": judged, "calculations": made, "wrong_calculations": wrong,
             "first_wrong": first})  # fmt: skip
     return rows
 
@@ -61,17 +74,22 @@ def main():
     parser.add_argument("--tasks", required=True, type=Path, nargs="+")
     parser.add_argument("--samples", required=True, type=int, nargs="+")
     parser.add_argument("--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted")
+    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="labels of a judge (judge.py)")
     parser.add_argument("--workers", type=int, default=1, help="processes that compare answers by algebra")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    graded = []
+    graded, judged = [], labels(args.judged)
+    if unknown := sorted(set(judged) - {path.stem for path in args.responses}):
+        records.fail(*args.judged, f"has labels of {', '.join(unknown)}, which is not graded here", "Judge this cell again")
     with equality.Judge(args.workers) as judge:
         for responses, task, samples in zip(args.responses, args.tasks, args.samples, strict=True):
             table = records.read_parquet(responses, ["id", "sample", "response", "tokens", "finish_reason"])
             gold = {row["id"]: row["answer"] for row in records.read_parquet(task, ["id", "answer"]).to_pylist()}
             count = responses.stem in args.calculations
-            graded += grade_task(table, gold, responses.stem, samples, str(responses), judge, count)
+            graded += grade_task(
+                table, gold, responses.stem, samples, str(responses), judge, count, judged.get(responses.stem, {})
+            )
     records.write_parquet(args.out, graded, provenance=records.provenance(args))
     share = sum(row["correct"] for row in graded) / len(graded)
     given_up = sum(row["timeout"] for row in graded)

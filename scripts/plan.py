@@ -73,6 +73,12 @@ def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> floa
     if not job["gpus"]:
         return costs["cpu_seconds"].get(rule, costs["cpu_seconds"]["default"])
     model, run = wildcards["model"], wildcards["run"]
+    if rule == "judge":  # reads every response of the length tasks once, in one pass forward
+        judge = config["report"]["judge"]
+        length = min(response_length(costs, run), judge["max_characters"] / costs["characters_a_token"])
+        tokens = length * sum(responses(config, task) for task in config["report"]["length"])
+        flops = 2 * billions(config, judge["model"]) * GIGA * tokens
+        return preset["start"] * job["gpus"] + flops / (preset["peak_flops"] * preset["sft_mfu"])
     size, start = billions(config, model), preset["start"] * job["gpus"]
     if rule == "sft":
         return start + 6 * size * GIGA * tokens_of_sft(config, costs, model, run) / (preset["peak_flops"] * preset["sft_mfu"])

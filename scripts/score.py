@@ -6,7 +6,8 @@
 The headline accuracy is the plain mean of avg@k over the `--headline` tasks (in the paper the three benchmarks, not the
 arithmetic), the headline length that of the `--length` tasks (in the paper MATH500), and so is that of reflection. Intervals come in pairs: `samples_*`
 for these very problems sampled anew, `problems_*` for other problems of their kind. `solved` keeps the correct responses
-of every problem, from which any two cells can be compared. The file holds no times: equal grades give equal bytes.
+of every problem, from which any two cells can be compared. `reflection_measure` says whether a judge had a word in it; then
+`crossing` has the shares of responses by keywords and judge. The file holds no times: equal grades give equal bytes.
 """
 
 import collections
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy
 
-from valley import flags, grading, records, statistics
+from valley import flags, grading, records, reflection, statistics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEASURED = ("length", "reflection", "length_reflective", "length_other")  # on the length tasks, as in the paper
@@ -77,7 +78,7 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
     tokens = numpy.array([row["tokens"] for row in rows])
     accuracy, length = float(counts.mean() / samples), float(tokens.mean())
     made, wrong = (numpy.array([row[name] or 0 for row in rows]) for name in ("calculations", "wrong_calculations"))
-    counted = rows[0]["calculations"] is not None
+    counted, judged = rows[0]["calculations"] is not None, rows[0]["judged"] is not None
     reflective = numpy.array([row["reflective"] for row in rows], float)
     labels = numpy.array([row["id"] for row in rows])
     measured = {
@@ -106,6 +107,8 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
         **{f"length_p{round(100 * q):02}": float(numpy.quantile(tokens, q)) for q in QUANTILES},
         "calculations": float(made.mean()) if counted else None,
         **with_ends({name: statistics.ratio(*parts, labels, confidence) for name, parts in measured.items()}),
+        "reflection_measure": reflection.MEASURES[judged],
+        "crossing": reflection.crossed(*([row[name] for row in rows] for name in ("keywords", "judged"))) if judged else {},
         "solved": solved,
     }  # fmt: skip
 
@@ -129,6 +132,7 @@ def score(tasks: dict[str, dict], headline: list[str], length: list[str], confid
         **{name: mean(task[name] for task in chosen) for name in shares},
         "outcomes": {name: mean(task["outcomes"][name] for task in chosen) for name in grading.OUTCOMES},
         **with_ends({"accuracy_paper": joined(chosen, "accuracy_paper")} | measured), "token_efficiency": 1000 * accuracy / tokens if tokens else None,
+        "reflection_measure": tasks[length[0]]["reflection_measure"],
         "tasks": tasks,
     }  # fmt: skip
 
@@ -143,7 +147,7 @@ def main():
     args = parser.parse_args()
 
     columns = ["task", "id", "answer", "correct", "source_paper", "outcome", "tokens", "finish_reason", "calculations",
-               "wrong_calculations", "reflective", *SHARES.values()]  # fmt: skip
+               "wrong_calculations", "reflective", "keywords", "judged", *SHARES.values()]  # fmt: skip
     rows = collections.defaultdict(list)
     for row in records.read_parquet(args.grades, columns).to_pylist():
         rows[row["task"]].append(row)

@@ -61,7 +61,7 @@ def last_line(log: Path) -> str:
 def activity(root: Path, jobs: dict[str, str], locked: bool, model: str, run: str, seed: int, done: set[str]) -> list[str]:
     """What the steps of a cell that are not finished are doing: running (job, progress) or failed (why, log)."""
     found = []
-    for rule in ("preflight", "sft", "rl", "generate", "grade", "score"):
+    for rule in ("preflight", "sft", "rl", "generate", "judge", "grade", "score"):
         name = f"rule_{rule}_wildcards_{model}_{run}_{seed}"
         running = [f"{rule} {text}" for comment, text in jobs.items() if comment == name or comment.startswith(f"{name}_")]
         logs = sorted((root / "logs" / rule).glob(f"{model}.{run}.seed{seed}.*log"))
@@ -83,7 +83,8 @@ def state(
     notes = []
     responses = sorted((folder / "responses").glob("*.parquet"))
     changed = set(other_code(record, now))
-    for file in responses:
+    judged = folder / "judged.parquet"
+    for file in [*responses, *([judged] if judged.exists() else [])]:
         changed |= set(other_code(records.parquet_provenance(file), now))
     size = grid.parse_run(run).size
     if "subset_sha256" in record and size:
@@ -103,6 +104,7 @@ def state(
         return ", ".join(["done", *notes])
     finished = {f"generate {file.stem}" for file in responses} | ({"sft", "rl", "preflight"} if record else set())
     finished |= {"preflight"} if (folder / "preflight.json").exists() else set()
+    finished |= {"judge"} if judged.exists() else set()
     finished |= {"grade"} if (folder / "grades.parquet").exists() else set()
     if doing := activity(root, jobs, locked, model, run, seed, finished):
         return "; ".join([*doing, *notes])

@@ -167,6 +167,9 @@ def grid_problems(config: dict):
         for task in config["report"][key]:
             if task not in config["grid"]["tasks"]:
                 yield f"report.{key}: {task!r} is no task of the grid. Allowed: {one_of(config['grid']['tasks'])}"
+    judge = config["report"]["judge"]
+    if judge and judge["model"] not in models:
+        yield f"report.judge.model: unknown model {judge['model']!r}. Allowed: {one_of(models)}"
     for model in config["traces"]["tokenizers"]:
         if model not in models:
             yield f"traces.tokenizers: unknown model {model!r}. Allowed: {one_of(models)}"

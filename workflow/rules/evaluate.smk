@@ -43,6 +43,7 @@ rule grade:
         reflection="scripts/valley/reflection.py",
         responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in TASKS],
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
+        judged=judged("{model}", "{run}", "{seed}"),
     output:
         cell("{model}", "{run}", "{seed}", "grades.parquet"),
     log:
@@ -63,7 +64,7 @@ rule grade:
         "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "python {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
-        " --calculations {params.calculations} --workers {threads} --out {output} 2> {log}"
+        " --calculations {params.calculations} --judged {input.judged} --workers {threads} --out {output} 2> {log}"
 
 
 rule score:

@@ -1,0 +1,90 @@
+"""Generation in parts: what a killed job has finished stays on disk, and the next one makes only what is missing.
+
+Work is cut into chunks of `args.chunk` prompts; each becomes a part under `<out>.parts/` as it finishes, with seeds of its own,
+so a job that was killed and continued ends with the same responses. Used by generate.py and judge.py.
+"""
+
+import math
+import shutil
+import sys
+import time
+from typing import NamedTuple
+
+from valley import engines, grid, records
+
+
+class Response(NamedTuple):
+    """What an engine said to one prompt."""
+
+    ids: list[int]  # of the prompt
+    out: list[int]
+    text: str
+    seed: int
+    finish_reason: str  # stop (an end token) or length
+
+
+def chunks(items: list[tuple], size: int) -> list[list[tuple]]:
+    """(what, prompt ids) in lists of `size`: similar prompt lengths together, longest first.
+
+    Longest first finds out-of-memory errors at once; similar lengths need little padding.
+    """
+    todo = sorted(items, key=lambda item: -len(item[1]))
+    return [todo[i : i + size] for i in range(0, len(todo), size)]
+
+
+def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: list[str], schema=None) -> tuple:
+    """(table, record) of the rows that `row(what, response)` makes of all items, (what, prompt ids), sorted by `keys`.
+
+    `sources` with the arguments is what tells this work from other work. The parts are removed by `finish`.
+    """
+    gpus = engines.visible_gpus() if args.engine == "vllm" else []
+    if len(gpus) > 1:  # work smaller than a chunk a GPU is spread over all; vLLM's seeds do not depend on it
+        args.chunk = min(args.chunk, math.ceil(len(items) / len(gpus)))
+
+    # Parts of other work (another model, task or parameter) must not be continued: they lie under another name.
+    identity = [records.settings(args, "out"), records.identity(args.model), *sources]
+    parts = folder(args.out) / grid.fingerprint(identity)
+    work = chunks(items, args.chunk)
+    files = [parts / f"{number:05}.parquet" for number in range(len(work))]
+    todo = [
+        (number, [ids for _, ids in chunk], args.seed * 1_000_003 + number * args.chunk)
+        for number, chunk in enumerate(work)
+        if not files[number].exists()
+    ]
+    ends = engines.end_ids(args, tokenizer)
+    start, produced = time.perf_counter(), 0
+    for number, responses, sampling in engines.generate(args, tokenizer, todo, gpus) if todo else []:
+        texts = tokenizer.batch_decode([out for out, _ in responses], skip_special_tokens=True)
+        rows = [
+            row(what, Response(ids, out, text, seed, "stop" if out and out[-1] in ends else "length"))
+            for (what, ids), (out, seed), text in zip(work[number], responses, texts, strict=True)
+        ]
+        records.write_parquet(files[number], rows, schema, provenance={"sampling": sampling})
+        produced += sum(len(out) for out, _ in responses)
+        speed = produced / (time.perf_counter() - start)
+        print(f"{number + 1}/{len(work)} chunks, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
+
+    import pyarrow
+
+    seconds = time.perf_counter() - start
+    table = pyarrow.concat_tables([records.read_parquet(file) for file in files])
+    record = records.provenance(args) | {
+        "seconds": seconds,
+        "tokens_generated": produced,
+        "identity": grid.fingerprint(identity),
+        "sampling": records.parquet_provenance(files[0]).get("sampling"),
+        "workers": max(1, min(len(gpus), len(todo))),
+    }
+    return table.sort_by([(key, "ascending") for key in keys]), record
+
+
+def folder(out):
+    """Where the parts of a file lie."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def finish(out, record: dict):
+    """Remove the parts of this work: all of it is in the file now."""
+    shutil.rmtree(folder(out) / record["identity"])
+    if not any(folder(out).iterdir()):
+        folder(out).rmdir()
