@@ -51,6 +51,22 @@ def add_changes(cells: pandas.DataFrame, scores: dict[Path, dict], headline: lis
     return cells.merge(table, on=keys, how="left")
 
 
+def crossings(scores: dict[Path, dict]) -> pandas.DataFrame:
+    """Keywords × judge, where a judge has labelled: shares of the responses, a row a cell and task."""
+    rows = []
+    for path, content in scores.items():
+        for task, values in content["tasks"].items():
+            shares = {f"{found}, {kind}": share for found, kinds in values["crossing"].items() for kind, share in kinds.items()}
+            named = {
+                "model": path.parts[-4],
+                "run": path.parts[-3],
+                "seed": int(path.parts[-2].removeprefix("seed")),
+                "task": task,
+            }
+            rows += [named | shares] if shares else []
+    return pandas.DataFrame(rows, columns=None if rows else ["model", "run", "seed", "task"])
+
+
 def end_points(cells: pandas.DataFrame) -> pandas.DataFrame:
     """Cells with every RL run's checkpoints replaced by one row: the mean of the last three (the run itself is the last)."""
     numeric = [c for c in cells.select_dtypes("number").columns if c not in ("seed", "step", "examples")]
@@ -143,7 +159,7 @@ def main():
         ]
         or [pandas.DataFrame(columns=["step", "reward", "model", "run", "seed"])]
     )
-    tables = {"cells": cells, "summary": table, "rl_curves": curves}
+    tables = {"cells": cells, "summary": table, "rl_curves": curves, "crossings": crossings(scores)}
     for name, content in tables.items():
         write(content, args.tables / f"{name}.csv")
     sentence = finding(table[table.task == HEADLINE])

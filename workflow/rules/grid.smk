@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+from types import SimpleNamespace
 
 CELLS = grid.cells(config)
 
@@ -78,6 +79,16 @@ def subset(run, seed, kind="parquet"):
 def subset_of(wildcards):
     """The subset of the run that wildcards name."""
     return subset(wildcards.run, wildcards.seed)
+
+
+# The judge of reflection in place of a job's wildcards, for what depends on the model alone.
+JUDGE = config["report"]["judge"]
+JUDGING = SimpleNamespace(model=JUDGE["model"]) if JUDGE else None
+
+
+def judged(model, run, seed):
+    """The judge's labels of a cell; nothing without a judge."""
+    return [cell(model, run, seed, "judged.parquet")] if JUDGE else []
 
 
 def prompt_flags():

@@ -1,24 +1,11 @@
 # The judge half of the reflection measure (report.judge), off by default. A rule of its own: no response is made again.
 
-from types import SimpleNamespace
-
-JUDGE = config["report"]["judge"]
-
-
-def judged(model, run, seed):
-    """The labels of a cell; nothing without a judge."""
-    return [cell(model, run, seed, "judged.parquet")] if JUDGE else []
-
-
 if JUDGE:
-    # The judge in place of a job's wildcards, for what depends on the model alone. One judge for all: seed 0 where it is
-    # pre-trained here.
-    JUDGING = SimpleNamespace(model=JUDGE["model"])
 
     # The script is no declared input, as in all rules that may need a GPU; the prompt is, for it makes the labels.
     rule judge:
         input:
-            model=base_model(JUDGE["model"], 0),
+            model=base_model(JUDGE["model"], 0),  # one judge for all cells, also where bases have seeds
             prompt="workflow/reference/judge_prompt.txt",
             responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in config["report"]["length"]],
             tasks=[at(f"data/tasks/{task}.parquet") for task in config["report"]["length"]],
@@ -31,7 +18,8 @@ if JUDGE:
         conda:
             MODEL_ENV
         resources:
-            gpu=gpus(JUDGING),
+            gpu=gpu_resource(lambda w: gpus(JUDGING)),
+            gres=gres_resource(lambda w: gpus(JUDGING)),
         params:
             launch=launch(JUDGING),
             flags=grid.flags(config["generate"], ("engine", "max_context", "chunk", "precision")),

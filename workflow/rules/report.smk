@@ -10,7 +10,7 @@ CURVES = [cell(*name, "curve.parquet") for name in TRAINED if "+rl" in name[1]]
 SHOWN = [(m, r, s) for m, r, s in by_size(DONE) if "@" not in r and s == min(o for n, q, o in DONE if (n, q) == (m, r))]
 CARDS = sorted({subset(run, seed, "json") for _, run, seed in DONE if grid.parse_run(run).size})
 
-AGGREGATED = ["cells", "summary", "rl_curves"]
+AGGREGATED = ["cells", "summary", "rl_curves", "crossings"]
 BESIDE = ["replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
 COMPARED = ["recovery", "recipes"]
