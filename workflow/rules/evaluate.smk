@@ -40,7 +40,7 @@ rule grade:
         reflection="scripts/valley/reflection.py",
         responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in TASKS],
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
-        judged=judged("{model}", "{run}", "{seed}"),
+        judged=JUDGED,
     output:
         cell("{model}", "{run}", "{seed}", "grades.parquet"),
     log:

@@ -3,12 +3,8 @@
 from types import SimpleNamespace
 
 JUDGE = config["report"]["judge"]
-
-
-def judged(model, run, seed):
-    """The labels of a cell; nothing without a judge."""
-    return [cell(model, run, seed, "judged.parquet")] if JUDGE else []
-
+# The labels of a cell; nothing without a judge.
+JUDGED = [cell("{model}", "{run}", "{seed}", "judged.parquet")] if JUDGE else []
 
 if JUDGE:
     # The judge in place of a job's wildcards, for what depends on the model alone. One judge for all: seed 0 where it is
@@ -23,7 +19,7 @@ if JUDGE:
             responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in config["report"]["length"]],
             tasks=[at(f"data/tasks/{task}.parquet") for task in config["report"]["length"]],
         output:
-            cell("{model}", "{run}", "{seed}", "judged.parquet"),
+            JUDGED,
         log:
             at("logs/judge/{model}.{run}.seed{seed}.log"),
         benchmark:
