@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import plan as plan_costs
 import pytest
 import score
 import status
@@ -294,6 +295,16 @@ def test_a_judge_runs_on_its_own_gpus_with_its_own_stop_tokens(tmp_path):
     assert "--stop-tokens '<|end_of_text|>' '<|eom_id|>'" in line
     assert "--engine vllm --max-context 18432 --chunk 1024 --precision bf16" in line
     assert planned(output)["judge"] == 1
+
+
+def test_the_plan_of_costs_knows_a_judge_by_its_own_size_and_what_it_reads():
+    config, costs = status.load_config([]), yaml.safe_load(Path("workflow/reference/costs.yaml").read_text())
+    preset = costs["presets"]["paper"]
+    job = {"rule": "judge", "gpus": 4, "wildcards": {"model": "qwen2.5-0.5b", "run": "sft-8k", "seed": "0"}}
+    config["report"]["judge"] = {"model": "llama3.2-3b", "max_characters": 10000}
+    read = 500 * 4 * 10000 / costs["characters_a_token"]
+    work = 2 * 3.213e9 * read / (preset["peak_flops"] * preset["sft_mfu"])
+    assert plan_costs.modelled_seconds(job, config, costs, preset) == pytest.approx(4 * preset["start"] + work)
 
 
 def test_a_judge_that_no_catalogue_knows_is_refused():

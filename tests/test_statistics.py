@@ -37,6 +37,11 @@ def test_avg_pass_and_maj_at_k_by_hand():
     assert result["solved"] == {"0": 2, "1": 4, "2": 0, "3": 1}
 
 
+def test_a_task_with_a_single_problem_has_an_interval_too():
+    result = scored([[1, 0, 1, 1]])
+    assert result["problems_low"] < 0.75 < result["problems_high"] <= 1
+
+
 def test_shares_lengths_and_what_the_last_number_adds_by_hand():
     result = scored([[1, 0], [0, 0]])
     assert result["outcomes"]["correct"] + result["outcomes"]["wrong"] == pytest.approx(1)

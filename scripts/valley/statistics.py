@@ -36,10 +36,10 @@ def over_problems(benchmarks: list[tuple[numpy.ndarray, int]], confidence: float
     """Interval of the mean accuracy of benchmarks, were other problems of their kind drawn: (solved counts, k) each.
 
     Bootstrap of the problems within each benchmark, then the mean of the benchmarks. A benchmark whose accuracy is below
-    FEW or above 1 − FEW, where the bootstrap covers badly, enters with an exact binomial interval instead.
+    FEW or above 1 − FEW, where the bootstrap covers badly, or with a single problem, enters with an exact binomial interval instead.
     """
     rates = [numpy.asarray(solved) / samples for solved, samples in benchmarks]
-    extreme = [not FEW <= rate.mean() <= 1 - FEW for rate in rates]
+    extreme = [len(rate) < 2 or not FEW <= rate.mean() <= 1 - FEW for rate in rates]
     if not any(extreme):
         return resampled(rates, confidence)
     ends = [

@@ -20,6 +20,7 @@ if JUDGE:
         resources:
             gpu=gpu_resource(lambda w: gpus(JUDGING)),
             gres=gres_resource(lambda w: gpus(JUDGING)),
+            slurm_extra=nice,
         params:
             launch=launch(JUDGING),
             flags=grid.flags(config["generate"], ("engine", "max_context", "chunk", "precision")),
