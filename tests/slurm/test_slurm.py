@@ -7,6 +7,7 @@ folder in which data and base model are made, and ends with the scores of a run 
 doctor, the three kinds of site, a job of two nodes, the canary.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -70,8 +71,27 @@ def study(prepared, tmp_path):
     """A copy of the prepared folder of a test's own."""
     shutil.copytree(prepared[0], tmp_path / "study", symlinks=True)
     yield tmp_path / "study"
-    for job in jobs(tmp_path / "study"):
+    clear(tmp_path / "study")
+
+
+@pytest.fixture(scope="session")
+def canary(tmp_path_factory):
+    """`make canary` through the profile, started beside another test, for most of its time it waits: folder and process."""
+    folder = checkout(tmp_path_factory.mktemp("canary"))
+    command = ["make", "-o", ".venv/complete", f"BIN={Path(sys.executable).parent}", "canary",
+               "PROFILE=slurm --profile tests/slurm/site"]  # fmt: skip
+    yield folder, start(folder, command=command)
+    clear(folder)
+
+
+def clear(folder: Path):
+    """Cancel the jobs of a folder, and end each Snakemake in it: SLURM without cgroups loses sight of some when it requeues."""
+    for job in jobs(folder):
         subprocess.run(["scancel", "--full", job], check=False)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder and "snakemake" in (process / "cmdline").read_text():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def scores(folder: Path) -> dict[str, bytes]:
@@ -238,6 +258,7 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     assert planned(run([*SLURM, "-n", *flags], study)) == {}
 
 
+@pytest.mark.usefixtures("canary")
 def test_snakemake_itself_interrupted_terminated_and_killed(study, prepared):
     """After each the rerun plans exactly the rest; after a kill the orphans are cancelled and the folder unlocked first."""
     process = start(study)
@@ -272,6 +293,19 @@ def test_snakemake_itself_interrupted_terminated_and_killed(study, prepared):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())  # nothing finished ran again
     assert scores(study) == prepared[1]
     assert plan(study) == {}
+
+
+def test_the_canary_trains_generates_and_grades_through_the_profile(canary):
+    """`make canary` as it is, data and base model included."""
+    folder, process = canary
+    assert finish(process, folder) == 0
+    made = folder / "studies/canary/results/S/sft-64.canary/seed0"
+    assert json.loads((made / "train.json").read_text())["steps"] == 20
+    assert records.parquet_rows(made / "grades.parquet") == 10
+    assert (made / "scores.json").exists()
+    assert (folder / "studies/canary/report/page.html").exists()
+    submitted = re.findall(r"submitted with SLURM jobid", (folder / "snakemake.log").read_text())
+    assert len(submitted) == 7  # pretrain, order_traces, subset, preflight, sft, generate, grade
 
 
 @pytest.mark.parametrize(
@@ -336,18 +370,3 @@ def test_the_doctor_says_what_is_wrong_with_a_cluster_and_what_to_do(tmp_path):
     assert re.search(r"FAIL +sbatch refused the probe: .*(?s:.*)Which partition, account and option", output)
     assert "3 check(s) failed" in output
     assert re.search("FAIL +GPUs of the probe: none", doctor(tmp_path, "--mem=3000", ok=False))
-
-
-def test_the_canary_trains_generates_and_grades_through_the_profile(tmp_path):
-    """`make canary` as it is, data and base model included."""
-    folder = checkout(tmp_path / "canary")
-    command = ["make", "-o", ".venv/complete", f"BIN={Path(sys.executable).parent}", "canary",
-               "PROFILE=slurm --profile tests/slurm/site"]  # fmt: skip
-    assert finish(start(folder, command=command), folder) == 0
-    made = folder / "studies/canary/results/S/sft-64.canary/seed0"
-    assert json.loads((made / "train.json").read_text())["steps"] == 20
-    assert records.parquet_rows(made / "grades.parquet") == 10
-    assert (made / "scores.json").exists()
-    assert (folder / "studies/canary/report/page.html").exists()
-    submitted = re.findall(r"submitted with SLURM jobid", (folder / "snakemake.log").read_text())
-    assert len(submitted) == 7  # pretrain, order_traces, subset, preflight, sft, generate, grade
