@@ -34,8 +34,13 @@ def load(paths: list[Path]) -> pandas.DataFrame:
         table = records.read_parquet(path, COLUMNS).to_pandas()
         model, run, seed = path.parts[-4], path.parts[-3], int(path.parts[-2].removeprefix("seed"))
         tables.append(table.assign(model=model, run=run, seed=seed))
-    rows = pandas.concat(tables, ignore_index=True)
+    rows = with_clusters(pandas.concat(tables, ignore_index=True))
     return rows.astype(dict.fromkeys(("task", "outcome", "model", "run"), "category"))
+
+
+def with_clusters(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows with `problem`, an integer a problem: what responses of one problem share."""
+    return rows.assign(problem=rows.groupby(["task", "id"], observed=True).ngroup())
 
 
 def by_problem(rows: pandas.DataFrame) -> pandas.DataFrame:
@@ -91,15 +96,10 @@ def accuracy_by(rows: pandas.DataFrame, column: str) -> pandas.DataFrame:
     for (model, run), group in rows.groupby(["model", "run"], sort=False, observed=True):
         bins = accumulation.binned(group[column].to_numpy(float))
         for _, part in group.groupby(bins):
-            ends = statistics.ratio(part.correct.to_numpy(float), numpy.ones(len(part)), clusters(part))
+            ends = statistics.ratio(part.correct.to_numpy(float), numpy.ones(len(part)), part.problem.to_numpy())
             found.append({"model": model, "run": run, column: part[column].mean(), "responses": len(part),
                           **dict(zip(("accuracy", "low", "high"), ends, strict=True))})  # fmt: skip
     return pandas.DataFrame(found, columns=["model", "run", column, "responses", "accuracy", "low", "high"])
-
-
-def clusters(rows: pandas.DataFrame) -> numpy.ndarray:
-    """An integer a problem: what responses of one problem share."""
-    return rows.groupby(["task", "id"], observed=True).ngroup().to_numpy()
 
 
 def add_up(rows: pandas.DataFrame, confidence: float) -> tuple[pandas.DataFrame, pandas.DataFrame]:
@@ -110,7 +110,11 @@ def add_up(rows: pandas.DataFrame, confidence: float) -> tuple[pandas.DataFrame,
     """
     fits, hazards = [], []
     for (model, run), group in rows.groupby(["model", "run"], sort=False, observed=True):
-        made, wrong, problem = group.calculations.to_numpy(float), group.wrong_calculations.to_numpy(float), clusters(group)
+        made, wrong, problem = (
+            group.calculations.to_numpy(float),
+            group.wrong_calculations.to_numpy(float),
+            group.problem.to_numpy(),
+        )
         rates = statistics.ratio(wrong, made, problem, confidence)
         cell = {"model": model, "run": run, "responses": len(group), "accuracy": group.correct.mean(), "steps": made.mean()}
         fits.append(

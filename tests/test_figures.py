@@ -79,7 +79,9 @@ def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     table = aggregate.add_changes(pandas.DataFrame(rows), scores, TASKS.headline, 0.95)
     names = {name: model["source"].split("/")[-1] for name, model in config["models"].items()}
     reference = pandas.read_csv(REPOSITORY / "workflow/reference/paper_fig2.csv")
-    grades = pandas.DataFrame(grades).astype(dict.fromkeys(("calculations", "wrong_calculations", "first_wrong"), float))
+    grades = analyse.with_clusters(pandas.DataFrame(grades)).astype(
+        dict.fromkeys(("calculations", "wrong_calculations", "first_wrong"), float)
+    )
     answered = grades[grades.outcome.isin(["correct", "wrong"])]
     counted = answered[answered.task.isin(TASKS.calculations)]
     fits, hazards = analyse.add_up(counted, 0.95)

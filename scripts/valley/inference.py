@@ -6,14 +6,14 @@ problem by problem, samples included) and, with two training seeds or more, the 
 in squares. With one seed it says nothing of other trainings.
 """
 
-import functools
 import itertools
 import math
 from typing import NamedTuple
 
 import numpy
 
-DRAWS = 4000
+from valley.statistics import weights
+
 FEW = 6  # problems that must differ: five on one side are 1/16 likely by chance, two-sided
 COLUMNS = ("correct", "correct_boxed", "correct_paper", "tokens", "reflective", "tokens_reflective", "calculations",
            "wrong_calculations")  # fmt: skip
@@ -92,13 +92,6 @@ def combined(left, right, how: str):
         return left / right
 
 
-@functools.cache
-def weights(problems: int) -> numpy.ndarray:
-    """DRAWS × problems: how often each problem occurs in each bootstrap draw, as shares. The seed is fixed."""
-    rng = numpy.random.default_rng(0)
-    return rng.multinomial(problems, numpy.full(problems, 1 / problems), size=DRAWS) / problems
-
-
 def estimate(seeds: list[tuple[Cell, Cell | None]], measure: str, how: str, tasks: list[str], length: list[str],
              verdict: str) -> Estimate:  # fmt: skip
     """The quantity over training seeds, one (left, right) each; right is None for a value.
@@ -109,7 +102,7 @@ def estimate(seeds: list[tuple[Cell, Cell | None]], measure: str, how: str, task
     used = length if measure in LENGTHS else tasks if measure in ("accuracy", "error_rate") else [*{*tasks, *length}]
     sizes = {task: len(seeds[0][0].columns[task]) for task in used}
     plain = {task: numpy.full(size, 1 / size) for task, size in sizes.items()}
-    drawn = {task: weights(size) for task, size in sizes.items()}
+    drawn = {task: weights(size, place) for place, (task, size) in enumerate(sizes.items())}
 
     def quantity(cells, draw):
         sides = [cell and measured(measure, cell.means(draw), tasks, length, verdict) for cell in cells]

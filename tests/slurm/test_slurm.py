@@ -245,7 +245,9 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # unless it came back by itself
     until("it to train again", lambda: job in jobs(study, "", "R") and trainers(study, "sft-64"))
 
-    hog = run(["sbatch", "--parsable", "-p", "high", "-w", node, "--exclusive", "--time=2", "--output=/dev/null", "--wrap=sleep 3"]).strip()
+    hog = run(
+        ["sbatch", "--parsable", "-p", "high", "-w", node, "--exclusive", "--time=2", "--output=/dev/null", "--wrap=sleep 3"]
+    ).strip()
     until("the preempted job", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "PD"))
     until("the preempting job", lambda: hog not in run(["squeue", "-h", "-t", "PD,R", "-o", "%A"]).split(), 90)
 
