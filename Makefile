@@ -84,7 +84,7 @@ page: $(VENV)/complete  ## the page of what is finished so far, gaps named: make
 	$(BIN)/snakemake --profile profiles/local $(STUDY) --config unfinished=True --allowed-rules $(REDRAWN) costs examples configuration all -- all
 
 figures: $(VENV)/complete  ## tables, figures and page from a released folder, no GPU: make figures FROM=<folder>
-	$(BIN)/snakemake --profile profiles/local --configfile $(FROM)/report/config.json --config root=$(FROM) unfinished=True --forcerun aggregate analyse --allowed-rules $(REDRAWN) all -- all
+	$(BIN)/snakemake --profile profiles/local --configfile $(FROM)/report/config.json --config root=$(FROM) unfinished=True warm_start=True --forcerun aggregate analyse --allowed-rules $(REDRAWN) all -- all
 
 release: $(VENV)/complete  ## a folder of scores, grades, tables and page to publish, without weights: make release STUDY=
 	$(BIN)/snakemake --profile profiles/local $(STUDY) -- release

@@ -201,7 +201,7 @@ def simulated(rng, seeds: int, effect: float, spread: float, count: int = 100) -
     for _ in range(seeds):
         shift = rng.normal(0, spread)
         sides = [rng.binomial(4, numpy.clip(rate, 0, 1)) / 4 for rate in (easy + harm + shift, easy)]
-        pairs.append(tuple(inference.Cell({"a": numpy.tile(side[:, None], len(COLUMNS))}, {"a": 4}) for side in sides))
+        pairs.append(tuple(inference.Cell({"a": numpy.tile(side[:, None], len(COLUMNS))}, {"a": 4}, {}) for side in sides))
     return pairs
 
 

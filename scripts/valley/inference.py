@@ -8,6 +8,7 @@ in squares. With one seed it says nothing of other trainings.
 
 import itertools
 import math
+import zlib
 from typing import NamedTuple
 
 import numpy
@@ -27,10 +28,19 @@ class Cell(NamedTuple):
 
     columns: dict[str, numpy.ndarray]
     samples: dict[str, int]
+    drawn: dict[str, numpy.ndarray]  # bootstrap draws × COLUMNS, kept once they were made; begins empty
 
-    def means(self, draw: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
-        """Means over problems, weighted by the rows of `draw`, task by task."""
-        return {task: share @ self.columns[task] for task, share in draw.items()}
+    def means(self, tasks: list[str]) -> dict[str, numpy.ndarray]:
+        """Means over the problems, task by task."""
+        return {task: self.columns[task].mean(axis=0) for task in tasks}
+
+    def draws(self, tasks: list[str]) -> dict[str, numpy.ndarray]:
+        """The same for every bootstrap draw; those of a task are the same for all cells, so differences are paired."""
+        for task in tasks:
+            if task not in self.drawn:
+                place = zlib.crc32(task.encode())  # another seed for another task
+                self.drawn[task] = weights(len(self.columns[task]), place) @ self.columns[task]
+        return {task: self.drawn[task] for task in tasks}
 
 
 class Estimate(NamedTuple):
@@ -97,19 +107,15 @@ def estimate(seeds: list[tuple[Cell, Cell | None]], measure: str, how: str, task
     """The quantity over training seeds, one (left, right) each; right is None for a value.
 
     All cells hold the same problems of a task in the same order. `tasks` are those of the accuracy, `length` those of
-    lengths and reflection. A task's draws are the same for every quantity.
+    lengths and reflection.
     """
-    used = length if measure in LENGTHS else tasks if measure in ("accuracy", "error_rate") else [*{*tasks, *length}]
-    sizes = {task: len(seeds[0][0].columns[task]) for task in used}
-    plain = {task: numpy.full(size, 1 / size) for task, size in sizes.items()}
-    drawn = {task: weights(size, place) for place, (task, size) in enumerate(sizes.items())}
+    used = length if measure in LENGTHS else tasks if measure in ("accuracy", "error_rate") else list({*tasks, *length})
 
-    def quantity(cells, draw):
-        sides = [cell and measured(measure, cell.means(draw), tasks, length, verdict) for cell in cells]
-        return combined(*sides, how)
+    def quantity(cells, means):
+        return combined(*(cell and measured(measure, means(cell, used), tasks, length, verdict) for cell in cells), how)
 
-    by_seed = numpy.array([quantity(cells, plain) for cells in seeds])
-    draws = sum(quantity(cells, drawn) for cells in seeds) / len(seeds)
+    by_seed = numpy.array([quantity(cells, Cell.means) for cells in seeds])
+    draws = sum(quantity(cells, Cell.draws) for cells in seeds) / len(seeds)
     column = COLUMNS.index({"accuracy": VERDICTS[verdict], "reflection": "reflective"}.get(measure, "tokens"))
     rate = measure in RATES
     most = 1.0 if rate and how != "over" else math.inf

@@ -30,7 +30,7 @@ class Study:
                     records.fail("/".join(map(str, key)), f"answered other problems of {task} than the other cells",
                                  "Generate the cell again")  # fmt: skip
                 columns[task], samples[task] = rows[list(inference.COLUMNS)].to_numpy(float), int(rows.samples.iat[0])
-            self.cells[key] = inference.Cell(columns, samples)
+            self.cells[key] = inference.Cell(columns, samples, {})
 
     def runs(self, model: str) -> list[str]:
         """The runs the grid asks of a model."""
@@ -70,7 +70,7 @@ class Study:
         last = sorted(steps, key=lambda r: grid.parse_run(r).step or math.inf)[-grid.RL_END :]
         parts = [self.cells[model, r, seed] for r in last]
         columns = {task: numpy.mean([part.columns[task] for part in parts], axis=0) for task in parts[0].columns}
-        return inference.Cell(columns, {task: k * len(parts) for task, k in parts[0].samples.items()})
+        return inference.Cell(columns, {task: k * len(parts) for task, k in parts[0].samples.items()}, {})
 
 
 def pairs(study: Study, model: str, part: dict) -> list[tuple[str, str | None]]:

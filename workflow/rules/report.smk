@@ -149,6 +149,7 @@ rule claims:
         at("logs/claims.log"),
     benchmark:
         at("benchmarks/claims.tsv")
+    priority: 1  # it takes longest
     localrule: True
     conda:
         CPU_ENV
