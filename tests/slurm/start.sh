@@ -110,5 +110,5 @@ done
 for node in "${NODES[@]}"; do
   case $(sinfo -h -N -n "$node" -o %T | head -1) in *down* | *drain* | *unk*) scontrol update nodename="$node" state=resume || true ;; esac
 done
-wait_for "an idle node" sh -c '[ "$(sinfo -h -N -p cpu -o %t | grep -cE "^(idle|mix|alloc)$")" = 2 ]'
+wait_for "an idle node" sh -c '[ "$(sinfo -h -N -p cpu -o %t | grep -cE "^(idle|mix|alloc|comp)$")" = 2 ]'
 echo "SLURM is up: $(sinfo -h -o '%P %D %t' | paste -sd,)"
