@@ -92,6 +92,15 @@ def test_the_page_needs_no_network_and_stands_alone(smoke):
         assert name in text
 
 
+def test_snakemakes_own_report_holds_figures_and_tables_by_category(smoke, tmp_path):
+    report = tmp_path / "report.html"
+    run([sys.executable, "-m", "snakemake", *SMOKE, "--report", report], smoke)
+    text = report.read_text()
+    for category in ("Figures", "Tables", "Claims", "Page"):
+        assert f'"{category}"' in text
+    assert "one panel a model" in text  # a caption
+
+
 def test_an_unfinished_study_has_a_page_that_names_the_gaps(finished):
     gone = finished / STUDY / "results/S/sft-64/seed0"
     assert gone.exists(), sorted((finished / STUDY / "results/S").iterdir())
