@@ -115,6 +115,7 @@ def first_error(response: str) -> tuple[int, int] | None:
     for calculation in carried_out(response):
         if calculation.wrong:
             start, end = calculation.line
-            at = response.find(calculation.equality, start, end)
-            return (start, end) if at < 0 else (at, at + len(calculation.equality))
+            equality = calculation.equality.strip()
+            at = response.find(equality, start, end)
+            return (start, end) if at < 0 else (at, at + len(equality))
     return None

@@ -1,0 +1,96 @@
+"""What the grades say beyond scores, and what stands beside the scores, by hand."""
+
+import analyse
+import context
+import examples
+import pandas
+import pytest
+
+from valley.grid import HEADLINE
+
+
+def rows(run: str, outcomes: dict[str, list[str]], tokens: int = 100, task: str = "t") -> list[dict]:
+    """Grades of one cell: a list of outcomes a problem."""
+    return [
+        {"model": "M", "run": run, "seed": 0, "task": task, "id": problem, "tokens": tokens, "outcome": outcome,
+         "correct": outcome == "correct", "correct_boxed": outcome == "correct", "correct_paper": True, "reflective": False,
+         "calculations": 2.0, "wrong_calculations": 0.0, "first_wrong": None}
+        for problem, found in outcomes.items() for outcome in found
+    ]  # fmt: skip
+
+
+def table(*cells: list[dict]) -> pandas.DataFrame:
+    return analyse.with_clusters(pandas.DataFrame([row for cell in cells for row in cell]))
+
+
+def test_a_drop_splits_into_classes_and_says_what_became_of_solved_problems():
+    base = rows("base", {"a": ["correct", "correct"], "b": ["correct", "wrong"], "c": ["wrong", "wrong"]})
+    after = rows("sft-8k", {"a": ["truncated", "correct"], "b": ["looping", "looping"], "c": ["no answer", "correct"]})
+    split = analyse.drop(analyse.by_problem(table(base, after)), ["t"])
+    split = split[split.run == "sft-8k"].set_index("outcome")
+    assert split.change["correct"] == pytest.approx(2 / 6 - 3 / 6)
+    assert split.change.sum() == pytest.approx(0)  # what correct loses the others gain
+    assert split.share["looping"] == pytest.approx(2 / 6)
+    # The base solved a always and b half the time: weights 1 and ½.
+    assert split.of_solved["correct"] == pytest.approx((1 * 0.5 + 0.5 * 0) / 1.5)
+    assert split.of_solved["looping"] == pytest.approx((0.5 * 1) / 1.5)
+    assert split.of_solved.sum() == pytest.approx(1)
+
+
+def test_a_cell_without_its_base_has_no_drop_but_its_shares():
+    split = analyse.drop(analyse.by_problem(table(rows("sft-8k", {"a": ["correct", "wrong"]}))), ["t"])
+    assert split.change.isna().all()
+    assert split.of_solved.isna().all()
+    assert split.share.sum() == pytest.approx(1)
+
+
+def test_a_lower_limit_cuts_what_is_longer_and_a_cut_response_is_wrong():
+    grades = table(
+        rows("base", {"a": ["correct"], "b": ["correct"]}, 400), rows("base", {"c": ["correct"], "d": ["wrong"]}, 1600)
+    )
+    budget = analyse.budget(grades, ["t"]).set_index("limit").accuracy
+    assert budget.to_dict() == {100: 0, 200: 0, 400: 0.5, 800: 0.5, 1600: 0.75}
+
+
+def test_the_headline_is_the_mean_of_tasks_not_of_responses():
+    grades = table(rows("base", {"a": ["correct"]}), rows("base", {"b": ["wrong"], "c": ["wrong"], "d": ["wrong"]}, task="u"))
+    assert analyse.budget(grades, ["t", "u"]).accuracy.iloc[-1] == pytest.approx(0.5)
+
+
+def cell(seed: int, accuracy: float, run: str = "base", examples: int = 0) -> dict:
+    return {"model": "S", "run": run, "seed": seed, "stage": "sft" if examples else "base", "recipe": "protocol", "step": None,
+            "examples": examples, "task": HEADLINE, "accuracy": accuracy, "length": 100.0, "accuracy_paper": accuracy + 0.1,
+            "accuracy_paper_low": accuracy, "accuracy_paper_high": accuracy + 0.2}  # fmt: skip
+
+
+def test_the_noise_band_needs_five_pairs_and_comes_from_repeated_cells():
+    few = pandas.DataFrame([cell(0, 0.4), cell(1, 0.6), cell(2, 0.5)])  # three pairs
+    assert context.replicates(few, 0.95).empty
+    more = pandas.concat([few, pandas.DataFrame([cell(s, a, "sft-8k", 8000) for s, a in enumerate([0.1, 0.3, 0.2])])])
+    found = context.replicates(more, 0.95).set_index("measure").loc["accuracy"]
+    assert (found.pairs, found.sd) == (6, pytest.approx(0.1))
+    assert found.band == pytest.approx(2.776 * 2**0.5 * 0.1, rel=1e-3)  # t with 4 degrees of freedom
+
+
+def test_the_papers_values_stand_beside_ours_by_its_grader_whatever_the_case_of_names():
+    reference = pandas.DataFrame([
+        {"model": "Gemma-3-1B-it", "train_examples": 0, "accuracy_pct": 23.6, "response_tokens": 900, "source": "f"},
+        {"model": "Gemma-3-1B-it", "train_examples": 220000, "accuracy_pct": 14.6, "response_tokens": 9000, "source": "f"},
+    ])  # fmt: skip
+    cells = pandas.DataFrame([cell(0, 0.2), cell(0, 0.1, "sft-220k", 225129)])
+    found = context.beside_paper(cells, reference, {"S": "gemma-3-1b-it"})
+    assert found.run.tolist() == ["base", "sft-220k"]
+    assert found.difference.tolist() == pytest.approx([0.3 - 0.236, 0.2 - 0.146])
+    missing = context.beside_paper(cells[:1], reference, {"S": "gemma-3-1b-it"})
+    assert missing.paper.tolist() == pytest.approx([0.236, 0.146])  # drawn even where ours is not there yet
+    assert missing.ours.isna().tolist() == [False, True]
+
+
+def test_an_example_is_cut_around_its_first_error():
+    text = "x" * 2000 + " 2+2=5 " + "y" * 2000
+    found = examples.pieces(text)
+    assert found["error"] == "2+2=5"
+    assert len(found["before"]) < 900
+    assert found["before"].endswith("x ")
+    assert found["after"].startswith(" y")
+    assert examples.pieces("all is well")["error"] == ""
