@@ -12,6 +12,8 @@ from valley import environment
 
 environment.prepare(warm_start=True)  # the same as the Snakefile's, so that all tests share one warm process
 os.environ["OMP_NUM_THREADS"] = "1"
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of `make test`: a make that a test starts is no part of it
+    os.environ.pop(name, None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("VALLEY_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
