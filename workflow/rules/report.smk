@@ -234,7 +234,7 @@ rule figure:
         runs="scripts/valley/figures_runs.py",
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
     output:
-        svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/{figure}.rst"),
+        svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),
         data=at("report/figures/{figure}.csv"),
     log:
@@ -246,6 +246,7 @@ rule figure:
         CPU_ENV
     params:
         tasks=tasks_flags(),
+        caption=lambda w: (Path(workflow.basedir) / f"workflow/report/{w.figure}.rst").read_text(),  # for figure.rst
         tables=lambda w: at("report/tables"),
     message:
         "Draw the figure {wildcards.figure}"
