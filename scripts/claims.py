@@ -1,11 +1,13 @@
-"""Hold the paper's claims against a study: holds, fails, undecided, grader-dependent or not applicable, and why.
+"""Hold the paper's claims against a study: holds, fails, undecided, grader-dependent or not applicable, and
+why.
 
     python scripts/claims.py --claims workflow/reference/claims.yaml --tables report/tables --grid S/base/0 S/sft-64/0 \\
         --examples 64=64 --parameters S=58000 --cards data/subsets/64/seed0.json --headline chain --length chain --calculations chain
 
-Reads `problems.parquet`, `accumulation.csv` and `recovery.csv` and writes `claims.csv` (a row a part of a claim) and
-`claims_models.csv` (a row a part and model: the quantity, its interval, what would decide). A claim holds when all its parts do and fails when one does. What is claimed of every model needs
-every model (intersection–union, uncorrected) and is refuted by one (Holm). The intervals: valley/inference.py.
+Reads `problems.parquet`, `accumulation.csv` and `recovery.csv` and writes `claims.csv` (a row a part of a
+claim) and `claims_models.csv` (a row a part and model: the quantity, its interval, what would decide). A
+claim holds when all its parts do and fails when one does. What is claimed of every model needs every model
+(intersection–union, uncorrected) and is refuted by one (Holm). The intervals: valley/inference.py.
 """
 
 import math
@@ -36,13 +38,25 @@ def judge(study: Study, part: dict, confidence: float, verdict: str) -> tuple[st
             low, high = estimate.interval(confidence)
             decision = inference.decide((low, high), part["expect"])
             all_estimates.append(estimate)
-            rows.append({
-                "model": model, "run": left, "against": right, "value": estimate.value, "low": low, "high": high,
-                "verdict": decision, "seeds": len(estimate.by_seed),
-                "interval_over": "problems and training seeds" if len(estimate.by_seed) > 1 else "problems, one training",
-                "signs": inference.sign_test(estimate, part["expect"]),
-                "would_decide": inference.would_decide(estimate, part["expect"], confidence) if decision == "undecided" else "",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": model,
+                    "run": left,
+                    "against": right,
+                    "value": estimate.value,
+                    "low": low,
+                    "high": high,
+                    "verdict": decision,
+                    "seeds": len(estimate.by_seed),
+                    "interval_over": "problems and training seeds"
+                    if len(estimate.by_seed) > 1
+                    else "problems, one training",
+                    "signs": inference.sign_test(estimate, part["expect"]),
+                    "would_decide": inference.would_decide(estimate, part["expect"], confidence)
+                    if decision == "undecided"
+                    else "",
+                }
+            )
     if not all_estimates:
         return "undecided" if gaps else "not applicable", rows, gaps
     combine = inference.some if part["models"] == "any" else inference.every
@@ -52,7 +66,9 @@ def judge(study: Study, part: dict, confidence: float, verdict: str) -> tuple[st
 
 
 def order(points: pandas.DataFrame, parameters: dict[str, float], confidence: float) -> tuple[str, str]:
-    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau by permutation, recovery at its estimate."""
+    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau by permutation, recovery at
+    its estimate.
+    """
     from scipy import stats
 
     known = points[points.model.isin(parameters)]
@@ -67,12 +83,16 @@ def order(points: pandas.DataFrame, parameters: dict[str, float], confidence: fl
     why = f"tau {result.statistic:+.2f}, p {result.pvalue:.2f}, {len(known)} models"
     if result.pvalue > 1 - confidence:
         few = 2 / math.factorial(len(known)) > 1 - confidence
-        return "undecided", why + (": no order of so few models can decide; more models" if few else ": more models")
+        return "undecided", why + (
+            ": no order of so few models can decide; more models" if few else ": more models"
+        )
     return "holds" if result.statistic < 0 else "fails", why
 
 
 def adds_up(study: Study, fits: pandas.DataFrame, part: dict, confidence: float) -> tuple[str, str]:
-    """(verdict, why) of p^k: refuted where the test rejects it (Holm over models), never proved by not being rejected."""
+    """(verdict, why) of p^k: refuted where the test rejects it (Holm over models), never proved by not being
+    rejected.
+    """
     chosen = [(m, r) for m in asked_of(study, part) for r in study.resolve(m, part["of"])]
     table = fits.set_index(["model", "run"])
     known = [pair for pair in chosen if pair in table.index]
@@ -90,21 +110,35 @@ def part_row(
 ) -> tuple[dict, list[dict]]:
     """The row of a part in claims.csv, and its rows a model."""
     if part.get("needs") == "reflection" and not reflective:
-        return {"verdict": "not applicable", "why": "the traces hold none of the paper's reflection keywords"}, []
+        return {
+            "verdict": "not applicable",
+            "why": "the traces hold none of the paper's reflection keywords",
+        }, []
     if not asked_of(study, part):
         return {"verdict": "not applicable", "why": "no model of this study is meant"}, []
     if part.get("on") == "calculations" and not study.tasks.calculations:
         return {"verdict": "not applicable", "why": "no task of this study counts calculations"}, []
     if part["measure"] in ("order", "fit"):
-        decide = (order, (points, parameters)) if part["measure"] == "order" else (adds_up, (study, fits, part))
+        decide = (
+            (order, (points, parameters)) if part["measure"] == "order" else (adds_up, (study, fits, part))
+        )
         return dict(zip(("verdict", "why"), decide[0](*decide[1], confidence), strict=True)), []
     verdict = part.get("verdict", "headline")
     decision, rows, gaps = judge(study, part, confidence, verdict)
-    why = f"{len(gaps)} cells are missing, {gaps[0]} first" if gaps else "" if rows else "the grid has no such cells"
+    why = (
+        f"{len(gaps)} cells are missing, {gaps[0]} first"
+        if gaps
+        else ""
+        if rows
+        else "the grid has no such cells"
+    )
     if part["measure"] in ("accuracy", "efficiency") and verdict == "headline" and rows:
         by_grader = {name: judge(study, part, confidence, name)[0] for name in inference.VERDICTS}
         if len(set(by_grader.values())) > 1:
-            return {"verdict": "grader-dependent", "why": ", ".join(f"{g}: {v}" for g, v in by_grader.items())}, rows
+            return {
+                "verdict": "grader-dependent",
+                "why": ", ".join(f"{g}: {v}" for g, v in by_grader.items()),
+            }, rows
     return {"verdict": decision, "why": why}, rows
 
 
@@ -121,7 +155,9 @@ def overall(verdicts: list[str]) -> str:
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--claims", required=True, type=Path)
-    parser.add_argument("--parameters", nargs="*", default=[], help="model=number of parameters, for the order of sizes")
+    parser.add_argument(
+        "--parameters", nargs="*", default=[], help="model=number of parameters, for the order of sizes"
+    )
     parser.add_argument("--cards", nargs="*", type=Path, default=[], help="cards of the subsets")
     flags.add_study(parser)
     args = parser.parse_args()
@@ -136,7 +172,15 @@ def main():
         made = []
         for key, part in claim["parts"].items():
             row, rows = part_row(study, part, fits, points, parameters, reflective, args.confidence)
-            made.append({"claim": name, "part": key, "text": part["text"], "grader": part.get("verdict", "headline"), **row})
+            made.append(
+                {
+                    "claim": name,
+                    "part": key,
+                    "text": part["text"],
+                    "grader": part.get("verdict", "headline"),
+                    **row,
+                }
+            )
             models += [{"claim": name, "part": key} | row for row in rows]
         verdict = overall([row["verdict"] for row in made])
         parts += [{"claim": name, "part": "", "text": claim["claim"], "verdict": verdict, "why": ""}, *made]

@@ -1,10 +1,12 @@
-"""What to read the scores beside: replicates, the paper's values, the training data; and the table for a paper.
+"""What to read the scores beside: replicates, the paper's values, the training data; and the table for a
+paper.
 
     python scripts/context.py --tables report/tables --reference workflow/reference/paper_fig2.csv --names S=pretrain \\
         --cards data/subsets/64/seed0.json
 
-Reads `cells.csv` and `summary.csv` of the folder. Writes `replicates` (how far two trainings of the same cell differ), `paper`
-(the paper's values, ours beside them), `subsets` (the cards of the training data) and `accuracy.tex`.
+Reads `cells.csv` and `summary.csv` of the folder. Writes `replicates` (how far two trainings of the same cell
+differ), `paper` (the paper's values, ours beside them), `subsets` (the cards of the training data) and
+`accuracy.tex`.
 """
 
 from pathlib import Path
@@ -16,13 +18,20 @@ from valley import flags, records
 from valley.grid import HEADLINE
 
 PAIRS = 5  # fewer replicates give no idea of their spread
-OURS = {"ours": "accuracy_paper", "ours_low": "accuracy_paper_low", "ours_high": "accuracy_paper_high", "length": "length"}
+OURS = {
+    "ours": "accuracy_paper",
+    "ours_low": "accuracy_paper_low",
+    "ours_high": "accuracy_paper_high",
+    "length": "length",
+}
 
 
 def replicates(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
-    """How far two trainings of the same cell differ: a row a model and measure, where it has PAIRS pairs of seeds or more.
+    """How far two trainings of the same cell differ: a row a model and measure, where it has PAIRS pairs of
+    seeds or more.
 
-    `sd` of one run, pooled over the runs with several seeds; `band`: what the difference of two such runs stays within.
+    `sd` of one run, pooled over the runs with several seeds; `band`: what the difference of two such runs
+    stays within.
     """
     from scipy import stats
 
@@ -41,24 +50,39 @@ def replicates(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
     return pandas.DataFrame(found, columns=["model", "measure", "pairs", "sd", "band"])
 
 
-def beside_paper(cells: pandas.DataFrame, reference: pandas.DataFrame, names: dict[str, str]) -> pandas.DataFrame:
-    """The paper's values of our models, ours of the first seed beside them by the paper's verdict; a row a size.
+def beside_paper(
+    cells: pandas.DataFrame, reference: pandas.DataFrame, names: dict[str, str]
+) -> pandas.DataFrame:
+    """The paper's values of our models, ours of the first seed beside them by the paper's verdict; a row a
+    size.
 
-    `examples` is ours where the two agree within a tenth (220k is all that is left of the traces, there and here).
+    `examples` is ours where the two agree within a tenth (220k is all that is left of the traces, there and
+    here).
     """
     found = []
     ours = cells[(cells.task == HEADLINE) & cells.stage.isin(["base", "sft"]) & (cells.recipe == "protocol")]
     for model, name in names.items():
         mine = ours[ours.model == model]
         for row in reference[reference.model.str.lower() == name.lower()].itertuples():
-            near = mine[(mine.examples - row.train_examples).abs() <= row.train_examples / 10].sort_values("seed").head(1)
-            found.append({
-                "model": model, "run": near.run.item() if len(near) else None,
-                "examples": near.examples.item() if len(near) else row.train_examples,
-                "paper": row.accuracy_pct / 100, "paper_length": row.response_tokens, "source": row.source,
-                **{key: near[column].item() if len(near) else None for key, column in OURS.items()},
-            })  # fmt: skip
-    table = pandas.DataFrame(found, columns=["model", "run", "examples", "paper", "paper_length", "source", *OURS])
+            near = (
+                mine[(mine.examples - row.train_examples).abs() <= row.train_examples / 10]
+                .sort_values("seed")
+                .head(1)
+            )
+            found.append(
+                {
+                    "model": model,
+                    "run": near.run.item() if len(near) else None,
+                    "examples": near.examples.item() if len(near) else row.train_examples,
+                    "paper": row.accuracy_pct / 100,
+                    "paper_length": row.response_tokens,
+                    "source": row.source,
+                    **{key: near[column].item() if len(near) else None for key, column in OURS.items()},
+                }
+            )
+    table = pandas.DataFrame(
+        found, columns=["model", "run", "examples", "paper", "paper_length", "source", *OURS]
+    )
     return table.assign(difference=table.ours.astype(float) - table.paper)
 
 
@@ -67,16 +91,26 @@ def subsets(cards: list[Path]) -> pandas.DataFrame:
     rows = []
     for path in cards:
         card = records.read_json(path)
-        rows.append({
-            "size": path.parent.name, "order": path.stem, "examples": card["examples"], "tokens": card["tokens"]["mean"],
-            "leaks_removed": card["leaks_removed"], "leak_share": card["leaks_removed"] / card["examples"],
-            "reflective": card["reflective"], **{f"pool: {why}": count for why, count in card["dropped"].items()},
-        })  # fmt: skip
-    return pandas.DataFrame(rows, columns=None if rows else ["size"]).sort_values("examples" if rows else "size")
+        rows.append(
+            {
+                "size": path.parent.name,
+                "order": path.stem,
+                "examples": card["examples"],
+                "tokens": card["tokens"]["mean"],
+                "leaks_removed": card["leaks_removed"],
+                "leak_share": card["leaks_removed"] / card["examples"],
+                "reflective": card["reflective"],
+                **{f"pool: {why}": count for why, count in card["dropped"].items()},
+            }
+        )
+    return pandas.DataFrame(rows, columns=None if rows else ["size"]).sort_values(
+        "examples" if rows else "size"
+    )
 
 
 def latex(table: pandas.DataFrame) -> str:
-    """Accuracy in percent by model and run as a LaTeX table (booktabs): the mean, and in brackets the lowest and highest seed.
+    """Accuracy in percent by model and run as a LaTeX table (booktabs): the mean, and in brackets the lowest
+    and highest seed.
 
     With one seed the brackets hold the interval over problems.
     """

@@ -1,10 +1,12 @@
-"""What a study cost and what made it: jobs and times by rule; commits, versions, hardware, GPU-hours and seeds.
+"""What a study cost and what made it: jobs and times by rule; commits, versions, hardware, GPU-hours and
+seeds.
 
     python scripts/costs.py --benchmarks benchmarks --results results --models models --out /tmp/costs.csv \\
         --provenance /tmp/provenance.json
 
-Wall time comes from Snakemake's benchmark files, work from the records that pretrain, sft, rl and generate leave. Rules
-that leave no time in a record (their output must be equal byte for byte) count as start-up entirely: an upper bound.
+Wall time comes from Snakemake's benchmark files, work from the records that pretrain, sft, rl and generate
+leave. Rules that leave no time in a record (their output must be equal byte for byte) count as start-up
+entirely: an upper bound.
 """
 
 import collections
@@ -39,28 +41,39 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
 
 
 def provenance(results: Path) -> dict:
-    """What the records of all cells say of their making: every value that occurs, and the GPU-hours of training and generation."""
+    """What the records of all cells say of their making: every value that occurs, and the GPU-hours of
+    training and generation.
+    """
     trained = [records.read_json(file) for file in sorted(results.glob("*/*/seed*/train.json"))]
-    generated = [records.parquet_provenance(file) for file in sorted(results.glob("*/*/seed*/responses/*.parquet"))]
+    generated = [
+        records.parquet_provenance(file) for file in sorted(results.glob("*/*/seed*/responses/*.parquet"))
+    ]
     everything = [*trained, *generated]
     hours = lambda made: sum(r.get("seconds", 0) * len(r.get("gpus", [])) for r in made) / 3600  # noqa: E731
-    versions = sorted({f"{name} {version}" for record in everything for name, version in record.get("versions", {}).items()})
+    versions = sorted(
+        {f"{name} {version}" for record in everything for name, version in record.get("versions", {}).items()}
+    )
     return {
-        "commits": sorted({record["git_commit"] or "unknown" for record in everything if "git_commit" in record}),
+        "commits": sorted(
+            {record["git_commit"] or "unknown" for record in everything if "git_commit" in record}
+        ),
         "uncommitted_changes": any(record.get("git_dirty") for record in everything),
-        "python": sorted({record["python"] for record in everything if "python" in record}), "versions": versions,
+        "python": sorted({record["python"] for record in everything if "python" in record}),
+        "versions": versions,
         "hardware": sorted({hardware(record) for record in everything if "machine" in record}),
         "locks": sorted({record["lock_sha256"] for record in everything if record.get("lock_sha256")}),
         "gpu_hours": {"training": round(hours(trained), 2), "generation": round(hours(generated), 2)},
         "seeds": sorted({int(folder.name.removeprefix("seed")) for folder in results.glob("*/*/seed*")}),
         "finished": max((record["finished"] for record in everything if "finished" in record), default=None),
-    }  # fmt: skip
+    }
 
 
 def hardware(record: dict) -> str:
     """The machine of a record in words."""
     gpus = collections.Counter(record["gpus"])
-    return ", ".join([*(f"{n} × {name}" for name, n in gpus.items()), f"{record['cores']} cores {record['machine']}"])
+    return ", ".join(
+        [*(f"{n} × {name}" for name, n in gpus.items()), f"{record['cores']} cores {record['machine']}"]
+    )
 
 
 def main():
@@ -73,8 +86,12 @@ def main():
     args = parser.parse_args()
 
     work = work_times(args.results, args.models)
-    table = wall_times(args.benchmarks).groupby("rule").wall.agg(jobs="size", wall_seconds="sum").reset_index()
-    table["work_seconds"] = [min(work.get(rule, 0.0), wall) for rule, wall in zip(table.rule, table.wall_seconds, strict=True)]
+    table = (
+        wall_times(args.benchmarks).groupby("rule").wall.agg(jobs="size", wall_seconds="sum").reset_index()
+    )
+    table["work_seconds"] = [
+        min(work.get(rule, 0.0), wall) for rule, wall in zip(table.rule, table.wall_seconds, strict=True)
+    ]
     total = pandas.DataFrame([{"rule": "all", **table[["jobs", "wall_seconds", "work_seconds"]].sum()}])
     table = pandas.concat([table.sort_values("wall_seconds", ascending=False), total], ignore_index=True)
     table["start_up_share"] = (1 - table.work_seconds / table.wall_seconds).round(3)

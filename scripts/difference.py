@@ -3,9 +3,9 @@
     python scripts/difference.py --left results/S/sft-64/seed0/scores.json --right results/S/base/seed0/scores.json \\
         --headline chain
 
-Prints one line a task and one for the headline mean: left minus right with its interval over problems. Both cells must
-have been scored on the same problems. A difference of accuracies seen through the spread of each cell alone is far less
-certain than this: hard problems are hard for both.
+Prints one line a task and one for the headline mean: left minus right with its interval over problems. Both
+cells must have been scored on the same problems. A difference of accuracies seen through the spread of each
+cell alone is far less certain than this: hard problems are hard for both.
 """
 
 from pathlib import Path
@@ -17,15 +17,26 @@ from valley.grid import HEADLINE
 
 
 def rates(left: dict, right: dict, where: str) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Accuracy of both sides problem by problem, in the same order; an error where they answered different problems."""
+    """Accuracy of both sides problem by problem, in the same order; an error where they answered different
+    problems.
+    """
     if odd := sorted(set(left["solved"]) ^ set(right["solved"])):
-        records.fail(where, f"the two cells have not answered the same problems, {odd[0]!r} first", "Score both on one task")
+        records.fail(
+            where,
+            f"the two cells have not answered the same problems, {odd[0]!r} first",
+            "Score both on one task",
+        )
     order = list(left["solved"])
-    return tuple(numpy.array([side["solved"][problem] for problem in order]) / side["samples"] for side in (left, right))
+    return tuple(
+        numpy.array([side["solved"][problem] for problem in order]) / side["samples"]
+        for side in (left, right)
+    )
 
 
 def between(left: dict, right: dict, headline: list[str], confidence: float, where: str) -> dict[str, tuple]:
-    """(difference, low, high) of two scores for every task they share, and for the mean of the headline tasks."""
+    """(difference, low, high) of two scores for every task they share, and for the mean of the headline
+    tasks.
+    """
     shared = [task for task in left["tasks"] if task in right["tasks"]]
     pairs = {task: rates(left["tasks"][task], right["tasks"][task], f"{where} ({task})") for task in shared}
     found = {task: statistics.paired_difference([pair], confidence) for task, pair in pairs.items()}
@@ -43,7 +54,9 @@ def main():
     parser.add_argument("--confidence", type=float, default=0.95)
     args = parser.parse_args()
     left, right = records.read_json(args.left), records.read_json(args.right)
-    for task, (change, low, high) in between(left, right, args.headline, args.confidence, f"{args.left}, {args.right}").items():
+    for task, (change, low, high) in between(
+        left, right, args.headline, args.confidence, f"{args.left}, {args.right}"
+    ).items():
         print(f"{task}: {change:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 

@@ -1,9 +1,10 @@
-"""Is this cluster ready for a study? Checks what has broken others' first runs, and says what to change in the profile.
+"""Is this cluster ready for a study? Checks what has broken others' first runs, and says what to change in
+the profile.
 
     python scripts/doctor.py --partition gpu --request="--gres=gpu:h100:1 --account=myproject"
 
-Submits one probe job of a minute, with a GPU asked for by `--request`; changes nothing else. Run it on the login node, in
-the root of the clone.
+Submits one probe job of a minute, with a GPU asked for by `--request`; changes nothing else. Run it on the
+login node, in the root of the clone.
 """
 
 import re
@@ -47,25 +48,49 @@ def commands() -> list[tuple[bool, str, str]]:
     found = []
     for name in ("sbatch", "squeue", "scontrol", "scancel"):
         there = shutil.which(name) is not None
-        found.append((there, f"{name} {'is there' if there else 'is missing'}", "Run this on the cluster's login node"))
+        found.append(
+            (there, f"{name} {'is there' if there else 'is missing'}", "Run this on the cluster's login node")
+        )
     if not all(fine for fine, *_ in found):
         return found
     code, text = output("scontrol", "show", "config")
     if code:
-        return [*found, (False, f"the controller does not answer: {text}", "Wait for it, or ask the cluster's staff")]
+        return [
+            *found,
+            (False, f"the controller does not answer: {text}", "Wait for it, or ask the cluster's staff"),
+        ]
     age = re.search(r"^MinJobAge\s*=\s*(\d+)", text, re.MULTILINE)
     seconds = int(age[1]) if age else 0
-    found.append((seconds >= 300, f"finished jobs stay in squeue for {seconds} s (MinJobAge)",
-                  "Below 300 s a finished job may be gone before it is seen: ask for more, or set `slurm-status-command: sacct` and "
-                  "never use scancel on jobs of a study"))  # fmt: skip
+    found.append(
+        (
+            seconds >= 300,
+            f"finished jobs stay in squeue for {seconds} s (MinJobAge)",
+            "Below 300 s a finished job may be gone before it is seen: ask for more, or set `slurm-status-command: sacct` and "
+            "never use scancel on jobs of a study",
+        )
+    )
     preempted = re.search(r"^PreemptMode\s*=\s*(\S+)", text, re.MULTILINE)
     mode = preempted[1] if preempted else "unknown"
-    found.append((mode != "CANCEL", f"preempted jobs: {mode}", "A cancelled job is waited for without end: choose a partition that "
-                  "requeues"))  # fmt: skip
+    found.append(
+        (
+            mode != "CANCEL",
+            f"preempted jobs: {mode}",
+            "A cancelled job is waited for without end: choose a partition that requeues",
+        )
+    )
     stored = re.search(r"^AccountingStorageType\s*=\s*(\S+)", text, re.MULTILINE)
-    useless = shutil.which("sacct") is not None and stored is not None and stored[1] in ("accounting_storage/none", "(null)")
-    found.append((not useless, "sacct is there, but this cluster keeps no accounts" if useless else "sacct does no harm",
-                  "Take sacct off the PATH: Snakemake turns to it when the controller is away, and waits without end"))  # fmt: skip
+    useless = (
+        shutil.which("sacct") is not None
+        and stored is not None
+        and stored[1] in ("accounting_storage/none", "(null)")
+    )
+    found.append(
+        (
+            not useless,
+            "sacct is there, but this cluster keeps no accounts" if useless else "sacct does no harm",
+            "Take sacct off the PATH: Snakemake turns to it when the controller is away, and waits without end",
+        )
+    )
     return found
 
 
@@ -77,8 +102,16 @@ def probe(partition: str, request: list[str], folder: Path, wait: int) -> list[t
         file.unlink(missing_ok=True)
     script = folder / "probe.py"
     script.write_text(PROBE.replace("{seen}", str(seen)).replace("{answer}", str(answer)))
-    command = ["sbatch", "--parsable", f"--partition={partition}", "--time=5", "--mem=4000", f"--output={log}", *request,
-               f"--wrap={sys.executable} {script}"]  # fmt: skip
+    command = [
+        "sbatch",
+        "--parsable",
+        f"--partition={partition}",
+        "--time=5",
+        "--mem=4000",
+        f"--output={log}",
+        *request,
+        f"--wrap={sys.executable} {script}",
+    ]
     seen.write_text("written on the login node just before submitting")
     code, job = output(*command)
     if code:
@@ -93,26 +126,47 @@ def probe(partition: str, request: list[str], folder: Path, wait: int) -> list[t
     text = log.read_text() if log.exists() else ""
     if not answer.exists():
         output("scancel", job)
-        return [(False, f"the probe job {job} did not end within {wait} s: {output('squeue', '-h', '-j', job)[1] or text[-300:]}",
-                 "Is the partition full, or the option for GPUs one this site rejects?")]  # fmt: skip
+        return [
+            (
+                False,
+                f"the probe job {job} did not end within {wait} s: {output('squeue', '-h', '-j', job)[1] or text[-300:]}",
+                "Is the partition full, or the option for GPUs one this site rejects?",
+            )
+        ]
     given = re.search(r"^gpus (\S+)$", text, re.MULTILINE)
     missing = re.findall(r"^import (?!.* ok$)(.*)$", text, re.MULTILINE)
     return [
-        (not request or given is not None, f"GPUs of the probe: {given[1] if given else 'none'}",
-         "Ask for them the way this site wants (profiles/sites has three ways), here by REQUEST"),
-        ("written True" in text, "a file written here is seen by the job at once" if "written True" in text
-         else "the job does not see a file written here", "The clone must lie on a file system that all nodes share; raise "
-         "latency-wait"),
-        (not missing, "the environment imports on the node" if not missing else f"cannot import {missing[0]}",
-         "Make the environment on the shared file system, or set `sdm`"),
-        (True, f"compute nodes {'reach' if 'network yes' in text else 'do not reach'} the network; only `snakemake fetch` needs it", ""),
-    ]  # fmt: skip
+        (
+            not request or given is not None,
+            f"GPUs of the probe: {given[1] if given else 'none'}",
+            "Ask for them the way this site wants (profiles/sites has three ways), here by REQUEST",
+        ),
+        (
+            "written True" in text,
+            "a file written here is seen by the job at once"
+            if "written True" in text
+            else "the job does not see a file written here",
+            "The clone must lie on a file system that all nodes share; raise latency-wait",
+        ),
+        (
+            not missing,
+            "the environment imports on the node" if not missing else f"cannot import {missing[0]}",
+            "Make the environment on the shared file system, or set `sdm`",
+        ),
+        (
+            True,
+            f"compute nodes {'reach' if 'network yes' in text else 'do not reach'} the network; only `snakemake fetch` needs it",
+            "",
+        ),
+    ]
 
 
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--partition", required=True)
-    parser.add_argument("--request", default="--gpus=1", help="how a GPU is asked for here, with what else sbatch wants")
+    parser.add_argument(
+        "--request", default="--gpus=1", help="how a GPU is asked for here, with what else sbatch wants"
+    )
     parser.add_argument("--wait", type=int, default=300, help="seconds for the probe job")
     parser.add_argument("--folder", type=Path, default=Path("logs/doctor"))
     args = parser.parse_args()
@@ -123,7 +177,9 @@ def main():
     for fine, seen, todo in found:
         print(f"{'ok' if fine else 'FAIL':5} {seen}" + ("" if fine else f". {todo}"))
     if not all(fine for fine, *_ in found):
-        records.fail("this cluster", f"{sum(not fine for fine, *_ in found)} check(s) failed", "See the lines above")
+        records.fail(
+            "this cluster", f"{sum(not fine for fine, *_ in found)} check(s) failed", "See the lines above"
+        )
     print("ready: try `make canary` next")
 
 

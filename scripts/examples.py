@@ -1,10 +1,12 @@
-"""Pick stored responses for the page: of every outcome, of every disagreement of the graders, and the same problem at three sizes.
+"""Pick stored responses for the page: of every outcome, of every disagreement of the graders, and the same
+problem at three sizes.
 
     python scripts/examples.py --results results --cells S/base/0 S/sft-64/0 --out /tmp/examples.parquet
 
-One row an example: `shown` says why it is there (`outcome`, `dispute`, `beside`), and the text comes in three pieces, `before`,
-`error` and `after`, where `error` is the first wrong calculation, as far as it can be found automatically. Long texts are cut
-to their head and tail. The choice is fixed: the first of each kind in the order of the problems.
+One row an example: `shown` says why it is there (`outcome`, `dispute`, `beside`), and the text comes in three
+pieces, `before`, `error` and `after`, where `error` is the first wrong calculation, as far as it can be found
+automatically. Long texts are cut to their head and tail. The choice is fixed: the first of each kind in the
+order of the problems.
 """
 
 from pathlib import Path
@@ -31,8 +33,11 @@ def pieces(text: str) -> dict[str, str]:
     if span is None:
         return {"before": cut(text, HEAD, TAIL), "error": "", "after": ""}
     start, end = span
-    return {"before": cut(text[:start], HEAD, AROUND), "error": cut(text[start:end], AROUND, AROUND),
-            "after": cut(text[end:], AROUND, TAIL)}  # fmt: skip
+    return {
+        "before": cut(text[:start], HEAD, AROUND),
+        "error": cut(text[start:end], AROUND, AROUND),
+        "after": cut(text[end:], AROUND, TAIL),
+    }
 
 
 def load(results: Path, cell: tuple[str, str, str]) -> pandas.DataFrame:
@@ -41,9 +46,10 @@ def load(results: Path, cell: tuple[str, str, str]) -> pandas.DataFrame:
     grades = records.read_parquet(folder / "grades.parquet").to_pandas()
     texts = [
         records.read_parquet(folder / "responses" / f"{task}.parquet", ["id", "sample", "prompt", "response"])
-        .to_pandas().assign(task=task)
+        .to_pandas()
+        .assign(task=task)
         for task in grades.task.unique()
-    ]  # fmt: skip
+    ]
     table = grades.merge(pandas.concat(texts), on=["task", "id", "sample"])
     return table.assign(model=cell[0], run=cell[1], seed=int(cell[2]))
 
@@ -52,13 +58,17 @@ def of_each_kind(table: pandas.DataFrame) -> pandas.DataFrame:
     """EACH responses of every outcome, and of every way in which headline and paper verdict differ."""
     outcomes = table.assign(shown="outcome", kind=table.outcome)
     differ = table[table.correct != table.correct_paper]
-    kinds = ["headline only" if row.correct else f"paper only, by its {row.source_paper}" for row in differ.itertuples()]
+    kinds = [
+        "headline only" if row.correct else f"paper only, by its {row.source_paper}"
+        for row in differ.itertuples()
+    ]
     both = pandas.concat([outcomes, differ.assign(shown="dispute", kind=kinds)])
     return both.groupby(["shown", "kind", "task"], sort=False).head(EACH)
 
 
 def beside(cells: dict[str, pandas.DataFrame]) -> list[pandas.DataFrame]:
-    """The first sample of PROBLEMS problems in the cells of base, smallest and largest size (in this order), one model.
+    """The first sample of PROBLEMS problems in the cells of base, smallest and largest size (in this order),
+    one model.
 
     Problems that the base solves and the smallest size does not come first: they show what went wrong.
     """
@@ -66,7 +76,10 @@ def beside(cells: dict[str, pandas.DataFrame]) -> list[pandas.DataFrame]:
     base, smallest = list(first.values())[:2]
     lost = base.correct & ~smallest.correct.reindex(base.index).fillna(False).astype(bool)
     chosen = lost.sort_values(ascending=False, kind="stable").index[:PROBLEMS]
-    return [t.loc[t.index.intersection(chosen)].reset_index().assign(shown="beside", kind="beside") for t in first.values()]
+    return [
+        t.loc[t.index.intersection(chosen)].reset_index().assign(shown="beside", kind="beside")
+        for t in first.values()
+    ]
 
 
 def main():
@@ -88,7 +101,9 @@ def main():
             runs = list(cells)  # in the order of the command line: base, then by size
             found += beside({run: cells[run] for run in dict.fromkeys(["base", runs[1], runs[-1]])})
     table = pandas.concat(found, ignore_index=True)
-    table = table.join(pandas.DataFrame([pieces(text) for text in table.response], columns=["before", "error", "after"]))
+    table = table.join(
+        pandas.DataFrame([pieces(text) for text in table.response], columns=["before", "error", "after"])
+    )
     table["prompt"] = [cut(text, HEAD, TAIL) for text in table.prompt]
     with records.whole(args.out) as temporary:
         table[COLUMNS].to_parquet(temporary, index=False)

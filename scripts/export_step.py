@@ -12,7 +12,16 @@ from pathlib import Path
 
 from valley import flags, records
 
-LEFT_BEHIND = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "global_step", "latest", "zero_to_fp32")
+LEFT_BEHIND = (
+    "optimizer",
+    "scheduler",
+    "rng_state",
+    "trainer_state",
+    "training_args",
+    "global_step",
+    "latest",
+    "zero_to_fp32",
+)
 
 
 def main():
@@ -25,7 +34,11 @@ def main():
 
     source = args.checkpoints / f"checkpoint-{args.step * records.read_json(args.record)['updates_per_step']}"
     if not (source / "config.json").exists():
-        records.fail(source, f"holds no weights of step {args.step}", "Run the RL cell again with a save_every that divides it")
+        records.fail(
+            source,
+            f"holds no weights of step {args.step}",
+            "Run the RL cell again with a save_every that divides it",
+        )
     with records.whole(args.out) as folder:
         folder.mkdir()
         for file in sorted(source.iterdir()):

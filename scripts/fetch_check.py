@@ -2,9 +2,9 @@
 
     python scripts/fetch_check.py --configfile config/one-gpu.yaml
 
-Asks the hub about the models, traces and tasks that the study needs, one line each; downloads nothing. A gated model whose
-licence is not accepted, a missing token, an unpinned source (with the commit its main branch is at today) and a disk too
-small for what the grid keeps are each named with what to do.
+Asks the hub about the models, traces and tasks that the study needs, one line each; downloads nothing. A
+gated model whose licence is not accepted, a missing token, an unpinned source (with the commit its main
+branch is at today) and a disk too small for what the grid keeps are each named with what to do.
 """
 
 import os
@@ -21,17 +21,25 @@ from valley import flags, grid, records
 
 
 def sources(config: dict) -> list[tuple[str, str, str | None, str]]:
-    """(config key, source, revision, `model` or `dataset`) of everything that a fetch rule of this study would bring."""
+    """(config key, source, revision, `model` or `dataset`) of everything that a fetch rule of this study
+    would bring.
+    """
     wanted = {model for model, _, _ in grid.cells(config)} | set(config["traces"]["tokenizers"])
     found = [(f"models.{name}", config["models"][name], "model") for name in sorted(wanted)]
     found.append(("traces", config["traces"], "dataset"))
     tasks = {*config["grid"]["tasks"], *config["traces"]["decontaminate"]}
-    found += [(f"tasks.{name}", config["tasks"][name], "dataset") for name in sorted(tasks & config["tasks"].keys())]
-    sets = {grid.rl_settings(config, m, r)["problems"] for m, r, _ in grid.cells(config) if grid.parse_run(r).rl}
+    found += [
+        (f"tasks.{name}", config["tasks"][name], "dataset") for name in sorted(tasks & config["tasks"].keys())
+    ]
+    sets = {
+        grid.rl_settings(config, m, r)["problems"] for m, r, _ in grid.cells(config) if grid.parse_run(r).rl
+    }
     sets |= tasks & config["rl"]["sets"].keys()
     found += [(f"rl.sets.{name}", config["rl"]["sets"][name], "dataset") for name in sorted(sets)]
     made_here = ("pretrain", "synthetic", "arithmetic")
-    return [(key, e["source"], e.get("revision"), kind) for key, e, kind in found if e["source"] not in made_here]
+    return [
+        (key, e["source"], e.get("revision"), kind) for key, e, kind in found if e["source"] not in made_here
+    ]
 
 
 def problem(source: str, revision: str | None, kind: str) -> str | None:
@@ -49,7 +57,9 @@ def problem(source: str, revision: str | None, kind: str) -> str | None:
         api.auth_check(source, repo_type=kind)
         head = api.repo_info(source, revision=revision, repo_type=kind).sha
     except GatedRepoError:
-        return f"gated: accept its licence on https://huggingface.co/{source}, then log in with `hf auth login`"
+        return (
+            f"gated: accept its licence on https://huggingface.co/{source}, then log in with `hf auth login`"
+        )
     except RepositoryNotFoundError:
         return "not on the hub, or private and no token is set (`hf auth login`)"
     except (HfHubHTTPError, OSError) as error:
@@ -75,10 +85,14 @@ def main():
     needed, _ = plan.disk(config, costs, grid.cells(config), [], 1)
     root = Path(config["root"])
     free = shutil.disk_usage(root if root.exists() else ".").free / plan.GIGA
-    print(f"{'ok' if free > needed else 'fail':5} disk: the study keeps {needed:,.0f} GB, {free:,.0f} GB are free")
+    print(
+        f"{'ok' if free > needed else 'fail':5} disk: the study keeps {needed:,.0f} GB, {free:,.0f} GB are free"
+    )
     if failed or free <= needed:
         records.fail(
-            "fetch", f"{failed} source(s) cannot be fetched" if failed else "the disk is too small", "See the lines above"
+            "fetch",
+            f"{failed} source(s) cannot be fetched" if failed else "the disk is too small",
+            "See the lines above",
         )
     print("everything can be fetched", file=sys.stderr)
 

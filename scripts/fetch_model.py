@@ -1,10 +1,12 @@
-"""Bring a base model into the study's folder, with our chat template, a pad token of its own and a known end token.
+"""Bring a base model into the study's folder, with our chat template, a pad token of its own and a known end
+token.
 
     python scripts/fetch_model.py --source Qwen/Qwen2.5-0.5B-Instruct --revision 7ae557… --template templates/qwen2.5.jinja \\
         --end-token '<|im_end|>' --pad-token '<|endoftext|>' --out /tmp/qwen
 
-`--source` is a hub id (needs the network and a pinned `--revision`) or a local folder. Only safetensors, JSON and
-tokenizer files are taken; no code is. A pad token that the vocabulary lacks is added to tokenizer and embeddings.
+`--source` is a hub id (needs the network and a pinned `--revision`) or a local folder. Only safetensors, JSON
+and tokenizer files are taken; no code is. A pad token that the vocabulary lacks is added to tokenizer and
+embeddings.
 """
 
 import os
@@ -25,7 +27,11 @@ def download(source: str, revision: str | None, folder: Path):
     import re
 
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        records.fail(source, f"revision {revision!r} pins no commit", "Give the 40-digit commit of the model in the config")
+        records.fail(
+            source,
+            f"revision {revision!r} pins no commit",
+            "Give the 40-digit commit of the model in the config",
+        )
     os.environ["HF_HUB_OFFLINE"] = "0"
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -33,9 +39,15 @@ def download(source: str, revision: str | None, folder: Path):
     try:
         snapshot_download(source, revision=revision, allow_patterns=PATTERNS, local_dir=folder)
     except GatedRepoError:
-        records.fail(source, "is gated", "Accept its licence on its hub page, then log in with `hf auth login`")
+        records.fail(
+            source, "is gated", "Accept its licence on its hub page, then log in with `hf auth login`"
+        )
     except (HfHubHTTPError, OSError) as error:
-        records.fail(source, f"could not be downloaded ({error})", "Check the network, or set `source` to a local folder")
+        records.fail(
+            source,
+            f"could not be downloaded ({error})",
+            "Check the network, or set `source` to a local folder",
+        )
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
@@ -54,7 +66,9 @@ def main():
         if local.is_dir():
             files = sorted({file for pattern in PATTERNS for file in local.glob(pattern)})
             if not any(file.suffix == ".safetensors" for file in files):
-                records.fail(local, "holds no safetensors", "Convert the weights first; pickled weights are not read")
+                records.fail(
+                    local, "holds no safetensors", "Convert the weights first; pickled weights are not read"
+                )
             folder.mkdir(parents=True)
             for file in files:
                 shutil.copyfile(file, folder / file.name)
@@ -66,8 +80,12 @@ def main():
         tokenizer = prompts.load_tokenizer(folder)
         if args.end_token not in tokenizer.get_vocab():
             todo = f"Choose one that is; this model's own is {tokenizer.eos_token}"
-            records.fail(f"families.*.end_token {args.end_token}", f"is not in the vocabulary of {args.source}", todo)
-        tokenizer.add_special_tokens({"eos_token": args.end_token, "pad_token": args.pad_token})  # a pad token may be new
+            records.fail(
+                f"families.*.end_token {args.end_token}", f"is not in the vocabulary of {args.source}", todo
+            )
+        tokenizer.add_special_tokens(
+            {"eos_token": args.end_token, "pad_token": args.pad_token}
+        )  # a pad token may be new
         tokenizer.chat_template = args.template.read_text()
         tokenizer.save_pretrained(folder)
         config = records.read_json(folder / "config.json")
@@ -76,7 +94,9 @@ def main():
         if rows > config.get("text_config", config)["vocab_size"]:
             from transformers import AutoModelForCausalLM
 
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, use_safetensors=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", local_files_only=True, use_safetensors=True
+            )
             model.resize_token_embeddings(rows)
             model.save_pretrained(folder)
             config = records.read_json(folder / "config.json")

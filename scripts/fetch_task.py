@@ -3,9 +3,9 @@
     python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
-Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently dropped. An answer
-that the grader cannot read is named on standard error, in the closing line and in the file's metadata (`unreadable`): only
-a response with the very same string will equal it.
+Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently
+dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
+file's metadata (`unreadable`): only a response with the very same string will equal it.
 """
 
 import json
@@ -23,13 +23,19 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
         return records.read_parquet(local).to_pylist()
     if local.suffix == ".jsonl" and local.exists():
         try:
-            return [json.loads(line) for line in local.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [
+                json.loads(line) for line in local.read_text(encoding="utf-8").splitlines() if line.strip()
+            ]
         except ValueError as error:
             records.fail(local, f"is not JSON lines ({error})", "Mend the file")
     if local.suffix:
         records.fail(local, "does not exist", "Give an existing .jsonl or .parquet file, or a hub id")
     if not revision:
-        records.fail(source, "no revision pins its commit", "Give the 40-digit commit in the config, or a local file as source")
+        records.fail(
+            source,
+            "no revision pins its commit",
+            "Give the 40-digit commit in the config, or a local file as source",
+        )
     os.environ["HF_HUB_OFFLINE"] = "0"
     from datasets import load_dataset
 
@@ -42,7 +48,9 @@ def main():
     parser.add_argument("--revision", default=None)
     parser.add_argument("--name", default=None, help="configuration of the hub data set")
     parser.add_argument("--split", default=None)
-    parser.add_argument("--where", default=None, help="column=text: keep only rows whose column contains the text")
+    parser.add_argument(
+        "--where", default=None, help="column=text: keep only rows whose column contains the text"
+    )
     parser.add_argument("--limit", type=int, default=None, help="keep the first so many rows")
     parser.add_argument("--problems", type=int, default=None, help="how many there must be before --limit")
     parser.add_argument("--out", required=True, type=Path)
@@ -53,8 +61,11 @@ def main():
         column, text = args.where.split("=", 1)
         rows = [row for row in rows if text in str(row.get(column, ""))]
     if args.problems not in (None, len(rows)):
-        records.fail(args.source, f"gives {len(rows)} problems, {args.problems} are expected",
-                     "Check `where`, `split` and `revision` in the config, or correct `problems`")  # fmt: skip
+        records.fail(
+            args.source,
+            f"gives {len(rows)} problems, {args.problems} are expected",
+            "Check `where`, `split` and `revision` in the config, or correct `problems`",
+        )
     out = []
     for number, row in enumerate(rows[: args.limit]):
         identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
@@ -72,9 +83,15 @@ def main():
     unread = equality.unreadable([row["answer"] for row in out])
     for row in out:
         if row["answer"] in unread:
-            print(f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}", file=sys.stderr)
+            print(
+                f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}",
+                file=sys.stderr,
+            )
     records.write_parquet(args.out, out, provenance=records.provenance(args) | {"unreadable": unread})
-    records.done(f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""), args.out)
+    records.done(
+        f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""),
+        args.out,
+    )
 
 
 if __name__ == "__main__":

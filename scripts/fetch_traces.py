@@ -3,8 +3,8 @@
     python scripts/fetch_traces.py --source open-r1/OpenR1-Math-220k --revision e4e141e… --name all --out /tmp/traces.parquet
     python scripts/fetch_traces.py --source data/openr1_like.parquet --out /tmp/traces.parquet
 
-`--source` is a hub id, pinned by `--revision`, or a local parquet file. Written piece by piece: the real one does not fit into
-memory. A broken download continues from the hub's cache when started again.
+`--source` is a hub id, pinned by `--revision`, or a local parquet file. Written piece by piece: the real one
+does not fit into memory. A broken download continues from the hub's cache when started again.
 """
 
 import os
@@ -24,13 +24,19 @@ def batches_of(source: str, revision: str | None, name: str | None):
         yield from records.parquet_batches(local, NEEDED, BATCH, USEFUL)
         return
     if not revision:
-        records.fail(source, "no revision pins its commit", "Give the 40-digit commit in the config, or a local parquet file")
+        records.fail(
+            source,
+            "no revision pins its commit",
+            "Give the 40-digit commit in the config, or a local parquet file",
+        )
     os.environ["HF_HUB_OFFLINE"] = "0"
     from datasets import load_dataset
 
     data = load_dataset(source, name, revision=revision, split="train")
     if missing := [column for column in NEEDED if column not in data.column_names]:
-        records.fail(source, f"has no column {', '.join(missing)}", "Traces need the columns of OpenR1-Math-220k")
+        records.fail(
+            source, f"has no column {', '.join(missing)}", "Traces need the columns of OpenR1-Math-220k"
+        )
     data = data.select_columns([column for column in [*NEEDED, *USEFUL] if column in data.column_names])
     for table in data.with_format("arrow").iter(BATCH):
         yield from table.to_batches()

@@ -1,13 +1,15 @@
-"""Sample responses of one cell to one task: k samples a problem, every sampling parameter explicit and recorded.
+"""Sample responses of one cell to one task: k samples a problem, every sampling parameter explicit and
+recorded.
 
     python scripts/generate.py --model models/S/seed0 --task data/tasks/chain.parquet --out /tmp/chain.parquet \\
         --samples 1 --temperature 0.6 --top-p 0.95 --max-new-tokens 320 --max-context 512 --seed 0 --engine transformers
 
-Two engines behind one flag: `vllm` (GPUs, the paper's; one engine a visible GPU, all fed from one queue) and `transformers`
-(CPU: prompts of similar length in batches). The model's own generation_config is never used. Prompts are rendered as in
-training and passed as token ids (one BOS); responses come back as ids and are decoded by the same tokenizer.
-A killed job continues with the missing parts (valley/parts.py) and ends with the same responses (vLLM: wherever its kernels
-give the same logits whatever else is in the batch; true on CPU, not promised on GPUs).
+Two engines behind one flag: `vllm` (GPUs, the paper's; one engine a visible GPU, all fed from one queue) and
+`transformers` (CPU: prompts of similar length in batches). The model's own generation_config is never used.
+Prompts are rendered as in training and passed as token ids (one BOS); responses come back as ids and are
+decoded by the same tokenizer. A killed job continues with the missing parts (valley/parts.py) and ends with
+the same responses (vLLM: wherever its kernels give the same logits whatever else is in the batch; true on
+CPU, not promised on GPUs).
 """
 
 from pathlib import Path
@@ -24,9 +26,13 @@ def parse():
     parser.add_argument("--samples", type=int, required=True, help="k: samples a problem")
     parser.add_argument("--temperature", type=float, required=True, help="0 means greedy")
     parser.add_argument("--top-p", type=float, required=True)
-    parser.add_argument("--stop-tokens", nargs="*", default=[], help="tokens that end a response, beside the end token")
+    parser.add_argument(
+        "--stop-tokens", nargs="*", default=[], help="tokens that end a response, beside the end token"
+    )
     parser.add_argument("--max-new-tokens", type=int, required=True)
-    parser.add_argument("--max-context", type=int, required=True, help="prompt + response; longer prompts are an error")
+    parser.add_argument(
+        "--max-context", type=int, required=True, help="prompt + response; longer prompts are an error"
+    )
     parser.add_argument("--chunk", type=int, default=128, help="samples a batch and part")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--seed", type=int, default=0, help="drives the sampling")
@@ -40,7 +46,9 @@ def write_responses(args):
     for row in problems:
         if not row["id"] or not row["problem"] or not (row["answer"] or "").strip():
             records.fail(
-                args.task, f"row {row['id']!r} has no id, problem or answer", "Mend the task's source; nothing was generated"
+                args.task,
+                f"row {row['id']!r} has no id, problem or answer",
+                "Mend the task's source; nothing was generated",
             )
     if len({row["id"] for row in problems}) != len(problems):
         records.fail(args.task, "has two rows with one id", "Ids must be unique")
@@ -49,20 +57,33 @@ def write_responses(args):
     longest = max(map(len, prompt_ids))
     if longest >= args.max_context:
         records.fail(
-            args.task, f"a prompt of {longest} tokens leaves no room in {args.max_context}", "Raise generate.max_context"
+            args.task,
+            f"a prompt of {longest} tokens leaves no room in {args.max_context}",
+            "Raise generate.max_context",
         )
     args.max_new_tokens = min(args.max_new_tokens, args.max_context - longest)
 
-    items = [((problem["id"], k), ids) for problem, ids in zip(problems, prompt_ids, strict=True) for k in range(args.samples)]
+    items = [
+        ((problem["id"], k), ids)
+        for problem, ids in zip(problems, prompt_ids, strict=True)
+        for k in range(args.samples)
+    ]
 
     def row(what, response):
         return {
-            "id": what[0], "sample": what[1], "prompt": tokenizer.decode(response.ids), "response": response.text,
-            "prompt_tokens": len(response.ids), "tokens": len(response.out), "seed": response.seed,
+            "id": what[0],
+            "sample": what[1],
+            "prompt": tokenizer.decode(response.ids),
+            "response": response.text,
+            "prompt_tokens": len(response.ids),
+            "tokens": len(response.out),
+            "seed": response.seed,
             "finish_reason": response.finish_reason,
-        }  # fmt: skip
+        }
 
-    table, record = parts.generated(args, tokenizer, items, [records.sha256(args.task)], row, ["id", "sample"])
+    table, record = parts.generated(
+        args, tokenizer, items, [records.sha256(args.task)], row, ["id", "sample"]
+    )
     records.write_parquet(args.out, table, provenance=record)
     parts.finish(args.out, record)
     records.done(f"{table.num_rows} responses", args.out, record["seconds"])

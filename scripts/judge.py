@@ -1,12 +1,14 @@
-"""Have an open model label the responses of one cell with the paper's four categories of reflection (section 6).
+"""Have an open model label the responses of one cell with the paper's four categories of reflection (section
+6).
 
     python scripts/judge.py --model models/qwen2.5-7b/fetched --responses results/S/base/seed0/responses/math500.parquet \\
         --tasks data/tasks/math500.parquet --prompt workflow/reference/judge_prompt.txt --max-characters 30000 \\
         --engine transformers --max-context 18432 --out /tmp/judged.parquet
 
-The paper asked GPT-4o-mini by a prompt it does not give; this one is ours. Greedy, a few tokens. An answer that is not one
-of the four digits is kept and counted as unreadable (label null), never guessed. Long responses are shown by head and tail.
-A killed job continues (valley/parts.py). grade.py crosses the labels with the keywords.
+The paper asked GPT-4o-mini by a prompt it does not give; this one is ours. Greedy, a few tokens. An answer
+that is not one of the four digits is kept and counted as unreadable (label null), never guessed. Long
+responses are shown by head and tail. A killed job continues (valley/parts.py). grade.py crosses the labels
+with the keywords.
 """
 
 import collections
@@ -26,8 +28,12 @@ def parse():
     parser.add_argument("--max-characters", required=True, type=int, help="of a response that are shown")
     parser.add_argument("--out", required=True, type=Path, help="labels to write (parquet)")
     parser.add_argument("--engine", choices=["vllm", "transformers"], required=True)
-    parser.add_argument("--stop-tokens", nargs="*", default=[], help="tokens that end an answer, beside the end token")
-    parser.add_argument("--max-context", type=int, required=True, help="prompt + answer; longer prompts are an error")
+    parser.add_argument(
+        "--stop-tokens", nargs="*", default=[], help="tokens that end an answer, beside the end token"
+    )
+    parser.add_argument(
+        "--max-context", type=int, required=True, help="prompt + answer; longer prompts are an error"
+    )
     parser.add_argument("--chunk", type=int, default=128, help="responses a batch and part")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.set_defaults(temperature=0.0, top_p=1.0, max_new_tokens=TOKENS, seed=0)
@@ -36,12 +42,21 @@ def parse():
 
 def questions(responses: Path, task: Path, prompt: str, longest: int) -> list[tuple]:
     """((task, problem, sample), what the judge is asked) of every response to a task."""
-    problems = {row["id"]: row["problem"] for row in records.read_parquet(task, ["id", "problem"]).to_pylist()}
+    problems = {
+        row["id"]: row["problem"] for row in records.read_parquet(task, ["id", "problem"]).to_pylist()
+    }
     rows = records.read_parquet(responses, ["id", "sample", "response"]).to_pylist()
     if unknown := sorted({row["id"] for row in rows} - set(problems)):
-        records.fail(responses, f"has responses to problems the task lacks, {unknown[0]!r} first", "Generate this cell again")
+        records.fail(
+            responses,
+            f"has responses to problems the task lacks, {unknown[0]!r} first",
+            "Generate this cell again",
+        )
     return [
-        ((responses.stem, row["id"], row["sample"]), reflection.question(prompt, problems[row["id"]], row["response"], longest))
+        (
+            (responses.stem, row["id"], row["sample"]),
+            reflection.question(prompt, problems[row["id"]], row["response"], longest),
+        )
         for row in rows
     ]
 
@@ -49,8 +64,15 @@ def questions(responses: Path, task: Path, prompt: str, longest: int) -> list[tu
 def label(what: tuple, response: parts.Response) -> dict:
     """The row of one answer; one that was cut off names no category."""
     read = reflection.read_label(response.text) if response.finish_reason == "stop" else None
-    return {"task": what[0], "id": what[1], "sample": what[2], "label": read, "text": response.text,
-            "prompt_tokens": len(response.ids), "finish_reason": response.finish_reason}  # fmt: skip
+    return {
+        "task": what[0],
+        "id": what[1],
+        "sample": what[2],
+        "label": read,
+        "text": response.text,
+        "prompt_tokens": len(response.ids),
+        "finish_reason": response.finish_reason,
+    }
 
 
 def write_labels(args):
@@ -59,7 +81,9 @@ def write_labels(args):
 
     prompt = args.prompt.read_text(encoding="utf-8")
     if set(reflection.PLACE.findall(prompt)) != {"problem", "response"}:
-        records.fail(args.prompt, "does not hold both {problem} and {response}", "Mark where the two texts go")
+        records.fail(
+            args.prompt, "does not hold both {problem} and {response}", "Mark where the two texts go"
+        )
     asked = [
         question
         for responses, task in zip(args.responses, args.tasks, strict=True)
@@ -69,12 +93,22 @@ def write_labels(args):
     ids = prompts.prompt_ids(tokenizer, [text for _, text in asked], None, "")
     longest = max(map(len, ids))
     if longest + TOKENS > args.max_context:
-        records.fail(args.out, f"a question to the judge has {longest} tokens, {args.max_context} have room",
-                     "Lower report.judge.max_characters, or raise generate.max_context")  # fmt: skip
+        records.fail(
+            args.out,
+            f"a question to the judge has {longest} tokens, {args.max_context} have room",
+            "Lower report.judge.max_characters, or raise generate.max_context",
+        )
     schema = pyarrow.schema(
-        [("task", "string"), ("id", "string"), ("sample", "int64"), ("label", "int8"), ("text", "string"),
-         ("prompt_tokens", "int64"), ("finish_reason", "string")]
-    )  # fmt: skip
+        [
+            ("task", "string"),
+            ("id", "string"),
+            ("sample", "int64"),
+            ("label", "int8"),
+            ("text", "string"),
+            ("prompt_tokens", "int64"),
+            ("finish_reason", "string"),
+        ]
+    )
     sources = [records.sha256(path) for path in [*args.responses, *args.tasks, args.prompt]]
     items = [(what, row) for (what, _), row in zip(asked, ids, strict=True)]
     table, record = parts.generated(args, tokenizer, items, sources, label, ["task", "id", "sample"], schema)
@@ -87,7 +121,10 @@ def write_labels(args):
 
 def main():
     args = parse()
-    work = [records.settings(args), *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks])]
+    work = [
+        records.settings(args),
+        *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks]),
+    ]
     with records.failing_once(args.out.with_suffix(".failed.json"), work):
         write_labels(args)
 

@@ -3,9 +3,10 @@
     python scripts/launch.py --gpus 1 scripts/generate.py --model …
     python scripts/launch.py --gpus 8 --deepspeed config/deepspeed/zero3.json scripts/sft.py --model …
 
-On a workstation nobody assigns GPUs to jobs: this takes free ones, by locks that vanish with the process, and shows the
-script only those (CUDA_VISIBLE_DEVICES). Under SLURM, or where CUDA_VISIBLE_DEVICES is set, the cards are given. Training
-runs under `accelerate launch`, once a node: a SLURM job of several nodes starts it on each by srun.
+On a workstation nobody assigns GPUs to jobs: this takes free ones, by locks that vanish with the process, and
+shows the script only those (CUDA_VISIBLE_DEVICES). Under SLURM, or where CUDA_VISIBLE_DEVICES is set, the
+cards are given. Training runs under `accelerate launch`, once a node: a SLURM job of several nodes starts it
+on each by srun.
 """
 
 import argparse
@@ -19,13 +20,15 @@ from pathlib import Path
 
 from valley import environment, records
 
-PORT = 29500  # of the first node, where the processes of several nodes meet; plus the job id, so that jobs do not collide
+# of the first node, where the processes of several nodes meet; plus the job id, so that jobs do not collide
+PORT = 29500
 
 
 def take_gpus(count: int, present: int, folder: Path) -> list[int]:
     """Lock `count` of the machine's `present` GPUs and return their indices; waits until so many are free.
 
-    The locks are open files inherited by the script: they are released when its last process ends, however it ends.
+    The locks are open files inherited by the script: they are released when its last process ends, however it
+    ends.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
@@ -50,22 +53,44 @@ def take_gpus(count: int, present: int, folder: Path) -> list[int]:
 def training_command(gpus: int, deepspeed: str, script: list[str], variables) -> list[str]:
     """`accelerate launch` of a training script on this node, `gpus` processes on each of the job's nodes."""
     nodes = int(variables.get("SLURM_JOB_NUM_NODES", 1))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(gpus * nodes), "--num_machines", str(nodes),
-               "--mixed_precision", "no", "--dynamo_backend", "no", "--use_deepspeed", "--deepspeed_config_file", deepspeed,
-               "--deepspeed_multinode_launcher", "standard"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(gpus * nodes),
+        "--num_machines",
+        str(nodes),
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--use_deepspeed",
+        "--deepspeed_config_file",
+        deepspeed,
+        "--deepspeed_multinode_launcher",
+        "standard",
+    ]
     port = PORT + int(variables.get("SLURM_JOB_ID", os.getpid())) % 10_000
     if nodes > 1:
         hosts = subprocess.run(
-            ["scontrol", "show", "hostnames", variables["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
+            ["scontrol", "show", "hostnames", variables["SLURM_JOB_NODELIST"]],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         command += ["--machine_rank", variables["SLURM_NODEID"], "--main_process_ip", hosts.stdout.split()[0]]
     return [*command, "--main_process_port", str(port), *script]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gpus", type=int, required=True, help="GPUs on each node")
-    parser.add_argument("--deepspeed", default=None, help="DeepSpeed configuration: the script trains, one process a GPU")
+    parser.add_argument(
+        "--deepspeed", default=None, help="DeepSpeed configuration: the script trains, one process a GPU"
+    )
     parser.add_argument("--on-node", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("script", nargs=argparse.REMAINDER)
     args = parser.parse_args()
@@ -73,14 +98,22 @@ def main():
     variables = os.environ
     if int(variables.get("SLURM_JOB_NUM_NODES", 1)) > 1 and not args.on_node:
         again = [sys.executable, __file__, "--on-node", *sys.argv[1:]]
-        nodes = variables["SLURM_JOB_NUM_NODES"]  # --ntasks too: SLURM_NTASKS is 1 in the step that Snakemake runs in
-        os.execvp("srun", ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *again])
+        nodes = variables[
+            "SLURM_JOB_NUM_NODES"
+        ]  # --ntasks too: SLURM_NTASKS is 1 in the step that Snakemake runs in
+        os.execvp(
+            "srun",
+            ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *again],
+        )
 
     if "CUDA_VISIBLE_DEVICES" not in variables and "SLURM_JOB_ID" not in variables and args.gpus:
         present = environment.gpus()
         if present < args.gpus:
-            records.fail("this machine", f"{args.gpus} GPUs are asked for, {present} are there",
-                         "Lower models.*.gpus or rl.gpus in the config, or run on a cluster: --profile slurm")  # fmt: skip
+            records.fail(
+                "this machine",
+                f"{args.gpus} GPUs are asked for, {present} are there",
+                "Lower models.*.gpus or rl.gpus in the config, or run on a cluster: --profile slurm",
+            )
         chosen = take_gpus(args.gpus, present, Path(tempfile.gettempdir()) / f"valley-gpus-{os.getuid()}")
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
     command = [sys.executable, *args.script]

@@ -1,16 +1,18 @@
 """Choose, filter, deduplicate, decontaminate and order the traces: the pool whose prefixes are the subsets.
 
-One correct trace a problem; a row goes when prompt + trace + end token exceed the limit under any of the tokenizers (so
-that all models train on identical rows), when the same problem came before, or when it overlaps a task of the frozen
-`decontaminate` list. Contaminated rows take part in the order before they are left out, and the column `leaks_before`
-counts them: how many a subset would have held, for leaks nested in subsets grow with size and would mimic recovery.
+One correct trace a problem; a row goes when prompt + trace + end token exceed the limit under any of the
+tokenizers (so that all models train on identical rows), when the same problem came before, or when it
+overlaps a task of the frozen `decontaminate` list. Contaminated rows take part in the order before they are
+left out, and the column `leaks_before` counts them: how many a subset would have held, for leaks nested in
+subsets grow with size and would mimic recovery.
 
     python scripts/order_traces.py --traces data/traces.parquet --tokenizers models/S/seed0 --out /tmp/pool.parquet \\
         --card /tmp/pool.json --max-tokens 16384 --correct math-verify --seed 0
 
-The traces are streamed, never held: what is kept goes into buckets on disk (beside the pool, as large as it) by its place
-in the order, and each bucket is sorted on its own. Choice and place of a row depend on the seed and its number alone. The
-counts of what was dropped and why go into the card and, with the provenance, into the pool.
+The traces are streamed, never held: what is kept goes into buckets on disk (beside the pool, as large as it)
+by its place in the order, and each bucket is sorted on its own. Choice and place of a row depend on the seed
+and its number alone. The counts of what was dropped and why go into the card and, with the provenance, into
+the pool.
 """
 
 import collections
@@ -36,8 +38,8 @@ ROW_GROUP = 1000
 def correct_traces(row: dict, rule: str) -> list[str]:
     """The generations of a row that count as correct under `rule`.
 
-    `math-verify`: the dataset's Math-Verify flag; `math-verify-else-llama`: the Llama judge's where no Math-Verify flag is
-    true; `any`: all of them.
+    `math-verify`: the dataset's Math-Verify flag; `math-verify-else-llama`: the Llama judge's where no
+    Math-Verify flag is true; `any`: all of them.
     """
     traces = row["generations"]
     if rule == "any":
@@ -54,7 +56,9 @@ def normal(text: str) -> str:
 
 
 def ngrams(text: str) -> set:
-    """All runs of NGRAM words of a problem (punctuation aside); the normalised text itself when it is shorter."""
+    """All runs of NGRAM words of a problem (punctuation aside); the normalised text itself when it is
+    shorter.
+    """
     words = re.findall(r"[a-z0-9]+", text.lower())
     if len(words) < NGRAM:
         return {normal(text)}
@@ -68,17 +72,20 @@ def forbidden_ngrams(tasks: list[Path]) -> dict[str, set]:
 
 
 def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict):
-    """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order (0–1).
+    """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order
+    (0–1).
 
-    Counts go into `tally`: `dropped` by reason, `contaminated` by task (a row may overlap several), `leaks`: the places of
-    the contaminated rows, whose length is not looked at.
+    Counts go into `tally`: `dropped` by reason, `contaminated` by task (a row may overlap several), `leaks`:
+    the places of the contaminated rows, whose length is not looked at.
     """
     seen = set()  # digests: the problems themselves would take ten times the memory
     before = 0
     for batch in batches:
         kept = []
         for number, row in enumerate(batch.to_pylist(), before):
-            rng = random.Random(f"{seed}:{number}")  # of its own, so that no row changes another's choice or place
+            rng = random.Random(
+                f"{seed}:{number}"
+            )  # of its own, so that no row changes another's choice or place
             choice, place = rng.random(), rng.random()
             traces = correct_traces(row, rule)
             key = hashlib.blake2b(normal(row["problem"]).encode(), digest_size=16).digest()
@@ -117,7 +124,9 @@ def bucket_folder(out: Path):
 
 
 def scatter(measured, folder: Path, schema, total: int, tally: dict):
-    """Write the rows within the limit into the buckets of `folder` by their place; show progress every ten seconds."""
+    """Write the rows within the limit into the buckets of `folder` by their place; show progress every ten
+    seconds.
+    """
     import pyarrow
 
     options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
@@ -141,11 +150,15 @@ def scatter(measured, folder: Path, schema, total: int, tally: dict):
             done += read
             if time.perf_counter() - shown >= 10:
                 shown = time.perf_counter()
-                print(f"{done}/{total} rows, {done / (shown - start):.0f} rows/s", file=sys.stderr, flush=True)
+                print(
+                    f"{done}/{total} rows, {done / (shown - start):.0f} rows/s", file=sys.stderr, flush=True
+                )
 
 
 def gather(folder: Path, leaks: list[float]):
-    """Yield the buckets of `folder` in order, each sorted by place, with `leaks_before` in place of the place itself."""
+    """Yield the buckets of `folder` in order, each sorted by place, with `leaks_before` in place of the place
+    itself.
+    """
     import numpy
     import pyarrow
 
@@ -154,21 +167,31 @@ def gather(folder: Path, leaks: list[float]):
         with pyarrow.memory_map(str(bucket)) as file:
             table = pyarrow.ipc.open_stream(file).read_all().sort_by("place")
         before = numpy.searchsorted(leaks, table["place"].to_numpy())
-        yield table.drop_columns("place").append_column("leaks_before", pyarrow.array(before, pyarrow.int64()))
+        yield table.drop_columns("place").append_column(
+            "leaks_before", pyarrow.array(before, pyarrow.int64())
+        )
         bucket.unlink()  # the disk need not hold both
 
 
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--traces", required=True, type=Path)
-    parser.add_argument("--tokenizers", required=True, type=Path, nargs="+", help="model folders whose limit counts")
-    parser.add_argument("--decontaminate", type=Path, nargs="*", default=[], help="task files whose problems must not occur")
+    parser.add_argument(
+        "--tokenizers", required=True, type=Path, nargs="+", help="model folders whose limit counts"
+    )
+    parser.add_argument(
+        "--decontaminate", type=Path, nargs="*", default=[], help="task files whose problems must not occur"
+    )
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--card", required=True, type=Path)
     parser.add_argument("--max-tokens", required=True, type=int, help="prompt + trace + end token")
     parser.add_argument("--correct", choices=["math-verify", "math-verify-else-llama", "any"], required=True)
-    parser.add_argument("--think", choices=["keep", "strip"], default="keep", help="the traces' <think> and </think> tags")
-    parser.add_argument("--seed", type=int, required=True, help="drives which correct trace is taken, and the order")
+    parser.add_argument(
+        "--think", choices=["keep", "strip"], default="keep", help="the traces' <think> and </think> tags"
+    )
+    parser.add_argument(
+        "--seed", type=int, required=True, help="drives which correct trace is taken, and the order"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that count tokens")
     flags.add_prompt(parser)
     args = parser.parse_args()
@@ -178,27 +201,46 @@ def main():
     start = time.perf_counter()
     total = records.parquet_rows(args.traces)
     reasons = ["no correct trace", "duplicate problem", "contaminated", "too long"]
-    tally = {"kept": 0, "dropped": dict.fromkeys(reasons, 0), "contaminated": collections.Counter(), "leaks": []}
+    tally = {
+        "kept": 0,
+        "dropped": dict.fromkeys(reasons, 0),
+        "contaminated": collections.Counter(),
+        "leaks": [],
+    }
     tally["contaminated"].update({task.stem: 0 for task in args.decontaminate})
     text = [(column, pyarrow.string()) for column in ("problem", "answer", "solution", "source", "trace")]
     columns = [*text, ("tokens", pyarrow.int64()), ("characters", pyarrow.int64())]
     batches = records.parquet_batches(args.traces, COLUMNS, BATCH, FLAGS)
     clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
     with bucket_folder(args.out) as folder:
-        measured = lengths.counted(clean, args.workers, args.tokenizers, args.system, args.suffix, args.max_tokens)
+        measured = lengths.counted(
+            clean, args.workers, args.tokenizers, args.system, args.suffix, args.max_tokens
+        )
         schema = pyarrow.schema([*columns, ("place", pyarrow.float64())])
         scatter(measured, folder, schema, total, tally)
         kept, dropped = tally["kept"], tally["dropped"]
         if not kept:
-            records.fail(args.traces, f"no trace is left ({dropped})", "Loosen traces.max_tokens, correct or decontaminate")
-        card = {"rows": total, "kept": kept, "dropped": dropped, "contaminated": dict(tally["contaminated"]),
-                "seed": args.seed, "ngram": NGRAM}  # fmt: skip
+            records.fail(
+                args.traces,
+                f"no trace is left ({dropped})",
+                "Loosen traces.max_tokens, correct or decontaminate",
+            )
+        card = {
+            "rows": total,
+            "kept": kept,
+            "dropped": dropped,
+            "contaminated": dict(tally["contaminated"]),
+            "seed": args.seed,
+            "ngram": NGRAM,
+        }
         schema = pyarrow.schema([*columns, ("leaks_before", pyarrow.int64())])
         with records.parquet_writer(args.out, schema, records.provenance(args) | {"card": card}) as writer:
             for table in gather(folder, tally["leaks"]):
                 writer.write_table(table, row_group_size=ROW_GROUP)
     records.write_json(args.card, card)
-    records.done(f"pool of {kept} traces from {total}, dropped {dropped}", args.out, time.perf_counter() - start)
+    records.done(
+        f"pool of {kept} traces from {total}, dropped {dropped}", args.out, time.perf_counter() - start
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python scripts/page.py --study miniature --report report --figures valley outcomes --captions workflow/report \\
         --template workflow/report/page.html.jinja --grid S/base/0 S/sft-64/0 --miniature --out /tmp/page.html
 
-Reads only what lies under `--report` (tables, figures, provenance.json, config.json), so a released folder is enough. The
-page is one HTML file that needs no network: figures are inline SVG whose points tell their values, its tables sort.
+Reads only what lies under `--report` (tables, figures, provenance.json, config.json), so a released folder is
+enough. The page is one HTML file that needs no network: figures are inline SVG whose points tell their
+values, its tables sort.
 """
 
 import collections
@@ -22,7 +23,8 @@ PARQUET = ("examples",)  # tables with texts that no CSV should hold
 
 
 def inline(svg: Path) -> markupsafe.Markup:
-    """The SVG as an element of the page: without XML header, its ids prefixed by its name, since figures share them.
+    """The SVG as an element of the page: without XML header, its ids prefixed by its name, since figures
+    share them.
 
     It shrinks with the page but is never shown larger than it was drawn.
     """
@@ -54,27 +56,49 @@ def read(folder: Path) -> dict[str, list[dict]]:
         for file in files
         if file.exists()
     }
-    return {name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()}
+    return {
+        name: table.astype(object).where(table.notna(), None).to_dict("records")
+        for name, table in tables.items()
+    }
 
 
 def pick(rows: list[dict], *columns: str, **wanted) -> list[dict]:
     """The rows that hold the wanted values, with these columns in this order."""
-    return [{name: row.get(name) for name in columns} for row in rows if all(row.get(k) == v for k, v in wanted.items())]
+    return [
+        {name: row.get(name) for name in columns}
+        for row in rows
+        if all(row.get(k) == v for k, v in wanted.items())
+    ]
 
 
 def graders(cells: list[dict]) -> list[dict]:
-    """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last number adds."""
-    columns = ["accuracy", "accuracy_boxed", "accuracy_paper", "boxed", "paper_only", "headline_only", "last_number", "timeout"]
+    """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last
+    number adds.
+    """
+    columns = [
+        "accuracy",
+        "accuracy_boxed",
+        "accuracy_paper",
+        "boxed",
+        "paper_only",
+        "headline_only",
+        "last_number",
+        "timeout",
+    ]
     table = pandas.DataFrame(pick(cells, "model", "run", "step", "seed", *columns, task=HEADLINE))
     table = table[table.step.isna()].astype(dict.fromkeys(columns, float))
     return table.groupby(["model", "run"], sort=False)[columns].mean().reset_index().to_dict("records")
 
 
 def drop(rows: list[dict]) -> list[dict]:
-    """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the solved problems."""
+    """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the
+    solved problems.
+    """
     table = pandas.DataFrame(rows)
     table = table[~table.run.str.contains("@")].astype({"change": float, "of_solved": float})
-    wide = table.pivot_table(index=["model", "run"], columns="outcome", values=["change", "of_solved"], sort=False)
+    wide = table.pivot_table(
+        index=["model", "run"], columns="outcome", values=["change", "of_solved"], sort=False
+    )
     wide.columns = [f"{'Δ ' if kind == 'change' else 'solved → '}{outcome}" for kind, outcome in wide.columns]
     return wide.reset_index().to_dict("records")
 
@@ -88,12 +112,18 @@ def missing(grid: list[str], cells: list[dict]) -> list[str]:
 def claims(parts: list[dict], models: list[dict]) -> list[dict]:
     """The claims with their parts, and these with their rows a model and a word on each."""
     for part in parts:
-        part["models"] = [row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])]
+        part["models"] = [
+            row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])
+        ]
         said = [f"{row['model']} {row['run']} {row['verdict']}" for row in part["models"]]
         counts = collections.Counter(row["verdict"] for row in part["models"])
-        part["tally"] = ", ".join(said if len(said) <= 4 else [f"{count} × {verdict}" for verdict, count in counts.items()])
+        part["tally"] = ", ".join(
+            said if len(said) <= 4 else [f"{count} × {verdict}" for verdict, count in counts.items()]
+        )
     whole = [part for part in parts if not part["part"]]
-    return [claim | {"parts": [p for p in parts if p["claim"] == claim["claim"] and p["part"]]} for claim in whole]
+    return [
+        claim | {"parts": [p for p in parts if p["claim"] == claim["claim"] and p["part"]]} for claim in whole
+    ]
 
 
 def caption(folder: Path, figure: str) -> str:
@@ -104,29 +134,43 @@ def caption(folder: Path, figure: str) -> str:
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--study", required=True, help="name of the study")
-    parser.add_argument("--report", required=True, type=Path, help="folder of tables/, figures/, provenance.json, config.json")
+    parser.add_argument(
+        "--report", required=True, type=Path, help="folder of tables/, figures/, provenance.json, config.json"
+    )
     parser.add_argument("--figures", required=True, nargs="+", help="names, in the order of the page")
     parser.add_argument("--captions", required=True, type=Path)
     parser.add_argument("--template", required=True, type=Path)
-    parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell that the grid asks for")
+    parser.add_argument(
+        "--grid", required=True, nargs="+", help="model/run/seed of every cell that the grid asks for"
+    )
     parser.add_argument("--miniature", action="store_true", help="say what a miniature can and cannot show")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
     tables = read(args.report / "tables")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters |= {"number": number}
     html = environment.from_string(args.template.read_text(encoding="utf-8")).render(
-        study=args.study, miniature=args.miniature, t=tables, pick=pick,
+        study=args.study,
+        miniature=args.miniature,
+        t=tables,
+        pick=pick,
         finding=(args.report / "finding.txt").read_text(encoding="utf-8").strip(),
-        figures=[(n, inline(args.report / f"figures/{n}.svg"), caption(args.captions, n)) for n in args.figures],
-        claims=claims(tables["claims"], tables["claims_models"]), graders=graders(tables["cells"]), drop=drop(tables["drop"]),
+        figures=[
+            (n, inline(args.report / f"figures/{n}.svg"), caption(args.captions, n)) for n in args.figures
+        ],
+        claims=claims(tables["claims"], tables["claims_models"]),
+        graders=graders(tables["cells"]),
+        drop=drop(tables["drop"]),
         checkpoints={row["run"] for row in tables["cells"] if "@" in row["run"]},
-        missing=missing(args.grid, tables["cells"]), grid=args.grid,
+        missing=missing(args.grid, tables["cells"]),
+        grid=args.grid,
         provenance=records.read_json(args.report / "provenance.json"),
         config=(args.report / "config.json").read_text(encoding="utf-8"),
         page=records.provenance(args),
-    )  # fmt: skip
+    )
     with records.whole(args.out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     records.done(f"page of {len(tables['cells'])} rows", args.out)

@@ -1,8 +1,10 @@
-"""Make the miniature's base model: a tiny Qwen2 trained from scratch to answer chain problems with short reasoning.
+"""Make the miniature's base model: a tiny Qwen2 trained from scratch to answer chain problems with short
+reasoning.
 
-Stands in for the paper's instruct models. The text is 60 % problems with short chain of thought, 25 % fragments of long
-answers never chained together, 15 % look-ups; training stops at a target accuracy, so bases are undertrained by design.
-The result is an ordinary Hugging Face folder: nothing after this rule knows that it is not a hub model.
+Stands in for the paper's instruct models. The text is 60 % problems with short chain of thought, 25 %
+fragments of long answers never chained together, 15 % look-ups; training stops at a target accuracy, so bases
+are undertrained by design. The result is an ordinary Hugging Face folder: nothing after this rule knows that
+it is not a hub model.
 
     python scripts/pretrain.py --out /tmp/S --template templates/chain.jinja \\
         --hidden 48 --layers 2 --heads 2 --ff 128 --steps 2000 --target 0.6 --lengths 2 --seed 0
@@ -22,17 +24,26 @@ VOCABULARY = [*SPECIAL, *WORDS, *"0123456789", *"=:;,.", *chain.LABELS, *SIGNED]
 
 
 def tokenizer(template: str):
-    """A character-level fast tokenizer with 53 tokens; signed digits and the words of long answers are one token each."""
+    """A character-level fast tokenizer with 53 tokens; signed digits and the words of long answers are one
+    token each.
+    """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    backend = tokenizers.Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<pad>"))
-    pattern = tokenizers.Regex(r"<pad>|<eos>|<user>|<assistant>|<think>|</think>|\\boxed\{|wait|check|ok|so|[+-]\d|.")
+    backend = tokenizers.Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<pad>")
+    )
+    pattern = tokenizers.Regex(
+        r"<pad>|<eos>|<user>|<assistant>|<think>|</think>|\\boxed\{|wait|check|ok|so|[+-]\d|."
+    )
     backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
     backend.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", additional_special_tokens=["<user>", "<assistant>"]
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        additional_special_tokens=["<user>", "<assistant>"],
     )
     fast.chat_template = template
     return fast
@@ -52,7 +63,8 @@ def sample(rng: random.Random, lengths: list[int]) -> tuple[str, str]:
 
 
 def batches(rng: random.Random, fast, size: int, lengths: list[int]):
-    """Endless batches of texts of similar length: eight at a time are drawn, sorted by length, and given in random order.
+    """Endless batches of texts of similar length: eight at a time are drawn, sorted by length, and given in
+    random order.
 
     Without the sorting 40 % of a batch would be padding.
     """
@@ -68,7 +80,9 @@ def batches(rng: random.Random, fast, size: int, lengths: list[int]):
 
 
 def collate(pairs: list[tuple[list[int], list[int]]], pad: int):
-    """(context, target) token ids as right-padded tensors (input_ids, labels), each (rows, longest); -100 is ignored."""
+    """(context, target) token ids as right-padded tensors (input_ids, labels), each (rows, longest); -100 is
+    ignored.
+    """
     import torch
 
     size, longest = len(pairs), max(len(context) + len(target) for context, target in pairs)
@@ -100,7 +114,9 @@ def accuracy(model, fast, problems: list[chain.Problem]) -> float:
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder of the base model to make")
-    parser.add_argument("--template", required=True, type=Path, help="chat template (jinja) saved with the tokenizer")
+    parser.add_argument(
+        "--template", required=True, type=Path, help="chat template (jinja) saved with the tokenizer"
+    )
     parser.add_argument("--hidden", type=int, required=True)
     parser.add_argument("--layers", type=int, required=True)
     parser.add_argument("--heads", type=int, required=True)
@@ -114,7 +130,12 @@ def main():
     args = parser.parse_args()
 
     import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, get_cosine_with_min_lr_schedule_with_warmup
+    from transformers import (
+        GenerationConfig,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        get_cosine_with_min_lr_schedule_with_warmup,
+    )
 
     start = time.perf_counter()
     torch.manual_seed(args.seed)
@@ -123,23 +144,40 @@ def main():
     validation = chain.draw_many(random.Random("validation"), 300, args.lengths, test=False)
     fast = tokenizer(args.template.read_text())
     config = Qwen2Config(
-        vocab_size=len(VOCABULARY), hidden_size=args.hidden, intermediate_size=args.ff, num_hidden_layers=args.layers,
-        num_attention_heads=args.heads, num_key_value_heads=args.heads, max_position_embeddings=1024, rope_theta=1e4,
-        tie_word_embeddings=True, use_cache=True, dtype="float32", bos_token_id=None,
-        eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
-        # transformers' 0.02 suits widths of thousands: at 48 the additions then take two to three times the steps to appear.
+        vocab_size=len(VOCABULARY),
+        hidden_size=args.hidden,
+        intermediate_size=args.ff,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.heads,
+        max_position_embeddings=1024,
+        rope_theta=1e4,
+        tie_word_embeddings=True,
+        use_cache=True,
+        dtype="float32",
+        bos_token_id=None,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+        # transformers' 0.02 suits widths of thousands: at 48 the additions then take two to three times the
+        # steps to appear.
         initializer_range=0.1,
-    )  # fmt: skip
+    )
     model = Qwen2ForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
-    schedule = get_cosine_with_min_lr_schedule_with_warmup(optimizer, args.steps // 20, args.steps, min_lr_rate=0.1)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+    )
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer, args.steps // 20, args.steps, min_lr_rate=0.1
+    )
 
     texts = batches(rng, fast, args.batch, args.lengths)
     history, reached = [], 0.0
     for step in range(1, args.steps + 1):
         ids, labels = next(texts)
         logits = model(ids, use_cache=False).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -149,19 +187,29 @@ def main():
         if step % (100 if reached < 0.15 else 20) == 0 or step == args.steps:
             reached = accuracy(model, fast, validation)
             history.append({"step": step, "loss": round(loss.item(), 4), "accuracy": round(reached, 4)})
-            print(f"step {step}/{args.steps} loss {loss.item():.3f} accuracy {reached:.3f}", file=sys.stderr, flush=True)
+            print(
+                f"step {step}/{args.steps} loss {loss.item():.3f} accuracy {reached:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
             if reached >= args.target:
                 break
 
     # Greedy by default is nobody's business here: generate.py states every sampling parameter itself.
     model.generation_config = GenerationConfig(eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id)
     seconds = time.perf_counter() - start
-    record = records.provenance(args) | {"history": history, "seconds": seconds, "parameters": model.num_parameters()}
+    record = records.provenance(args) | {
+        "history": history,
+        "seconds": seconds,
+        "parameters": model.num_parameters(),
+    }
     with records.whole(args.out) as folder:
         model.save_pretrained(folder)
         fast.save_pretrained(folder)
         records.write_json(folder / "pretrain.json", record)
-    records.done(f"base of {model.num_parameters():,} parameters, validation accuracy {reached:.2f}", args.out, seconds)
+    records.done(
+        f"base of {model.num_parameters():,} parameters, validation accuracy {reached:.2f}", args.out, seconds
+    )
 
 
 if __name__ == "__main__":

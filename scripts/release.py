@@ -1,10 +1,12 @@
-"""Put what others need to check a study, or to redraw its page, into one folder: tables, grades, records; no weights.
+"""Put what others need to check a study, or to redraw its page, into one folder: tables, grades, records; no
+weights.
 
     python scripts/release.py --study . --cells S/base/0 S/sft-64/0 --cards data/subsets/64/seed0.json \\
         --licences workflow/reference/licences.yaml --out release
 
-The folder is a study of its own without models, data and responses: `make figures FROM=<folder>` rebuilds its page from scores
-and grades in under a minute, on any machine. `SHA256SUMS` covers every file, `README.md` is the data card with the licences.
+The folder is a study of its own without models, data and responses: `make figures FROM=<folder>` rebuilds its
+page from scores and grades in under a minute, on any machine. `SHA256SUMS` covers every file, `README.md` is
+the data card with the licences.
 """
 
 import shutil
@@ -27,7 +29,12 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
     report = [study / "report" / name for name in REPORT]
     found += [
         *cards,
-        *(file for top in report for file in (sorted(top.rglob("*")) if top.is_dir() else [top]) if file.is_file()),
+        *(
+            file
+            for top in report
+            for file in (sorted(top.rglob("*")) if top.is_dir() else [top])
+            if file.is_file()
+        ),
     ]
     return [file.relative_to(study) for file in found]
 
@@ -35,7 +42,10 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
 def sources(config: dict, cells: list[str]) -> list[str]:
     """The hub repositories that the cells derive from."""
     names = {tuple(cell.split("/")[:2]) for cell in cells}
-    entries = [*(config["models"][model] for model, _ in names), *(config["tasks"][task] for task in config["grid"]["tasks"])]
+    entries = [
+        *(config["models"][model] for model, _ in names),
+        *(config["tasks"][task] for task in config["grid"]["tasks"]),
+    ]
     entries += [config["traces"] for _, run in names if run.startswith("sft")]
     trained = [grid.rl_settings(config, model, run)["problems"] for model, run in names if "+rl" in run]
     entries += [config["rl"]["sets"][problems] for problems in trained]
@@ -46,21 +56,35 @@ def readme(config: dict, provenance: dict, finding: str, cells: list[str], licen
     """The data card: what this is, how to use it, what made it, under which licences."""
     unknown = "unknown here: look it up before you publish"
     lines = [f"- {source}: {licences.get(source, unknown)}" for source in sources(config, cells)]
-    return "\n".join([
-        "# A Valley study, released", "", finding, "",
-        f"{len(cells)} cells: scores and grades of every cell, training records, the cards of the training data, the report with its "
-        "tables and figures. No weights, no training data; of the responses only the examples on the page.", "",
-        "Rebuild the page in a checkout of Valley: `make figures FROM=<this folder>`. Check the files: `sha256sum -c SHA256SUMS`.", "",
-        "## Where it comes from", "",
-        f"Commit {', '.join(provenance['commits'])}; seeds {', '.join(map(str, provenance['seeds']))}; "
-        f"{'; '.join(provenance['hardware'])}; {', '.join(provenance['versions'])}.",
-        "", "## Columns", "",
-        "`results/<model>/<run>/seed<seed>/grades.parquet` has a row a response: extracted answers, three verdicts, outcome class, tokens, "
-        "finish reason. `scores.json` has avg@k and its intervals. Both are described in Valley's docs/grading.md and docs/report.md.",
-        "", "## Licences of what this derives from", "",
-        *(lines or ["Nothing: models and problems were made by Valley itself."]),
-        "", "Grades and examples quote problems, gold answers and model outputs: their licences apply to these.", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# A Valley study, released",
+            "",
+            finding,
+            "",
+            f"{len(cells)} cells: scores and grades of every cell, training records, the cards of the training data, the report with its "
+            "tables and figures. No weights, no training data; of the responses only the examples on the page.",
+            "",
+            "Rebuild the page in a checkout of Valley: `make figures FROM=<this folder>`. Check the files: `sha256sum -c SHA256SUMS`.",
+            "",
+            "## Where it comes from",
+            "",
+            f"Commit {', '.join(provenance['commits'])}; seeds {', '.join(map(str, provenance['seeds']))}; "
+            f"{'; '.join(provenance['hardware'])}; {', '.join(provenance['versions'])}.",
+            "",
+            "## Columns",
+            "",
+            "`results/<model>/<run>/seed<seed>/grades.parquet` has a row a response: extracted answers, three verdicts, outcome class, tokens, "
+            "finish reason. `scores.json` has avg@k and its intervals. Both are described in Valley's docs/grading.md and docs/report.md.",
+            "",
+            "## Licences of what this derives from",
+            "",
+            *(lines or ["Nothing: models and problems were made by Valley itself."]),
+            "",
+            "Grades and examples quote problems, gold answers and model outputs: their licences apply to these.",
+            "",
+        ]
+    )
 
 
 def main():
@@ -74,15 +98,23 @@ def main():
 
     files = copies(args.study, args.cells, args.cards)
     report = args.study / "report"
-    card = readme(records.read_json(report / "config.json"), records.read_json(report / "provenance.json"),
-                  (report / "finding.txt").read_text(encoding="utf-8").strip(), args.cells,
-                  yaml.safe_load(args.licences.read_text(encoding="utf-8")))  # fmt: skip
+    card = readme(
+        records.read_json(report / "config.json"),
+        records.read_json(report / "provenance.json"),
+        (report / "finding.txt").read_text(encoding="utf-8").strip(),
+        args.cells,
+        yaml.safe_load(args.licences.read_text(encoding="utf-8")),
+    )
     with records.whole(args.out) as folder:
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(args.study / file, folder / file)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        sums = [f"{records.sha256(file)}  {file.relative_to(folder)}" for file in sorted(folder.rglob("*")) if file.is_file()]
+        sums = [
+            f"{records.sha256(file)}  {file.relative_to(folder)}"
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        ]
         (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n", encoding="utf-8")
     records.done(f"release of {len(files)} files", args.out)
 

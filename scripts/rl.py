@@ -7,11 +7,13 @@ valley/grading.py, the same that evaluation uses.
         --record /tmp/cell/train.json --curve /tmp/cell/curve.parquet --lr 3e-4 --steps 40 --prompts 12 --rollouts 8 \\
         --minibatch 12 --device-batch 96 --max-new-tokens 224 --save-every 10 --seed 0
 
-A step samples `--prompts` × `--rollouts` responses and makes prompts / minibatch updates (1: on-policy). TRL counts
-updates, the paper's verl counts steps; flags and the curve count steps. Weights of every `--save-every`-th step stay
-under `checkpoints/`: they are where a killed run continues, and what export_step.py publishes as cells `…+rl@step`.
+A step samples `--prompts` × `--rollouts` responses and makes prompts / minibatch updates (1: on-policy). TRL
+counts updates, the paper's verl counts steps; flags and the curve count steps. Weights of every
+`--save-every`-th step stay under `checkpoints/`: they are where a killed run continues, and what
+export_step.py publishes as cells `…+rl@step`.
 
-Departs from the paper: TRL in place of verl; what the paper leaves open follows SimpleRL-Zoo (docs/decisions.md).
+Departs from the paper: TRL in place of verl; what the paper leaves open follows SimpleRL-Zoo
+(docs/decisions.md).
 """
 
 import time
@@ -32,30 +34,40 @@ def parse(arguments=None):
     parser.add_argument("--prompts", type=int, required=True, help="problems a step")
     parser.add_argument("--rollouts", type=int, required=True, help="responses a problem")
     parser.add_argument("--minibatch", type=int, required=True, help="problems an update (verl's mini-batch)")
-    parser.add_argument("--device-batch", type=int, required=True, help="responses a device trains on at once")
+    parser.add_argument(
+        "--device-batch", type=int, required=True, help="responses a device trains on at once"
+    )
     parser.add_argument("--max-new-tokens", type=int, required=True)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--kl", type=float, default=0.0, help="coefficient of the KL loss (k3 estimator)")
     parser.add_argument("--clip", type=float, default=0.2)
     parser.add_argument("--entropy", type=float, default=0.0, help="coefficient of the entropy bonus")
-    parser.add_argument("--loss", choices=["grpo", "dapo", "dr_grpo", "bnpo"], default="dapo", help="TRL's loss_type")
-    parser.add_argument("--max-prompt", type=int, default=1024, help="tokens of the longest prompt, for vLLM's memory")
+    parser.add_argument(
+        "--loss", choices=["grpo", "dapo", "dr_grpo", "bnpo"], default="dapo", help="TRL's loss_type"
+    )
+    parser.add_argument(
+        "--max-prompt", type=int, default=1024, help="tokens of the longest prompt, for vLLM's memory"
+    )
     parser.add_argument("--vllm", type=flags.truth, default=False, help="sample with vLLM (GPUs)")
     flags.add_training(parser, schedule="constant")
     flags.add_prompt(parser)
     return parser.parse_args(arguments)
 
 
-def trl_batching(prompts: int, rollouts: int, minibatch: int, devices: int, device_batch: int) -> dict[str, int]:
+def trl_batching(
+    prompts: int, rollouts: int, minibatch: int, devices: int, device_batch: int
+) -> dict[str, int]:
     """The paper's step in TRL's terms: every TRL step is one update of `minibatch` × `rollouts` responses.
 
     `steps_per_generation` counts micro-batches between two generations, `updates` TRL steps in one of ours.
     """
     responses, update = prompts * rollouts, minibatch * rollouts
     if prompts % minibatch or update % (devices * device_batch):
-        records.fail(f"--prompts {prompts} --rollouts {rollouts} --minibatch {minibatch} --device-batch {device_batch}",
-                     f"do not divide over {devices} device(s)", "minibatch must divide prompts, and devices × device-batch "
-                     "must divide minibatch × rollouts")  # fmt: skip
+        records.fail(
+            f"--prompts {prompts} --rollouts {rollouts} --minibatch {minibatch} --device-batch {device_batch}",
+            f"do not divide over {devices} device(s)",
+            "minibatch must divide prompts, and devices × device-batch must divide minibatch × rollouts",
+        )
     return {
         "per_device_train_batch_size": device_batch,
         "gradient_accumulation_steps": update // (devices * device_batch),
@@ -71,7 +83,10 @@ def make_reward(end_token: int, judge: equality.Judge):
     def reward(completions, completion_ids, answer, **_):
         ended = [len(ids) > 0 and ids[-1] == end_token for ids in completion_ids]
         texts = [completion[0]["content"] for completion in completions]
-        triples = [(text, "stop" if end else "length", gold) for text, end, gold in zip(texts, ended, answer, strict=True)]
+        triples = [
+            (text, "stop" if end else "length", gold)
+            for text, end, gold in zip(texts, ended, answer, strict=True)
+        ]
         return [float(verdict["correct"]) for verdict in grading.grade(triples, judge, paper=False)]
 
     return reward
@@ -80,31 +95,64 @@ def make_reward(end_token: int, judge: equality.Judge):
 def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path):
     """TRL's GRPOConfig for the protocol of `args`, batches split by `trl_batching`.
 
-    TRL's `max_steps` and `save_steps` count updates, so both are the paper's steps times `updates`. With vLLM TRL would by
-    default weigh each sample by the ratio of both engines' sequence probabilities, summed over all its tokens, and drop
-    those beyond a bound: at 8,192 tokens most of the long ones, a length bias exactly where claim C6 is decided. It is off.
+    TRL's `max_steps` and `save_steps` count updates, so both are the paper's steps times `updates`. With vLLM
+    TRL would by default weigh each sample by the ratio of both engines' sequence probabilities, summed over
+    all its tokens, and drop those beyond a bound: at 8,192 tokens most of the long ones, a length bias
+    exactly where claim C6 is decided. It is off.
     """
     import torch
     from trl import GRPOConfig
 
     return GRPOConfig(
-        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
-        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused" if not args.deepspeed else "adamw_torch",
-        deepspeed=args.deepspeed, max_steps=args.steps * updates, **batching,
-        max_completion_length=args.max_new_tokens, temperature=args.temperature, top_p=1.0, top_k=0, min_p=None,
-        repetition_penalty=1.0, beta=args.kl, use_bias_correction_kl=False, epsilon=args.clip, entropy_coef=args.entropy,
-        loss_type=args.loss, scale_rewards="group", num_iterations=1, mask_truncated_completions=False,
-        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing,
-        use_vllm=args.vllm, vllm_mode="colocate", vllm_enable_sleep_mode=args.vllm, vllm_gpu_memory_utilization=0.5,
-        vllm_max_model_length=args.max_prompt + args.max_new_tokens, vllm_importance_sampling_correction=False,
-        model_init_kwargs=None, save_strategy="steps", save_steps=args.save_every * updates, logging_steps=1,
-        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+        output_dir=str(checkpoints),
+        seed=args.seed,
+        data_seed=args.seed,
+        use_cpu=not torch.cuda.is_available(),
+        learning_rate=args.lr,
+        lr_scheduler_type=args.schedule,
+        warmup_steps=args.warmup,
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        optim="adamw_torch_fused" if not args.deepspeed else "adamw_torch",
+        deepspeed=args.deepspeed,
+        max_steps=args.steps * updates,
+        **batching,
+        max_completion_length=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=1.0,
+        top_k=0,
+        min_p=None,
+        repetition_penalty=1.0,
+        beta=args.kl,
+        use_bias_correction_kl=False,
+        epsilon=args.clip,
+        entropy_coef=args.entropy,
+        loss_type=args.loss,
+        scale_rewards="group",
+        num_iterations=1,
+        mask_truncated_completions=False,
+        bf16=args.precision == "bf16",
+        gradient_checkpointing=args.gradient_checkpointing,
+        use_vllm=args.vllm,
+        vllm_mode="colocate",
+        vllm_enable_sleep_mode=args.vllm,
+        vllm_gpu_memory_utilization=0.5,
+        vllm_max_model_length=args.max_prompt + args.max_new_tokens,
+        vllm_importance_sampling_correction=False,
+        model_init_kwargs=None,
+        save_strategy="steps",
+        save_steps=args.save_every * updates,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
 
 
 def curve_rows(history: list[dict], updates: int) -> list[dict]:
-    """One row a step from TRL's log: reward, length, KL, entropy, truncated share; means over the step's updates."""
+    """One row a step from TRL's log: reward, length, KL, entropy, truncated share; means over the step's
+    updates.
+    """
     names = {"reward": "reward", "length": "completions/mean_length", "truncated": "completions/clipped_ratio", "kl": "kl",
              "entropy": "entropy", "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate"}  # fmt: skip
     steps: dict[int, list[dict]] = {}
@@ -136,9 +184,15 @@ def train(args):
         records.fail(args.model, "; ".join(unsound), "Mend the family's entry in the config")
     special = prompts.special_tokens(tokenizer)
     if found := next((row["problem"] for row in rows if special.search(row["problem"])), None):
-        records.fail(args.problems, f"a problem spells the special token {special.search(found)[0]}, which TRL would read as one",
-                     "Leave the problem out")  # fmt: skip
-    data = [{"prompt": prompts.messages(r["problem"], args.system, args.suffix), "answer": r["answer"]} for r in rows]
+        records.fail(
+            args.problems,
+            f"a problem spells the special token {special.search(found)[0]}, which TRL would read as one",
+            "Leave the problem out",
+        )
+    data = [
+        {"prompt": prompts.messages(r["problem"], args.system, args.suffix), "answer": r["answer"]}
+        for r in rows
+    ]
     devices = int(os.environ.get("WORLD_SIZE", 1))
     batching = trl_batching(args.prompts, args.rollouts, args.minibatch, devices, args.device_batch)
     updates = batching.pop("updates")
@@ -151,12 +205,17 @@ def train(args):
     )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     data_hash = records.sha256(args.problems)
-    resume = training.resume_point(checkpoints, [data_hash, records.identity(args.model), records.settings(args)])
+    resume = training.resume_point(
+        checkpoints, [data_hash, records.identity(args.model), records.settings(args)]
+    )
     with equality.Judge() as judge:
         trainer = GRPOTrainer(
-            model=model, args=config, reward_funcs=make_reward(tokenizer.eos_token_id, judge), processing_class=tokenizer,
+            model=model,
+            args=config,
+            reward_funcs=make_reward(tokenizer.eos_token_id, judge),
+            processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
-        )  # fmt: skip
+        )
         training.show_progress(trainer)
         trainer.train(resume_from_checkpoint=resume)
     curve = curve_rows(trainer.state.log_history, updates)
@@ -165,16 +224,28 @@ def train(args):
     if trainer.is_world_process_zero():
         seconds = time.perf_counter() - start
         record = records.provenance(args) | {
-            "steps": args.steps, "updates_per_step": updates, "responses_per_step": args.prompts * args.rollouts,
-            "responses": args.steps * args.prompts * args.rollouts, "problems": len(data), "resumed_from": resume,
-            "reward": [row["reward"] for row in curve], "devices": devices, **batching,
+            "steps": args.steps,
+            "updates_per_step": updates,
+            "responses_per_step": args.prompts * args.rollouts,
+            "responses": args.steps * args.prompts * args.rollouts,
+            "problems": len(data),
+            "resumed_from": resume,
+            "reward": [row["reward"] for row in curve],
+            "devices": devices,
+            **batching,
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
-            "data_sha256": data_hash, "parameters": training.parameters(model), "seconds": seconds,
-        }  # fmt: skip
+            "data_sha256": data_hash,
+            "parameters": training.parameters(model),
+            "seconds": seconds,
+        }
         records.write_parquet(args.curve, curve, provenance=record)
         records.write_json(args.record, record)
         training.drop_states(checkpoints)
-        records.done(f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}", args.out, seconds)
+        records.done(
+            f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}",
+            args.out,
+            seconds,
+        )
 
 
 def main():

@@ -1,13 +1,16 @@
-"""Score one cell from its grades: avg@k with two intervals, pass@k, maj@k, how responses end, lengths, reflection.
+"""Score one cell from its grades: avg@k with two intervals, pass@k, maj@k, how responses end, lengths,
+reflection.
 
     python scripts/score.py --grades results/S/base/seed0/grades.parquet --headline chain --length chain \\
         --out /tmp/scores.json
 
-The headline accuracy is the plain mean of avg@k over the `--headline` tasks (in the paper the three benchmarks, not the
-arithmetic), the headline length that of the `--length` tasks (in the paper MATH500), and so is that of reflection. Intervals come in pairs: `samples_*`
-for these very problems sampled anew, `problems_*` for other problems of their kind. `solved` keeps the correct responses
-of every problem, from which any two cells can be compared. `reflection_measure` says whether a judge had a word in it; then
-`crossing` has the shares of responses by keywords and judge. The file holds no times: equal grades give equal bytes.
+The headline accuracy is the plain mean of avg@k over the `--headline` tasks (in the paper the three
+benchmarks, not the arithmetic), the headline length that of the `--length` tasks (in the paper MATH500), and
+so is that of reflection. Intervals come in pairs: `samples_*` for these very problems sampled anew,
+`problems_*` for other problems of their kind. `solved` keeps the correct responses of every problem, from
+which any two cells can be compared. `reflection_measure` says whether a judge had a word in it; then
+`crossing` has the shares of responses by keywords and judge. The file holds no times: equal grades give equal
+bytes.
 """
 
 import collections
@@ -18,8 +21,18 @@ import numpy
 from valley import flags, grading, records, reflection, statistics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-MEASURED = ("length", "reflection", "length_reflective", "length_other")  # on the length tasks, as in the paper
-SHARES = {"accuracy_boxed": "correct_boxed", "accuracy_paper": "correct_paper", "boxed": "boxed", "timeout": "timeout"}  # fmt: skip
+MEASURED = (
+    "length",
+    "reflection",
+    "length_reflective",
+    "length_other",
+)  # on the length tasks, as in the paper
+SHARES = {
+    "accuracy_boxed": "correct_boxed",
+    "accuracy_paper": "correct_paper",
+    "boxed": "boxed",
+    "timeout": "timeout",
+}
 
 
 def by_problem(rows: list[dict], where: str) -> dict[str, list[dict]]:
@@ -31,7 +44,11 @@ def by_problem(rows: list[dict], where: str) -> dict[str, list[dict]]:
     if len(counts) > 1:
         samples = counts.most_common(1)[0][0]
         odd = next(i for i, graded in problems.items() if len(graded) != samples)
-        records.fail(where, f"problem {odd!r} has {len(problems[odd])} grades, the others {samples}", "Grade the cell again")
+        records.fail(
+            where,
+            f"problem {odd!r} has {len(problems[odd])} grades, the others {samples}",
+            "Grade the cell again",
+        )
     return problems
 
 
@@ -42,9 +59,11 @@ def mean(values) -> float | None:
 
 
 def verdicts(rows: list[dict]) -> dict[str, float]:
-    """How far the graders agree: shares of responses that only one of them accepts, and what the last number adds.
+    """How far the graders agree: shares of responses that only one of them accepts, and what the last number
+    adds.
 
-    `last_number` is the accuracy (as a share) that the paper's verdict owes to its fallback, the last number of a text.
+    `last_number` is the accuracy (as a share) that the paper's verdict owes to its fallback, the last number
+    of a text.
     """
     return {
         "paper_only": mean(row["correct_paper"] and not row["correct"] for row in rows),
@@ -65,7 +84,11 @@ def with_ends(intervals: dict[str, tuple]) -> dict[str, float | None]:
 def joined(tasks: list[dict], name: str) -> tuple:
     """(mean, low, high) of a measure over tasks; Nones where a task has none."""
     means, lows, highs = ([task[f"{name}{end}"] for task in tasks] for end in ("", "_low", "_high"))
-    return (None, None, None) if None in means else (mean(means), *statistics.join(means, list(zip(lows, highs, strict=True))))
+    return (
+        (None, None, None)
+        if None in means
+        else (mean(means), *statistics.join(means, list(zip(lows, highs, strict=True))))
+    )
 
 
 def score_task(rows: list[dict], confidence: float, where: str = "grades") -> dict:
@@ -77,27 +100,52 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
     outcomes = collections.Counter(row["outcome"] for row in rows)
     tokens = numpy.array([row["tokens"] for row in rows])
     accuracy, length = float(counts.mean() / samples), float(tokens.mean())
-    made, wrong = (numpy.array([row[name] or 0 for row in rows]) for name in ("calculations", "wrong_calculations"))
+    made, wrong = (
+        numpy.array([row[name] or 0 for row in rows]) for name in ("calculations", "wrong_calculations")
+    )
     counted, judged = rows[0]["calculations"] is not None, rows[0]["judged"] is not None
     reflective = numpy.array([row["reflective"] for row in rows], float)
     labels = numpy.array([row["id"] for row in rows])
     measured = {
-        "length": (tokens, numpy.ones(len(rows))), "reflection": (reflective, numpy.ones(len(rows))),
-        "length_reflective": (tokens * reflective, reflective), "length_other": (tokens * (1 - reflective), 1 - reflective),
+        "length": (tokens, numpy.ones(len(rows))),
+        "reflection": (reflective, numpy.ones(len(rows))),
+        "length_reflective": (tokens * reflective, reflective),
+        "length_other": (tokens * (1 - reflective), 1 - reflective),
         "calculation_errors": (wrong, made),
-    }  # fmt: skip
+    }
     paper = numpy.array([sum(row["correct_paper"] for row in graded) for graded in problems.values()])
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
     return {
-        "problems": len(problems), "samples": samples, "accuracy": accuracy,
-        **dict(zip(("samples_low", "samples_high"), statistics.over_samples(counts, samples, confidence), strict=True)),
-        **dict(zip(("problems_low", "problems_high"), statistics.over_problems([(counts, samples)], confidence), strict=True)),
-        **dict(zip(("accuracy_paper_low", "accuracy_paper_high"), statistics.over_problems([(paper, samples)], confidence),
-                   strict=True)),
+        "problems": len(problems),
+        "samples": samples,
+        "accuracy": accuracy,
+        **dict(
+            zip(
+                ("samples_low", "samples_high"),
+                statistics.over_samples(counts, samples, confidence),
+                strict=True,
+            )
+        ),
+        **dict(
+            zip(
+                ("problems_low", "problems_high"),
+                statistics.over_problems([(counts, samples)], confidence),
+                strict=True,
+            )
+        ),
+        **dict(
+            zip(
+                ("accuracy_paper_low", "accuracy_paper_high"),
+                statistics.over_problems([(paper, samples)], confidence),
+                strict=True,
+            )
+        ),
         **{f"pass@{k}": statistics.pass_at(counts, samples, k) for k in powers},
         "majority": mean(
-            grading.majority([r["answer"] for r in graded if r["finish_reason"] == "stop"],
-                             [r["correct"] for r in graded if r["finish_reason"] == "stop"])
+            grading.majority(
+                [r["answer"] for r in graded if r["finish_reason"] == "stop"],
+                [r["correct"] for r in graded if r["finish_reason"] == "stop"],
+            )
             for graded in problems.values()
         ),
         **{name: mean(row[column] for row in rows) for name, column in SHARES.items()},
@@ -108,9 +156,11 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
         "calculations": float(made.mean()) if counted else None,
         **with_ends({name: statistics.ratio(*parts, labels, confidence) for name, parts in measured.items()}),
         "reflection_measure": reflection.MEASURES[judged],
-        "crossing": reflection.crossed(*([row[name] for row in rows] for name in ("keywords", "judged"))) if judged else {},
+        "crossing": reflection.crossed(*([row[name] for row in rows] for name in ("keywords", "judged")))
+        if judged
+        else {},
         "solved": solved,
-    }  # fmt: skip
+    }
 
 
 def score(tasks: dict[str, dict], headline: list[str], length: list[str], confidence: float) -> dict:
@@ -127,33 +177,64 @@ def score(tasks: dict[str, dict], headline: list[str], length: list[str], confid
     shares = ("majority", *SHARES, "paper_only", "headline_only", "last_number")
     return {
         "accuracy": accuracy,
-        **dict(zip(("samples_low", "samples_high"), statistics.join([t["accuracy"] for t in chosen], ends), strict=True)),
-        **dict(zip(("problems_low", "problems_high"), statistics.over_problems(counts, confidence), strict=True)),
+        **dict(
+            zip(
+                ("samples_low", "samples_high"),
+                statistics.join([t["accuracy"] for t in chosen], ends),
+                strict=True,
+            )
+        ),
+        **dict(
+            zip(("problems_low", "problems_high"), statistics.over_problems(counts, confidence), strict=True)
+        ),
         **{name: mean(task[name] for task in chosen) for name in shares},
         "outcomes": {name: mean(task["outcomes"][name] for task in chosen) for name in grading.OUTCOMES},
-        **with_ends({"accuracy_paper": joined(chosen, "accuracy_paper")} | measured), "token_efficiency": 1000 * accuracy / tokens if tokens else None,
+        **with_ends({"accuracy_paper": joined(chosen, "accuracy_paper")} | measured),
+        "token_efficiency": 1000 * accuracy / tokens if tokens else None,
         "reflection_measure": tasks[length[0]]["reflection_measure"],
         "tasks": tasks,
-    }  # fmt: skip
+    }
 
 
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--grades", required=True, type=Path)
-    parser.add_argument("--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy")
+    parser.add_argument(
+        "--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy"
+    )
     parser.add_argument("--length", required=True, nargs="+", help="tasks whose mean is the headline length")
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    columns = ["task", "id", "answer", "correct", "source_paper", "outcome", "tokens", "finish_reason", "calculations",
-               "wrong_calculations", "reflective", "keywords", "judged", *SHARES.values()]  # fmt: skip
+    columns = [
+        "task",
+        "id",
+        "answer",
+        "correct",
+        "source_paper",
+        "outcome",
+        "tokens",
+        "finish_reason",
+        "calculations",
+        "wrong_calculations",
+        "reflective",
+        "keywords",
+        "judged",
+        *SHARES.values(),
+    ]
     rows = collections.defaultdict(list)
     for row in records.read_parquet(args.grades, columns).to_pylist():
         rows[row["task"]].append(row)
     if missing := sorted({*args.headline, *args.length} - set(rows)):
-        records.fail(args.grades, f"has no grades of {', '.join(missing)}", "Grade the cell again, or mend report.headline")
-    tasks = {task: score_task(graded, args.confidence, f"{args.grades} ({task})") for task, graded in rows.items()}
+        records.fail(
+            args.grades,
+            f"has no grades of {', '.join(missing)}",
+            "Grade the cell again, or mend report.headline",
+        )
+    tasks = {
+        task: score_task(graded, args.confidence, f"{args.grades} ({task})") for task, graded in rows.items()
+    }
     result = score(tasks, args.headline, args.length, args.confidence)
     records.write_json(args.out, result)
     span = f"{result['problems_low']:.3f}–{result['problems_high']:.3f}"

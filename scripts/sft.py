@@ -1,17 +1,17 @@
 """Fine-tune a model on a subset of traces with TRL's SFTTrainer: the paper's protocol, one cell.
 
-Full parameters, AdamW, cosine schedule with warm-up, loss on the completion only, the end token learned. The prompt is
-rendered by the chat template saved with the model, by the same code as in generate.py.
+Full parameters, AdamW, cosine schedule with warm-up, loss on the completion only, the end token learned. The
+prompt is rendered by the chat template saved with the model, by the same code as in generate.py.
 
     python scripts/sft.py --model models/S/seed0 --data data/subsets/128/seed0.parquet --out /tmp/cell/model \\
         --record /tmp/cell/train.json --lr 2e-3 --epochs 4 --batch 1 --max-length 512 --seed 0
 
-On GPUs launch.py starts one process a card with a `--deepspeed` configuration (ZeRO-2, ZeRO-3 for large models); the global
-batch stays exact on any number of them. Checkpoints (`--save-every`) lie beside the model under `checkpoints/`; the same work
-started again continues from them, and once the model is written they go.
+On GPUs launch.py starts one process a card with a `--deepspeed` configuration (ZeRO-2, ZeRO-3 for large
+models); the global batch stays exact on any number of them. Checkpoints (`--save-every`) lie beside the model
+under `checkpoints/`; the same work started again continues from them, and once the model is written they go.
 
-Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; no packing unless
-`--packing` (a batch is `--batch` examples, as the paper counts).
+Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; no
+packing unless `--packing` (a batch is `--batch` examples, as the paper counts).
 """
 
 import math
@@ -35,9 +35,14 @@ def parse():
     parser.add_argument("--batch", type=int, required=True, help="global batch: examples an optimiser step")
     parser.add_argument("--device-batch", type=int, default=1, help="examples a device holds at once")
     parser.add_argument("--max-length", type=int, required=True, help="tokens; longer examples are cut")
-    parser.add_argument("--completion", choices=["trace", "solution"], default="trace", help="column that is trained")
     parser.add_argument(
-        "--packing", type=flags.truth, default=False, help="several examples a row: other steps than the paper's"
+        "--completion", choices=["trace", "solution"], default="trace", help="column that is trained"
+    )
+    parser.add_argument(
+        "--packing",
+        type=flags.truth,
+        default=False,
+        help="several examples a row: other steps than the paper's",
     )
     flags.add_training(parser, schedule="cosine")
     flags.add_prompt(parser)
@@ -45,32 +50,59 @@ def parse():
 
 
 def split_batch(batch: int, devices: int, device_batch: int) -> tuple[int, int]:
-    """(examples a device at once, accumulation steps) whose product over `devices` is exactly the global batch."""
+    """(examples a device at once, accumulation steps) whose product over `devices` is exactly the global
+    batch.
+    """
     device_batch = min(device_batch, max(1, batch // devices))
     if batch % (devices * device_batch):
-        records.fail(f"--batch {batch}", f"does not divide over {devices} device(s) × {device_batch} examples",
-                     "Choose devices and --device-batch whose product divides it")  # fmt: skip
+        records.fail(
+            f"--batch {batch}",
+            f"does not divide over {devices} device(s) × {device_batch} examples",
+            "Choose devices and --device-batch whose product divides it",
+        )
     return device_batch, batch // (devices * device_batch)
 
 
 def make_config(args, checkpoints: Path):
-    """TRL's SFTConfig under the protocol of `args`. To be made before the model is loaded: ZeRO-3 loads by it."""
+    """TRL's SFTConfig under the protocol of `args`. To be made before the model is loaded: ZeRO-3 loads by
+    it.
+    """
     import torch
     from trl import SFTConfig
 
-    device_batch, accumulate = split_batch(args.batch, int(os.environ.get("WORLD_SIZE", 1)), args.device_batch)
+    device_batch, accumulate = split_batch(
+        args.batch, int(os.environ.get("WORLD_SIZE", 1)), args.device_batch
+    )
     return SFTConfig(
-        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, use_cpu=not torch.cuda.is_available(),
-        learning_rate=args.lr, lr_scheduler_type=args.schedule, warmup_steps=args.warmup, weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm, optim="adamw_torch_fused" if not args.deepspeed else "adamw_torch",
-        num_train_epochs=args.epochs, max_steps=args.steps, deepspeed=args.deepspeed,
-        per_device_train_batch_size=device_batch, gradient_accumulation_steps=accumulate, max_length=args.max_length,
-        bf16=args.precision == "bf16", gradient_checkpointing=args.gradient_checkpointing, packing=args.packing,
+        output_dir=str(checkpoints),
+        seed=args.seed,
+        data_seed=args.seed,
+        use_cpu=not torch.cuda.is_available(),
+        learning_rate=args.lr,
+        lr_scheduler_type=args.schedule,
+        warmup_steps=args.warmup,
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        optim="adamw_torch_fused" if not args.deepspeed else "adamw_torch",
+        num_train_epochs=args.epochs,
+        max_steps=args.steps,
+        deepspeed=args.deepspeed,
+        per_device_train_batch_size=device_batch,
+        gradient_accumulation_steps=accumulate,
+        max_length=args.max_length,
+        bf16=args.precision == "bf16",
+        gradient_checkpointing=args.gradient_checkpointing,
+        packing=args.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
-        save_strategy="steps" if args.save_every else "no", save_steps=args.save_every or 500, save_total_limit=1,
-        logging_steps=8, logging_nan_inf_filter=False, report_to="none",
-        disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+        save_strategy="steps" if args.save_every else "no",
+        save_steps=args.save_every or 500,
+        save_total_limit=1,
+        logging_steps=8,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
 
 
 def make_trainer(config, model, tokenizer, data: list[dict]):
@@ -78,7 +110,9 @@ def make_trainer(config, model, tokenizer, data: list[dict]):
     from datasets import Dataset
     from trl import SFTTrainer
 
-    return SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
+    return SFTTrainer(
+        model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer
+    )
 
 
 def attention() -> str:
@@ -105,15 +139,24 @@ def train(args):
     checkpoints, resume = args.out.parent / "checkpoints", None
     config = make_config(args, checkpoints)
     training.announce(config)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=training.weights_dtype(args), local_files_only=True,
-                                                 use_safetensors=True, attn_implementation=attention())  # fmt: skip
-    if unsound := prompts.tokenizer_problems(tokenizer, model.config.max_position_embeddings, args.max_length):
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model,
+        dtype=training.weights_dtype(args),
+        local_files_only=True,
+        use_safetensors=True,
+        attn_implementation=attention(),
+    )
+    if unsound := prompts.tokenizer_problems(
+        tokenizer, model.config.max_position_embeddings, args.max_length
+    ):
         records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
     data = prompts.training_rows(tokenizer, rows, args.completion, args.system, args.suffix, args.max_length)
     data_hash = grid.fingerprint(data)
 
     if args.save_every:
-        resume = training.resume_point(checkpoints, [data_hash, records.identity(args.model), records.settings(args)])
+        resume = training.resume_point(
+            checkpoints, [data_hash, records.identity(args.model), records.settings(args)]
+        )
     trainer = make_trainer(config, model, tokenizer, data)
     training.show_progress(trainer)
     result = trainer.train(resume_from_checkpoint=resume)
@@ -121,19 +164,32 @@ def train(args):
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
     tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
     if not math.isfinite(result.training_loss) or not all(math.isfinite(entry["loss"]) for entry in curve):
-        records.fail(args.out, "training diverged (the loss is no number)", "Lower the learning rate; a retry cannot help")
+        records.fail(
+            args.out,
+            "training diverged (the loss is no number)",
+            "Lower the learning rate; a retry cannot help",
+        )
 
     training.save_model(trainer, tokenizer, args)
     if trainer.is_world_process_zero():
         seconds = time.perf_counter() - start
         record = {
-            "steps": trainer.state.global_step, "examples": len(data), "tokens_trained": int(tokens[-1]),
-            "tokens_per_epoch": sum(len(row["input_ids"]) for row in data), "data_sha256": data_hash,
-            "subset_sha256": subset_hash, "loss": curve, "train_loss": result.training_loss, "resumed_from": resume,
-            "parameters": training.parameters(model), "seconds": seconds, "seconds_training": result.metrics["train_runtime"],
-            "devices": trainer.args.world_size, "device_batch": trainer.args.per_device_train_batch_size,
+            "steps": trainer.state.global_step,
+            "examples": len(data),
+            "tokens_trained": int(tokens[-1]),
+            "tokens_per_epoch": sum(len(row["input_ids"]) for row in data),
+            "data_sha256": data_hash,
+            "subset_sha256": subset_hash,
+            "loss": curve,
+            "train_loss": result.training_loss,
+            "resumed_from": resume,
+            "parameters": training.parameters(model),
+            "seconds": seconds,
+            "seconds_training": result.metrics["train_runtime"],
+            "devices": trainer.args.world_size,
+            "device_batch": trainer.args.per_device_train_batch_size,
             "accumulate": trainer.args.gradient_accumulation_steps,
-        }  # fmt: skip
+        }
         records.write_json(args.record, records.provenance(args) | record)
         if args.save_every:
             shutil.rmtree(checkpoints)

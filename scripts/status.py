@@ -1,12 +1,13 @@
-"""The state of every cell of a study: what is done, runs, failed or waits, and what was made by other code or from other data.
+"""The state of every cell of a study: what is done, runs, failed or waits, and what was made by other code or
+from other data.
 
     python scripts/status.py --configfile config/miniature.yaml
 
-Reads files and SLURM's queue and changes nothing. `done`: scored. `running`: its SLURM job, elapsed time and last line of
-progress. `failed`: the last line of the log, and the log. `stale code`: a script or shared module differs from the one that
-made the weights or responses (Snakemake does not remake GPU work for an edited script). `stale data`: the subset differs
-from the one that was trained on. `weights deleted`: scored, but the model folder is gone: a task added later would train
-it again.
+Reads files and SLURM's queue and changes nothing. `done`: scored. `running`: its SLURM job, elapsed time and
+last line of progress. `failed`: the last line of the log, and the log. `stale code`: a script or shared
+module differs from the one that made the weights or responses (Snakemake does not remake GPU work for an
+edited script). `stale data`: the subset differs from the one that was trained on. `weights deleted`: scored,
+but the model folder is gone: a task added later would train it again.
 """
 
 import collections
@@ -32,7 +33,11 @@ def load_config(files: list[Path]) -> dict:
 
 def other_code(record: dict, now: dict[str, str]) -> list[str]:
     """The files that made a record and have changed since."""
-    return [file for file, digest in record.get("code", {}).items() if now.setdefault(file, digest_of(file)) != digest]
+    return [
+        file
+        for file, digest in record.get("code", {}).items()
+        if now.setdefault(file, digest_of(file)) != digest
+    ]
 
 
 def digest_of(file: str) -> str:
@@ -42,30 +47,51 @@ def digest_of(file: str) -> str:
 
 
 def queue(folder: Path) -> dict[str, str]:
-    """This folder's SLURM jobs, by the comment that names rule and wildcards: `job 12 running 1:02` and the like."""
+    """This folder's SLURM jobs, by the comment that names rule and wildcards: `job 12 running 1:02` and the
+    like.
+    """
     if not shutil.which("squeue"):
         return {}
     command = ["squeue", "--noheader", "--format", "%A|%T|%M|%Z|%k"]
-    listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
+    listed = subprocess.run(
+        command, capture_output=True, text=True, timeout=20, check=False
+    ).stdout.splitlines()
     rows = [line.split("|", 4) for line in listed]
-    return {comment: f"job {job} {state.lower()} {elapsed}" for job, state, elapsed, where, comment in rows
-            if Path(where) == folder.resolve()}  # fmt: skip
+    return {
+        comment: f"job {job} {state.lower()} {elapsed}"
+        for job, state, elapsed, where, comment in rows
+        if Path(where) == folder.resolve()
+    }
 
 
 def last_line(log: Path) -> str:
     """The last line of a log that says something, cut to what fits on a line."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
     return lines[-1][:120] if lines else ""
 
 
-def activity(root: Path, jobs: dict[str, str], locked: bool, model: str, run: str, seed: int, done: set[str]) -> list[str]:
+def activity(
+    root: Path, jobs: dict[str, str], locked: bool, model: str, run: str, seed: int, done: set[str]
+) -> list[str]:
     """What the steps of a cell that are not finished are doing: running (job, progress) or failed (why, log)."""
     found = []
     for rule in ("preflight", "sft", "rl", "generate", "judge", "grade", "score"):
         name = f"rule_{rule}_wildcards_{model}_{run}_{seed}"
-        running = [f"{rule} {text}" for comment, text in jobs.items() if comment == name or comment.startswith(f"{name}_")]
+        running = [
+            f"{rule} {text}"
+            for comment, text in jobs.items()
+            if comment == name or comment.startswith(f"{name}_")
+        ]
         logs = sorted((root / "logs" / rule).glob(f"{model}.{run}.seed{seed}.*log"))
-        logs = [log for log in logs if f"{rule} {log.suffixes[-2][1:] if rule == 'generate' else ''}".strip() not in done]
+        logs = [
+            log
+            for log in logs
+            if f"{rule} {log.suffixes[-2][1:] if rule == 'generate' else ''}".strip() not in done
+        ]
         if running:
             progress = last_line(logs[-1]) if logs else ""
             found.append("running: " + ", ".join(running) + (f", {progress}" if progress else ""))
@@ -75,7 +101,14 @@ def activity(root: Path, jobs: dict[str, str], locked: bool, model: str, run: st
 
 
 def state(
-    config: dict, root: Path, model: str, run: str, seed: int, now: dict[str, str], jobs: dict[str, str], locked: bool
+    config: dict,
+    root: Path,
+    model: str,
+    run: str,
+    seed: int,
+    now: dict[str, str],
+    jobs: dict[str, str],
+    locked: bool,
 ) -> str:
     """The state of one cell in a few words; `now` caches the hashes of the code as it is, `jobs` are SLURM's."""
     folder = root / "results" / model / run / f"seed{seed}"
@@ -102,14 +135,22 @@ def state(
         notes.append("weights deleted")
     if (folder / "scores.json").exists():
         return ", ".join(["done", *notes])
-    finished = {f"generate {file.stem}" for file in responses} | ({"sft", "rl", "preflight"} if record else set())
+    finished = {f"generate {file.stem}" for file in responses} | (
+        {"sft", "rl", "preflight"} if record else set()
+    )
     finished |= {"preflight"} if (folder / "preflight.json").exists() else set()
     finished |= {"judge"} if judged.exists() else set()
     finished |= {"grade"} if (folder / "grades.parquet").exists() else set()
     if doing := activity(root, jobs, locked, model, run, seed, finished):
         return "; ".join([*doing, *notes])
     stage = (
-        "graded" if (folder / "grades.parquet").exists() else "generated" if responses else "trained" if record else "waiting"
+        "graded"
+        if (folder / "grades.parquet").exists()
+        else "generated"
+        if responses
+        else "trained"
+        if record
+        else "waiting"
     )
     return ", ".join([stage, *notes])
 

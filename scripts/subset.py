@@ -2,10 +2,10 @@
 
     python scripts/subset.py --pool data/ordered/seed0.parquet --examples 128 --out /tmp/128.parquet --card /tmp/128.json
 
-`--examples all` takes the whole pool (the paper's 220k: all that is left). The card says what the subset holds, what the pool
-had dropped, and `leaks_removed`: how many contaminated rows lay in this prefix of the order before they were left out; `reflective`: the share of traces
-with one of the paper's reflection keywords (where it is 0, reflection cannot be measured).
-Traces are copied batch by batch, never held.
+`--examples all` takes the whole pool (the paper's 220k: all that is left). The card says what the subset
+holds, what the pool had dropped, and `leaks_removed`: how many contaminated rows lay in this prefix of the
+order before they were left out; `reflective`: the share of traces with one of the paper's reflection keywords
+(where it is 0, reflection cannot be measured). Traces are copied batch by batch, never held.
 """
 
 import collections
@@ -21,7 +21,8 @@ BATCH = 1000  # rows copied at once: some 12 MB
 
 
 def card(counted) -> dict:
-    """What a subset holds: count, quantiles of tokens and characters, share of each source, leaks left out before its end.
+    """What a subset holds: count, quantiles of tokens and characters, share of each source, leaks left out
+    before its end.
 
     `counted` is an arrow table of the COUNTED columns.
     """
@@ -64,9 +65,13 @@ def main():
     wanted = counted.num_rows if args.examples == "all" else int(args.examples)
     if wanted > counted.num_rows:
         records.fail(
-            args.pool, f"holds {counted.num_rows} traces, {wanted} are asked for", "Lower sizes.*.examples in the config"
+            args.pool,
+            f"holds {counted.num_rows} traces, {wanted} are asked for",
+            "Lower sizes.*.examples in the config",
         )
-    dropped = records.parquet_provenance(args.pool)["card"]["dropped"]  # the pool's card, as the pool itself carries it
+    dropped = records.parquet_provenance(args.pool)["card"][
+        "dropped"
+    ]  # the pool's card, as the pool itself carries it
     batches = first(records.parquet_batches(args.pool, CONTENT, BATCH), wanted)
     head = next(batches)
     with records.parquet_writer(args.out, head.schema.remove_metadata(), records.provenance(args)) as writer:

@@ -1,7 +1,8 @@
-"""Write the miniature's data: traces to learn from, problems to practise RL on, held-out problems to be tested on.
+"""Write the miniature's data: traces to learn from, problems to practise RL on, held-out problems to be
+tested on.
 
-The traces have the columns of OpenR1-Math-220k that Valley reads, so every later rule treats them as it would the real
-ones: `generations` holds the long chain of thought, `solution` the short one, `answer` the result.
+The traces have the columns of OpenR1-Math-220k that Valley reads, so every later rule treats them as it would
+the real ones: `generations` holds the long chain of thought, `solution` the short one, `answer` the result.
 
     python scripts/synthesize.py --traces-out /tmp/traces.parquet --traces 4096 --task-out /tmp/chain.parquet --task 384 \\
         --rl-out /tmp/rl.parquet --rl 2048 --lengths 2 --seed 0
@@ -16,15 +17,25 @@ from valley import chain, flags, records
 def trace_row(problem: chain.Problem) -> dict:
     """One problem in the columns of OpenR1-Math-220k."""
     return {
-        "uuid": f"chain/{problem.text}", "problem": problem.text, "answer": str(problem.answer), "source": "chain",
-        "solution": chain.short_response(problem), "generations": [chain.long_response(problem)],
-        "correctness_math_verify": [True], "finish_reasons": ["stop"],
-    }  # fmt: skip
+        "uuid": f"chain/{problem.text}",
+        "problem": problem.text,
+        "answer": str(problem.answer),
+        "source": "chain",
+        "solution": chain.short_response(problem),
+        "generations": [chain.long_response(problem)],
+        "correctness_math_verify": [True],
+        "finish_reasons": ["stop"],
+    }
 
 
 def task_row(problem: chain.Problem) -> dict:
     """One problem in the columns of a task (as `fetch_task` writes them)."""
-    return {"id": f"chain/{problem.text}", "problem": problem.text, "answer": str(problem.answer), "level": len(problem.steps)}
+    return {
+        "id": f"chain/{problem.text}",
+        "problem": problem.text,
+        "answer": str(problem.answer),
+        "level": len(problem.steps),
+    }
 
 
 def main():
@@ -42,12 +53,16 @@ def main():
     rng = random.Random(args.seed)
     provenance = records.provenance(args)
     train = chain.draw_many(rng, args.traces + args.rl, args.lengths, test=False)
-    records.write_parquet(args.traces_out, [trace_row(p) for p in train[: args.traces]], provenance=provenance)
+    records.write_parquet(
+        args.traces_out, [trace_row(p) for p in train[: args.traces]], provenance=provenance
+    )
     # RL problems differ from the traces': what RL adds is then not a second look at the same problems.
     records.write_parquet(args.rl_out, [task_row(p) for p in train[args.traces :]], provenance=provenance)
     held_out = chain.draw_many(rng, args.task, args.lengths, test=True)
     records.write_parquet(args.task_out, [task_row(p) for p in held_out], provenance=provenance)
-    records.done(f"{args.traces} traces, {args.rl} RL problems, {args.task} held-out problems", args.traces_out.parent)
+    records.done(
+        f"{args.traces} traces, {args.rl} RL problems, {args.task} held-out problems", args.traces_out.parent
+    )
 
 
 if __name__ == "__main__":

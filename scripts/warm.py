@@ -1,12 +1,14 @@
-"""Run a script in a process that has already imported torch, transformers and TRL: the same result, seconds sooner.
+"""Run a script in a process that has already imported torch, transformers and TRL: the same result, seconds
+sooner.
 
     python scripts/warm.py scripts/sft.py --model … --out …        # as `python scripts/sft.py --model … --out …`
 
-Importing TRL costs 5–10 s a process; a miniature study starts some 200, so imports would take as long as the work. The
-first call starts a server that imports them once; each call then forks a child of it. The child gets the caller's
-arguments, environment, working directory and standard streams; the caller passes signals on and returns its exit code.
-The server belongs to one user, interpreter and set of start-up variables and ends when idle. It serves CPU studies only
-(`warm_start: true` in the config): a process that has used a GPU cannot fork.
+Importing TRL costs 5–10 s a process; a miniature study starts some 200, so imports would take as long as the
+work. The first call starts a server that imports them once; each call then forks a child of it. The child
+gets the caller's arguments, environment, working directory and standard streams; the caller passes signals on
+and returns its exit code. The server belongs to one user, interpreter and set of start-up variables and ends
+when idle. It serves CPU studies only (`warm_start: true` in the config): a process that has used a GPU cannot
+fork.
 """
 
 import array
@@ -27,18 +29,27 @@ import time
 from pathlib import Path
 
 IDLE_SECONDS = 60
-# Most of what any script imports; the trainers' and the miniature model's modules by name, for they load lazily.
+# Most of what any script imports; the trainers' and the miniature model's modules by name, for they load
+# lazily.
 PRELOADED = (
     "datasets", "jinja2", "math_verify", "pandas", "pyarrow.parquet", "scipy.stats", "torch", "seaborn",
     "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2", "transformers.trainer",
     "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer",
 )  # fmt: skip
 # What a library reads when it is loaded: a server started under other values cannot stand in.
-START_UP = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
+START_UP = (
+    "OMP_NUM_THREADS",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "PYTHONPATH",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 def socket_path() -> Path:
-    """Where the server of this user, interpreter and start-up environment listens (a folder only we can enter)."""
+    """Where the server of this user, interpreter and start-up environment listens (a folder only we can
+    enter).
+    """
     identity = [sys.executable, Path(__file__).read_text(), *map(os.environ.get, START_UP)]
     folder = Path(tempfile.gettempdir()) / f"valley-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -58,8 +69,13 @@ def connect(path: Path) -> socket.socket:
             link.close()
         if attempt == 0:
             with open(path.with_suffix(".log"), "ab") as log:
-                subprocess.Popen([sys.executable, __file__, "--serve", str(path)], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=log, start_new_session=True)  # fmt: skip
+                subprocess.Popen(
+                    [sys.executable, __file__, "--serve", str(path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
         time.sleep(0.1)
     sys.exit(f"error: {path}: no server came up in two minutes. See {path.with_suffix('.log')}")
 
@@ -67,7 +83,9 @@ def connect(path: Path) -> socket.socket:
 def call(arguments: list[str]) -> int:
     """Have the server run `arguments` (a script and its flags) and return the exit code."""
     link = connect(socket_path())
-    request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+    request = json.dumps(
+        {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    ).encode()
     socket.send_fds(link, [len(request).to_bytes(8, "big")], [0, 1, 2])
     link.sendall(request)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -101,7 +119,8 @@ def child(request: dict, descriptors) -> int:
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     code = 0
     try:
-        # By its full path: workers that the script starts would look for a relative one in the server's first folder.
+        # By its full path: workers that the script starts would look for a relative one in the server's first
+        # folder.
         runpy.run_path(os.path.abspath(sys.argv[0]), run_name="__main__")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1

@@ -12,7 +12,11 @@ from valley import environment
 
 environment.prepare(warm_start=True)  # the same as the Snakefile's, so that all tests share one warm process
 os.environ["OMP_NUM_THREADS"] = "1"
-for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of `make test`: a make that a test starts is no part of it
+for name in (
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
+):  # of `make test`: a make that a test starts is no part of it
     os.environ.pop(name, None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -22,9 +26,14 @@ SMOKE = [*MINIATURE, "config/smoke.yaml"]
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of the project's own files in `folder`, so that a test disturbs nothing and finds nothing left from before."""
+    """A copy of the project's own files in `folder`, so that a test disturbs nothing and finds nothing left
+    from before.
+    """
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     names = listed.stdout.split("\n") if listed.returncode == 0 else []
     for name in filter(None, names):
@@ -38,7 +47,11 @@ def checkout(folder: Path) -> Path:
 def run(command: list, folder: Path = REPOSITORY, ok: bool = True, **variables) -> str:
     """Standard output and error of a command; a test fails when the exit code is not as expected (`ok`)."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=folder, capture_output=True, text=True, env=os.environ | variables
+        [str(part) for part in command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | variables,
     )
     text = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, text[-6000:]

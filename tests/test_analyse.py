@@ -25,7 +25,9 @@ def table(*cells: list[dict]) -> pandas.DataFrame:
 
 def test_a_drop_splits_into_classes_and_says_what_became_of_solved_problems():
     base = rows("base", {"a": ["correct", "correct"], "b": ["correct", "wrong"], "c": ["wrong", "wrong"]})
-    after = rows("sft-8k", {"a": ["truncated", "correct"], "b": ["looping", "looping"], "c": ["no answer", "correct"]})
+    after = rows(
+        "sft-8k", {"a": ["truncated", "correct"], "b": ["looping", "looping"], "c": ["no answer", "correct"]}
+    )
     split = analyse.drop(analyse.by_problem(table(base, after)), ["t"])
     split = split[split.run == "sft-8k"].set_index("outcome")
     assert split.change["correct"] == pytest.approx(2 / 6 - 3 / 6)
@@ -46,14 +48,18 @@ def test_a_cell_without_its_base_has_no_drop_but_its_shares():
 
 def test_a_lower_limit_cuts_what_is_longer_and_a_cut_response_is_wrong():
     grades = table(
-        rows("base", {"a": ["correct"], "b": ["correct"]}, 400), rows("base", {"c": ["correct"], "d": ["wrong"]}, 1600)
+        rows("base", {"a": ["correct"], "b": ["correct"]}, 400),
+        rows("base", {"c": ["correct"], "d": ["wrong"]}, 1600),
     )
     budget = analyse.budget(grades, ["t"]).set_index("limit").accuracy
     assert budget.to_dict() == {100: 0, 200: 0, 400: 0.5, 800: 0.5, 1600: 0.75}
 
 
 def test_the_headline_is_the_mean_of_tasks_not_of_responses():
-    grades = table(rows("base", {"a": ["correct"]}), rows("base", {"b": ["wrong"], "c": ["wrong"], "d": ["wrong"]}, task="u"))
+    grades = table(
+        rows("base", {"a": ["correct"]}),
+        rows("base", {"b": ["wrong"], "c": ["wrong"], "d": ["wrong"]}, task="u"),
+    )
     assert analyse.budget(grades, ["t", "u"]).accuracy.iloc[-1] == pytest.approx(0.5)
 
 
@@ -66,7 +72,9 @@ def cell(seed: int, accuracy: float, run: str = "base", examples: int = 0) -> di
 def test_the_noise_band_needs_five_pairs_and_comes_from_repeated_cells():
     few = pandas.DataFrame([cell(0, 0.4), cell(1, 0.6), cell(2, 0.5)])  # three pairs
     assert context.replicates(few, 0.95).empty
-    more = pandas.concat([few, pandas.DataFrame([cell(s, a, "sft-8k", 8000) for s, a in enumerate([0.1, 0.3, 0.2])])])
+    more = pandas.concat(
+        [few, pandas.DataFrame([cell(s, a, "sft-8k", 8000) for s, a in enumerate([0.1, 0.3, 0.2])])]
+    )
     found = context.replicates(more, 0.95).set_index("measure").loc["accuracy"]
     assert (found.pairs, found.sd) == (6, pytest.approx(0.1))
     assert found.band == pytest.approx(2.776 * 2**0.5 * 0.1, rel=1e-3)  # t with 4 degrees of freedom

@@ -40,7 +40,11 @@ def test_a_calculation_is_an_operation_that_an_equality_works_off(text, found):
 def test_every_expression_is_worked_out_as_python_would(terms, last, right):
     text = "".join(f"{number}{sign}" for number, sign in terms) + str(last)
     result = eval(text) + (not right)
-    assert calculations.count(f"{text}={result}") == (len(terms), int(not right), None if right else len(terms))
+    assert calculations.count(f"{text}={result}") == (
+        len(terms),
+        int(not right),
+        None if right else len(terms),
+    )
 
 
 @given(st.text(alphabet="0123456789+-*/()=. \n", max_size=200))
@@ -54,7 +58,11 @@ def test_no_text_of_numbers_and_signs_is_too_odd(text):
     ("text", "marked", "place"),
     [
         ("2+2=4\nthen 3*4 = 13 and 1+1=3", "3*4 = 13", 2),
-        (r"2+2=4, \frac{12}{4} = 5 here", r"2+2=4, \frac{12}{4} = 5 here", 2),  # rewritten to be read: the line
+        (
+            r"2+2=4, \frac{12}{4} = 5 here",
+            r"2+2=4, \frac{12}{4} = 5 here",
+            2,
+        ),  # rewritten to be read: the line
         ("b+5:63+5:3+5=9,6+0=6", "3+5=9", 1),
         ("2+2=4", None, None),
     ],

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from valley import chain
 
 EXAMPLE = chain.Problem(63, (("b", 5), ("c", -7)))
-problems = st.builds(lambda seed, length: chain.draw(random.Random(seed), length), st.integers(), st.sampled_from([2, 3, 4]))
+problems = st.builds(
+    lambda seed, length: chain.draw(random.Random(seed), length), st.integers(), st.sampled_from([2, 3, 4])
+)
 
 
 def test_the_documented_example_is_written_as_documented():
@@ -58,7 +60,11 @@ def test_pretraining_never_shows_a_held_out_problem_with_its_answer():
 
     rng = random.Random(0)
     texts = [pretrain.sample(rng, [2]) for _ in range(3000)]
-    answered = {context.removeprefix("<user>").removesuffix("<assistant>") for context, text in texts if "boxed" in text}
+    answered = {
+        context.removeprefix("<user>").removesuffix("<assistant>")
+        for context, text in texts
+        if "boxed" in text
+    }
     assert answered
     for text in answered:
         steps = tuple((label, int(operand)) for label, operand in re.findall(r"([b-g])([+-]\d)", text))

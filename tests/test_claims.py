@@ -1,4 +1,6 @@
-"""Claims, recovery and recipes: verdicts on tables in which the truth is known, and how often the intervals hold it."""
+"""Claims, recovery and recipes: verdicts on tables in which the truth is known, and how often the intervals
+hold it.
+"""
 
 import types
 
@@ -18,18 +20,31 @@ CLAIMS = yaml.safe_load((REPOSITORY / "workflow/reference/claims.yaml").read_tex
 TASKS = types.SimpleNamespace(headline=["a", "b"], length=["b"], calculations=["b"])
 EXAMPLES = {"8k": 8000, "64k": 64000, "220k": 220000}
 PLAIN = {"base": 0.5, "sft-8k": 0.2, "sft-64k": 0.6, "sft-220k": 0.8}
-RL = {"base+rl@50": 0.6, "base+rl": 0.65, "sft-8k+rl@50": 0.3, "sft-8k+rl": 0.35, "sft-220k+rl@50": 0.85, "sft-220k+rl": 0.9}
+RL = {
+    "base+rl@50": 0.6,
+    "base+rl": 0.65,
+    "sft-8k+rl@50": 0.3,
+    "sft-8k+rl": 0.35,
+    "sft-220k+rl@50": 0.85,
+    "sft-220k+rl": 0.9,
+}
 
 
 def problems(
     accuracy: dict, length: dict, rng, count: int = 200, samples: int = 4, extra: dict | None = None
 ) -> pandas.DataFrame:
-    """A problems table: `accuracy` and `length` by (model, run, seed); problems are easy or hard for all cells alike."""
+    """A problems table: `accuracy` and `length` by (model, run, seed); problems are easy or hard for all
+    cells alike.
+    """
     rows = []
     for task in ("a", "b"):
         ease = rng.normal(size=count)
         for (model, run, seed), mean in accuracy.items():
-            rate = 1 / (1 + numpy.exp(-(numpy.log(mean / (1 - mean)) + ease))) if 0 < mean < 1 else numpy.full(count, mean)
+            rate = (
+                1 / (1 + numpy.exp(-(numpy.log(mean / (1 - mean)) + ease)))
+                if 0 < mean < 1
+                else numpy.full(count, mean)
+            )
             correct = rng.binomial(samples, rate) / samples
             tokens = rng.normal(length.get((model, run, seed), 100), 10, size=count)
             values = {"correct": correct, "correct_boxed": correct, "correct_paper": correct, "tokens": tokens, "reflective": 0.0,
@@ -41,24 +56,42 @@ def problems(
 
 
 def study(accuracy: dict, length: dict | None = None, missing: tuple = (), **kind) -> Study:
-    """A study of one seed a run, `accuracy` by run or by (model, run, seed); `missing` cells are asked for but not there."""
+    """A study of one seed a run, `accuracy` by run or by (model, run, seed); `missing` cells are asked for
+    but not there.
+    """
     named = {key if isinstance(key, tuple) else ("M", key, 0): value for key, value in accuracy.items()}
-    lengths = {key if isinstance(key, tuple) else ("M", key, 0): value for key, value in (length or {}).items()}
+    lengths = {
+        key if isinstance(key, tuple) else ("M", key, 0): value for key, value in (length or {}).items()
+    }
     table = problems(
-        {key: value for key, value in named.items() if key not in missing}, lengths, numpy.random.default_rng(1), **kind
+        {key: value for key, value in named.items() if key not in missing},
+        lengths,
+        numpy.random.default_rng(1),
+        **kind,
     )
     return Study(table, list(named), EXAMPLES, TASKS)
 
 
-def verdict(claim: str, part: str, of: Study, reflective: bool = True, fits=None, parameters=None, **changes) -> str:
+def verdict(
+    claim: str, part: str, of: Study, reflective: bool = True, fits=None, parameters=None, **changes
+) -> str:
     """The verdict on a part of a claim as claims.py writes it."""
     fits = pandas.DataFrame(columns=["model", "run", "p_value", "verdict"]) if fits is None else fits
     points = contrasts.recovery(of, 0.95)
-    row, _ = claims.part_row(of, CLAIMS[claim]["parts"][part] | changes, fits, points, parameters or {}, reflective, 0.95)
+    row, _ = claims.part_row(
+        of, CLAIMS[claim]["parts"][part] | changes, fits, points, parameters or {}, reflective, 0.95
+    )
     return row["verdict"]
 
 
-LONG = {"base": 100, "sft-8k": 900, "sft-64k": 800, "sft-220k": 700, "sft-220k+rl": 500, "sft-220k+rl@50": 500}
+LONG = {
+    "base": 100,
+    "sft-8k": 900,
+    "sft-64k": 800,
+    "sft-220k": 700,
+    "sft-220k+rl": 500,
+    "sft-220k+rl@50": 500,
+}
 CURVE = {**PLAIN, **RL}
 
 
@@ -76,7 +109,9 @@ CURVE = {**PLAIN, **RL}
         ("C6", "above", CURVE, CURVE | {"sft-220k+rl": 0.3, "sft-220k+rl@50": 0.3}, CURVE | {"sft-220k+rl": 0.63, "sft-220k+rl@50": 0.63}),
     ],
 )  # fmt: skip
-def test_a_claim_on_accuracy_holds_where_it_is_true_and_fails_where_it_is_wrong(claim, part, holds, fails, undecided):
+def test_a_claim_on_accuracy_holds_where_it_is_true_and_fails_where_it_is_wrong(
+    claim, part, holds, fails, undecided
+):
     assert verdict(claim, part, study(holds, LONG)) == "holds"
     assert verdict(claim, part, study(fails, LONG)) == "fails"
     assert verdict(claim, part, study(undecided, LONG)) == "undecided"
@@ -90,7 +125,9 @@ def test_a_claim_on_accuracy_holds_where_it_is_true_and_fails_where_it_is_wrong(
         ("C6", "shorter", "sft-220k+rl", 400, 900, 700),
     ],
 )
-def test_a_claim_on_length_holds_where_it_is_true_and_fails_where_it_is_wrong(claim, part, of, holds, fails, undecided):
+def test_a_claim_on_length_holds_where_it_is_true_and_fails_where_it_is_wrong(
+    claim, part, of, holds, fails, undecided
+):
     for length, expected in ((holds, "holds"), (fails, "fails"), (undecided, "undecided")):
         changed = LONG | {of: length} | ({"sft-220k+rl@50": length} if "+rl" in of else {})
         assert verdict(claim, part, study(CURVE, changed)) == expected
@@ -98,7 +135,11 @@ def test_a_claim_on_length_holds_where_it_is_true_and_fails_where_it_is_wrong(cl
 
 def test_claims_on_reflection_are_read_off_the_responses():
     def reflecting(before, after, gap):
-        share = {"reflective": after, "tokens": 5000.0, "tokens_reflective": after * (5000 + (1 - after) * gap)}
+        share = {
+            "reflective": after,
+            "tokens": 5000.0,
+            "tokens_reflective": after * (5000 + (1 - after) * gap),
+        }
         extra = {
             ("qwen2.5-1.5b", "sft-8k", 0): share,
             ("qwen2.5-1.5b", "base", 0): {"reflective": before, "tokens_reflective": before * 100},
@@ -106,7 +147,9 @@ def test_claims_on_reflection_are_read_off_the_responses():
         accuracy = {("qwen2.5-1.5b", run, 0): value for run, value in PLAIN.items()}
         table = problems(accuracy, {}, numpy.random.default_rng(0), extra=extra)
         rng = numpy.random.default_rng(2)  # some spread, or the intervals are points
-        table["reflective"] = numpy.where(table.run == "sft-8k", rng.binomial(40, table.reflective) / 40, table.reflective)
+        table["reflective"] = numpy.where(
+            table.run == "sft-8k", rng.binomial(40, table.reflective) / 40, table.reflective
+        )
         return Study(table, list(accuracy), EXAMPLES, TASKS)
 
     true, wrong = reflecting(0.0, 0.75, 2000), reflecting(0.4, 0.2, 6000)
@@ -121,7 +164,9 @@ def test_error_rates_and_the_fit_of_p_to_the_k_can_only_refute():
     assert verdict("C5", "no worse a step", study(PLAIN, extra=worse)) == "fails"
     assert verdict("C5", "no worse a step", study(PLAIN, extra=better)) == "holds"
     for p_value, expected in ((0.001, "fails"), (0.6, "undecided")):
-        fits = pandas.DataFrame([{"model": "M", "run": "sft-8k", "p_value": p_value, "verdict": "of the fit"}])
+        fits = pandas.DataFrame(
+            [{"model": "M", "run": "sft-8k", "p_value": p_value, "verdict": "of the fit"}]
+        )
         assert verdict("C5", "adding up", study(PLAIN), fits=fits) == expected
 
 
@@ -132,20 +177,31 @@ def test_an_order_of_model_sizes_needs_enough_models(models, expected):
     for i in range(models):
         sizes = ["sft-8k", "sft-64k", "sft-220k"]
         above = sizes[sizes.index(recovers[i]) :]
-        accuracy |= {(f"m{i}", run, 0): 0.8 if run in above else 0.2 for run in sizes} | {(f"m{i}", "base", 0): 0.5}
+        accuracy |= {(f"m{i}", run, 0): 0.8 if run in above else 0.2 for run in sizes} | {
+            (f"m{i}", "base", 0): 0.5
+        }
     parameters = {f"m{i}": float(i + 1) for i in range(models)}
     assert verdict("C2", "sooner", study(accuracy), parameters=parameters) == expected
     backwards = {f"m{i}": float(models - i) for i in range(models)}
-    assert verdict("C2", "sooner", study(accuracy), parameters=backwards) == ("fails" if models == 6 else "undecided")
+    assert verdict("C2", "sooner", study(accuracy), parameters=backwards) == (
+        "fails" if models == 6 else "undecided"
+    )
 
 
 def test_one_model_refutes_every_model_and_a_missing_cell_leaves_it_open():
-    both = {("A", run, 0): value for run, value in PLAIN.items()} | {("B", run, 0): value for run, value in PLAIN.items()}
+    both = {("A", run, 0): value for run, value in PLAIN.items()} | {
+        ("B", run, 0): value for run, value in PLAIN.items()
+    }
     assert verdict("C1", "loss", study(both)) == "holds"
     assert verdict("C1", "loss", study(both | {("B", "sft-8k", 0): 0.7})) == "fails"
     assert verdict("C1", "loss", study(both, missing=(("B", "sft-8k", 0),))) == "undecided"
-    assert verdict("C1", "loss", study(both | {("B", "sft-8k", 0): 0.7}, missing=(("A", "sft-8k", 0),))) == "fails"
-    never = study({("gemma3-1b", run, 0): value for run, value in (PLAIN | {"sft-64k": 0.3, "sft-220k": 0.35}).items()})
+    assert (
+        verdict("C1", "loss", study(both | {("B", "sft-8k", 0): 0.7}, missing=(("A", "sft-8k", 0),)))
+        == "fails"
+    )
+    never = study(
+        {("gemma3-1b", run, 0): value for run, value in (PLAIN | {"sft-64k": 0.3, "sft-220k": 0.35}).items()}
+    )
     assert verdict("C2", "never", never) == "holds"
     assert verdict("C2", "gain", never) == "not applicable"
     assert verdict("C6", "below", study(PLAIN)) == "not applicable"
@@ -188,43 +244,60 @@ def test_the_recovery_point_lies_between_two_sizes_with_an_interval_around():
 
 
 def test_recipes_stand_beside_the_base_and_the_protocol():
-    table = contrasts.recipes(study(PLAIN | {"sft-8k.short": 0.45}), 0.95).query("seed == 'all'").set_index("run")
+    table = (
+        contrasts.recipes(study(PLAIN | {"sft-8k.short": 0.45}), 0.95).query("seed == 'all'").set_index("run")
+    )
     assert table.loc["sft-8k.short", "to_protocol_low"] > 0.1
     assert table.loc["sft-8k", "change_high"] < 0
     assert numpy.isnan(table.loc["sft-8k", "to_protocol"])
 
 
 def simulated(rng, seeds: int, effect: float, spread: float, count: int = 100) -> list[tuple]:
-    """Cells of `seeds` trainings whose accuracy differs by `effect` on average over problems and seeds, clear of 0 and 1."""
+    """Cells of `seeds` trainings whose accuracy differs by `effect` on average over problems and seeds, clear
+    of 0 and 1.
+    """
     easy, harm = rng.uniform(0.35, 0.65, size=count), rng.normal(effect, 0.1, size=count)
     pairs = []
     for _ in range(seeds):
         shift = rng.normal(0, spread)
         sides = [rng.binomial(4, numpy.clip(rate, 0, 1)) / 4 for rate in (easy + harm + shift, easy)]
-        pairs.append(tuple(inference.Cell({"a": numpy.tile(side[:, None], len(COLUMNS))}, {"a": 4}, {}) for side in sides))
+        pairs.append(
+            tuple(
+                inference.Cell({"a": numpy.tile(side[:, None], len(COLUMNS))}, {"a": 4}, {}) for side in sides
+            )
+        )
     return pairs
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.05), (5, 0.05)])
 def test_intervals_hold_the_truth_as_often_as_they_say_and_false_verdicts_are_rare(seeds, spread):
-    """Nominal 95 %, found 93–96; the standard error of 1,000 simulations is 0.7 %. With few seeds intervals are rather too wide."""
+    """Nominal 95 %, found 93–96; the standard error of 1,000 simulations is 0.7 %. With few seeds intervals
+    are rather too wide.
+    """
     rng = numpy.random.default_rng(1)
     truth, inside, decided = -0.1, 0, 0
     for _ in range(1000):
-        estimate = inference.estimate(simulated(rng, seeds, truth, spread), "accuracy", "minus", ["a"], ["a"], "headline")
+        estimate = inference.estimate(
+            simulated(rng, seeds, truth, spread), "accuracy", "minus", ["a"], ["a"], "headline"
+        )
         low, high = estimate.interval(0.95)
         inside += low <= truth <= high
-        decided += inference.decide((low, high), {"below": truth}) != "undecided"  # neither is true of the average
+        decided += (
+            inference.decide((low, high), {"below": truth}) != "undecided"
+        )  # neither is true of the average
     assert 0.93 <= inside / 1000 <= 0.995
     assert decided / 1000 <= 0.07
 
 
 def test_every_is_seldom_refuted_by_chance_however_many_models_there_are():
-    """Holm: nine models, all exactly at the threshold; "every is below" is refuted wrongly in at most 5 % (2.5 % a side)."""
+    """Holm: nine models, all exactly at the threshold; "every is below" is refuted wrongly in at most 5 %
+    (2.5 % a side).
+    """
     rng, refuted, proved = numpy.random.default_rng(1), 0, 0
     for _ in range(100):
         models = [
-            inference.estimate(simulated(rng, 1, 0.0, 0.0, 60), "accuracy", "minus", ["a"], ["a"], "headline") for _ in range(9)
+            inference.estimate(simulated(rng, 1, 0.0, 0.0, 60), "accuracy", "minus", ["a"], ["a"], "headline")
+            for _ in range(9)
         ]
         verdict = inference.every(models, {"below": 0.0}, 0.95)
         refuted, proved = refuted + (verdict == "fails"), proved + (verdict == "holds")
@@ -237,7 +310,9 @@ def test_the_recovery_interval_holds_the_true_point():
     truth = {"base": 0.5, "sft-8k": 0.35, "sft-64k": 0.48, "sft-220k": 0.6}  # back above its base at 220k
     for _ in range(60):
         table = problems({("M", run, 0): value for run, value in truth.items()}, {}, rng, count=80)
-        point = contrasts.recovery(Study(table, [("M", run, 0) for run in truth], EXAMPLES, TASKS), 0.95).iloc[0]
+        point = contrasts.recovery(
+            Study(table, [("M", run, 0) for run in truth], EXAMPLES, TASKS), 0.95
+        ).iloc[0]
         inside += point.earliest <= 64000 and point.latest >= 220000
     assert inside / 60 >= 0.9
 
@@ -250,10 +325,14 @@ def test_p_to_the_k_is_recovered_where_it_is_true_and_rejected_where_it_is_not()
         found = accumulation.fit(steps, rng.random(600) < 0.93**steps, numpy.repeat(numpy.arange(200), 3))
         rejected += found["verdict"] == "fails"
         inside += found["p_low"] <= 0.93 <= found["p_high"]
-    assert rejected / 500 <= 0.09  # nominal 5 %, found 7: with few problems the test rejects a little too often
+    assert (
+        rejected / 500 <= 0.09
+    )  # nominal 5 %, found 7: with few problems the test rejects a little too often
     assert 0.92 <= inside / 500 <= 0.98
     steps = numpy.repeat(rng.integers(2, 16, size=200), 3)
-    flat = accumulation.fit(steps, rng.random(600) < 0.5, numpy.repeat(numpy.arange(200), 3))  # the same at every length
+    flat = accumulation.fit(
+        steps, rng.random(600) < 0.5, numpy.repeat(numpy.arange(200), 3)
+    )  # the same at every length
     assert flat["verdict"] == "fails"
 
 
@@ -264,8 +343,12 @@ def test_the_fit_of_p_to_the_k_agrees_with_a_generalised_linear_model():
     steps, problem = rng.integers(2, 16, size=500), numpy.repeat(numpy.arange(100), 5)
     correct = (rng.random(500) < 0.95**steps).astype(float)
     ours = accumulation.fit(steps, correct, problem)
-    model = sm.GLM(correct, steps[:, None].astype(float), family=sm.families.Binomial(link=sm.families.links.Log()))
-    theirs = model.fit(start_params=[-0.05], cov_type="cluster", cov_kwds={"groups": problem, "use_correction": False})
+    model = sm.GLM(
+        correct, steps[:, None].astype(float), family=sm.families.Binomial(link=sm.families.links.Log())
+    )
+    theirs = model.fit(
+        start_params=[-0.05], cov_type="cluster", cov_kwds={"groups": problem, "use_correction": False}
+    )
     assert numpy.log(ours["p"]) == pytest.approx(theirs.params[0], abs=1e-5)
     assert numpy.log(ours["p_high"]) == pytest.approx(theirs.conf_int()[0][1], abs=1e-4)
 

@@ -1,4 +1,6 @@
-"""Two studies side by side: what is equal reads as equal, a shift is found, other problems are not paired, gaps are named."""
+"""Two studies side by side: what is equal reads as equal, a shift is found, other problems are not paired,
+gaps are named.
+"""
 
 import json
 import re
@@ -15,8 +17,20 @@ RUNS = ("base", "sft-8k", "sft-220k", "sft-8k.wide")
 SIZES = {"aime24": (30, 8), "amc23": (40, 8), "math500": (100, 4)}
 
 
-def study(folder, shift=0.0, models=("m",), runs=RUNS, seeds=(0, 1), prefix="p", headline=tuple(SIZES), answer="7", length=0):
-    """A study of three tasks on disk: rates of problems from one random stream, `shift` added to those of sft-8k."""
+def study(
+    folder,
+    shift=0.0,
+    models=("m",),
+    runs=RUNS,
+    seeds=(0, 1),
+    prefix="p",
+    headline=tuple(SIZES),
+    answer="7",
+    length=0,
+):
+    """A study of three tasks on disk: rates of problems from one random stream, `shift` added to those of
+    sft-8k.
+    """
     rows = []
     for model in models:
         for name in runs:
@@ -24,7 +38,10 @@ def study(folder, shift=0.0, models=("m",), runs=RUNS, seeds=(0, 1), prefix="p",
                 drawn = numpy.random.default_rng([RUNS.index(name), seed])
                 for task, (problems, samples) in SIZES.items():
                     rate = numpy.clip(drawn.beta(1, 2, problems) + (shift if name == "sft-8k" else 0), 0, 1)
-                    solved, tokens = numpy.round(rate * samples) / samples, drawn.normal(1000, 100, problems) + length
+                    solved, tokens = (
+                        numpy.round(rate * samples) / samples,
+                        drawn.normal(1000, 100, problems) + length,
+                    )
                     rows += [{"model": model, "run": name, "seed": seed, "task": task, "id": f"{prefix}{i}", "samples": samples,
                               "correct": c, "correct_paper": c, "tokens": t} for i, (c, t) in
                              enumerate(zip(solved, tokens, strict=True))]  # fmt: skip
@@ -37,7 +54,11 @@ def study(folder, shift=0.0, models=("m",), runs=RUNS, seeds=(0, 1), prefix="p",
     }  # fmt: skip
     records.write_json(report / "config.json", config)
     (report / "finding.txt").write_text("a finding\n")
-    gold = [{"task": task, "id": f"{prefix}{i}", "gold": answer} for task, (n, _) in SIZES.items() for i in range(n)]
+    gold = [
+        {"task": task, "id": f"{prefix}{i}", "gold": answer}
+        for task, (n, _) in SIZES.items()
+        for i in range(n)
+    ]
     records.write_parquet(folder / "results/m/base/seed0/grades.parquet", gold)
     return folder
 
@@ -52,14 +73,21 @@ def test_a_study_and_itself_differ_nowhere(tmp_path):
     one = study(tmp_path / "one")
     output, table, page = compare(tmp_path, one, one)
     assert set(table.interval) == {"paired"}
-    assert (table[["difference", "length_difference", "length_low", "length_high"]].fillna(0) == 0).all(axis=None)
+    assert (table[["difference", "length_difference", "length_low", "length_high"]].fillna(0) == 0).all(
+        axis=None
+    )
     assert (table.low <= 0).all()
     assert (table.high >= 0).all()
     assert len(table) == len(RUNS) * (len(SIZES) + 1) * 3  # over seeds, seed 0, seed 1
-    assert "over problems: 0 of 4 intervals exclude zero; were nothing different, about 0.2 of 4 would by chance" in output
+    assert (
+        "over problems: 0 of 4 intervals exclude zero; were nothing different, about 0.2 of 4 would by chance"
+        in output
+    )
     assert page.count("<svg") == 2
     assert "<script" not in page
-    assert not re.search(r'(?:src|href)\s*=\s*"(?!#)|url\((?!#)|@import', page)  # nothing is loaded from anywhere
+    assert not re.search(
+        r'(?:src|href)\s*=\s*"(?!#)|url\((?!#)|@import', page
+    )  # nothing is loaded from anywhere
 
 
 def test_a_known_shift_is_found_in_its_cell_alone_and_is_narrower_paired(tmp_path):
@@ -68,7 +96,11 @@ def test_a_known_shift_is_found_in_its_cell_alone_and_is_narrower_paired(tmp_pat
     whole = table[(table.task == HEADLINE) & (table.seed == "all")].set_index("run")
     assert whole.loc["sft-8k", "low"] > 0.1
     assert whole.loc["sft-8k", "difference"] == pytest.approx(0.14, abs=0.02)
-    assert whole.loc["sft-8k", "seeds_low"] <= whole.loc["sft-8k", "difference"] <= whole.loc["sft-8k", "seeds_high"]
+    assert (
+        whole.loc["sft-8k", "seeds_low"]
+        <= whole.loc["sft-8k", "difference"]
+        <= whole.loc["sft-8k", "seeds_high"]
+    )
     assert (whole.drop("sft-8k").difference == 0).all()
     assert whole.length_difference.to_numpy() == pytest.approx(40)
     assert "1 of 4 intervals exclude zero" in page
@@ -112,7 +144,11 @@ def test_cells_that_one_side_lacks_are_listed_and_seeds_are_those_of_both(tmp_pa
 def test_against_the_paper_our_interval_stands_alone_and_missing_values_are_named(tmp_path):
     ours = study(tmp_path / "ours", runs=("base", "sft-8k", "sft-220k", "sft-8k.wide"))
     output, table, page = compare(tmp_path, ours, "paper")
-    assert table.run.tolist() == ["base", "sft-8k", "sft-220k"]  # 225,129 stands for the paper's 220,000; no control
+    assert table.run.tolist() == [
+        "base",
+        "sft-8k",
+        "sft-220k",
+    ]  # 225,129 stands for the paper's 220,000; no control
     assert set(table.interval) == {"one side"}
     base = table.set_index("run").loc["base"]
     assert base.b == pytest.approx(0.284)
@@ -129,7 +165,9 @@ def test_against_the_paper_our_interval_stands_alone_and_missing_values_are_name
 
 def test_a_model_under_another_name_is_found_by_rename(tmp_path):
     a, b = study(tmp_path / "a"), study(tmp_path / "b", models=("n",))
-    assert "have no cell in common" in script("compare", "--a", a, "--b", b, "--out", tmp_path / "out", ok=False)
+    assert "have no cell in common" in script(
+        "compare", "--a", a, "--b", b, "--out", tmp_path / "out", ok=False
+    )
     assert "has no model 'x' to rename" in script("compare", "--a", a, "--b", b, "--rename", "x=m", ok=False)
     _, table, _ = compare(tmp_path, a, b, "--rename", "n=m")
     assert set(table.model) == {"m"}
@@ -151,7 +189,11 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
 
 def test_make_compare_names_its_folder_after_both_sides(tmp_path):
     study(tmp_path / "mine")
-    line = run(["make", "--dry-run", "compare", f"A={tmp_path / 'mine'}", "B=paper"], REPOSITORY).strip().splitlines()[-1]
+    line = (
+        run(["make", "--dry-run", "compare", f"A={tmp_path / 'mine'}", "B=paper"], REPOSITORY)
+        .strip()
+        .splitlines()[-1]
+    )
     assert f"scripts/compare.py --a {tmp_path / 'mine'} --b paper" in line
     command = ["python", REPOSITORY / "scripts/compare.py", "--a", tmp_path / "mine", "--b", "paper"]
     assert "comparisons/mine-paper" in run(command, tmp_path)

@@ -1,4 +1,6 @@
-"""SFT under the DeepSpeed configurations of the repository, on CPU (gloo) in place of GPUs: the same result on any number."""
+"""SFT under the DeepSpeed configurations of the repository, on CPU (gloo) in place of GPUs: the same result
+on any number.
+"""
 
 import json
 import os
@@ -16,7 +18,9 @@ from valley import records
 CPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 CONFIGS = sorted((REPOSITORY / "config/deepspeed").glob("*.json"))
 
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="DeepSpeed compiles its CPU optimiser with g++, not found")
+needs_compiler = pytest.mark.skipif(
+    not shutil.which("g++"), reason="DeepSpeed compiles its CPU optimiser with g++, not found"
+)
 
 
 def train(folder: Path, base, data, processes: int, zero: str | None, *flags):

@@ -1,4 +1,6 @@
-"""Environments: the conda files hold exactly the pins of the locks, and the locks hold what the stacks ask for."""
+"""Environments: the conda files hold exactly the pins of the locks, and the locks hold what the stacks ask
+for.
+"""
 
 import re
 from pathlib import Path

@@ -73,7 +73,9 @@ def test_math_verifys_own_pairs_are_judged_as_its_authors_expect():
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     options = ("precision", "strict", "allow_set_relation_comp")
     right = sum(
-        equality.equivalent(row["gold"], row["pred"], **{k: v for k, v in row["other"].items() if k in options})
+        equality.equivalent(
+            row["gold"], row["pred"], **{k: v for k, v in row["other"].items() if k in options}
+        )
         == row["verdict"]
         for row in rows
     )
@@ -84,15 +86,23 @@ def test_every_gold_answer_of_the_benchmarks_can_be_read_and_equals_itself():
     files = sorted((DATA / "benchmarks").glob("*.jsonl"))
     if not files:
         pytest.skip(f"no benchmarks at {DATA / 'benchmarks'}")
-    golds = [str(json.loads(line)["answer"]) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    golds = [
+        str(json.loads(line)["answer"])
+        for file in files
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
     assert equality.unreadable(golds) == []
-    assert [gold for gold in golds if not equality.equivalent(gold, gold)] == []  # by algebra, not as the same string
+    assert [
+        gold for gold in golds if not equality.equivalent(gold, gold)
+    ] == []  # by algebra, not as the same string
 
 
 def test_a_gold_answer_that_cannot_be_read_is_named(tmp_path):
     source = tmp_path / "task.jsonl"
     answers = ["12", r"\text{east}", r"\frac{1}{2}", r"\oint \oint"]
-    source.write_text("\n".join(json.dumps({"id": f"p{i}", "problem": "?", "answer": a}) for i, a in enumerate(answers)))
+    source.write_text(
+        "\n".join(json.dumps({"id": f"p{i}", "problem": "?", "answer": a}) for i, a in enumerate(answers))
+    )
     output = script("fetch_task", "--source", source, "--out", tmp_path / "task.parquet")
     assert "1 unreadable answers" in output
     assert "'p3'" in output

@@ -11,11 +11,23 @@ from valley import records
 
 
 def test_local_traces_keep_what_is_used_and_nothing_else(tmp_path):
-    row = {"problem": "p", "answer": "1", "solution": "s", "generations": ["g"], "source": "x", "uuid": "u", "secret": "no"}
+    row = {
+        "problem": "p",
+        "answer": "1",
+        "solution": "s",
+        "generations": ["g"],
+        "source": "x",
+        "uuid": "u",
+        "secret": "no",
+    }
     records.write_parquet(tmp_path / "in.parquet", [row] * 1200)
     script("fetch_traces", "--source", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
-    assert (table.num_rows, "secret" in table.column_names, "uuid" in table.column_names) == (1200, False, True)
+    assert (table.num_rows, "secret" in table.column_names, "uuid" in table.column_names) == (
+        1200,
+        False,
+        True,
+    )
     assert records.parquet_provenance(tmp_path / "out.parquet")["script"] == "fetch_traces.py"
 
 
@@ -38,7 +50,9 @@ def test_what_is_not_pinned_or_not_there_is_refused(tmp_path, name, flags, messa
 
 
 def test_another_number_of_problems_than_expected_is_refused(tmp_path):
-    """The 90 problems of AIME 2022–24 in place of the 30 of 2024 would be another benchmark under the same name."""
+    """The 90 problems of AIME 2022–24 in place of the 30 of 2024 would be another benchmark under the same
+    name.
+    """
     source = tmp_path / "task.jsonl"
     source.write_text("\n".join(json.dumps({"id": i, "problem": "?", "answer": i}) for i in range(9)))
     flags = ["--source", source, "--out", tmp_path / "task.parquet", "--problems"]
@@ -60,7 +74,9 @@ def test_a_base_far_from_the_papers_stops_with_the_likely_causes(tmp_path):
         output = script("calibrate", "--scores", file, "--reference", reference, "--models",
                         "qwen2.5-1.5b=Qwen2.5-1.5B-Instruct", "--out", tmp_path / "calibration.csv", ok=ok)  # fmt: skip
         assert (tmp_path / "calibration.csv").exists()
-        assert ("1 bases agree" if ok else "differs from the paper's base by more than three standard errors") in output
+        assert (
+            "1 bases agree" if ok else "differs from the paper's base by more than three standard errors"
+        ) in output
         assert ok or "AIME 30 or 90" in output
     row = calibrate.compare("m", scores(0.36), 0.284)
     assert row["distance"] == pytest.approx(0.076 / (2**0.5 * 0.02 / 1.96), rel=1e-6)

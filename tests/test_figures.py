@@ -1,4 +1,6 @@
-"""Every figure from tables of the size of the paper's grid, whole and half-finished; the tables come from the real functions."""
+"""Every figure from tables of the size of the paper's grid, whole and half-finished; the tables come from the
+real functions.
+"""
 
 import argparse
 import re
@@ -22,11 +24,22 @@ import aggregate
 from valley import drawing, grid, statistics
 from valley.study import Study
 
-TASKS = argparse.Namespace(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
-PROBLEMS = {"aime24": 6, "amc23": 6, "math500": 10, "arithmetic": 40}  # few: what is drawn is the number of cells
+TASKS = argparse.Namespace(
+    headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"]
+)
+PROBLEMS = {
+    "aime24": 6,
+    "amc23": 6,
+    "math500": 10,
+    "arithmetic": 40,
+}  # few: what is drawn is the number of cells
 SAMPLES = 4
 SECONDS = 60
-CONTROLS = [("qwen2.5-1.5b", f"sft-8k.{recipe}", seed) for recipe in ("matched", "short", "slow", "wide") for seed in (0, 1)]
+CONTROLS = [
+    ("qwen2.5-1.5b", f"sft-8k.{recipe}", seed)
+    for recipe in ("matched", "short", "slow", "wide")
+    for seed in (0, 1)
+]
 REPEATS = [("qwen2.5-1.5b", run, seed) for run in ("base", "sft-8k", "sft-32k") for seed in (1, 2)]
 
 
@@ -54,14 +67,19 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
 
 def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     """All tables of a study with these cells, made by the functions that make them from real grades."""
-    examples = {name: 220000 if size["examples"] == "all" else size["examples"] for name, size in config["sizes"].items()}
+    examples = {
+        name: 220000 if size["examples"] == "all" else size["examples"]
+        for name, size in config["sizes"].items()
+    }
     rng = numpy.random.default_rng(0)
     scores, grades, curves = {}, [], []
     for model, run, seed in cells:
         parsed = grid.parse_run(run)
         size = examples[parsed.size] if parsed.size else 0
         depth = list(config["models"]).index(model) / 12
-        skill = 0.15 + depth if not size else 0.05 + depth * size / 120000 + 0.15 * (parsed.recipe is not None)
+        skill = (
+            0.15 + depth if not size else 0.05 + depth * size / 120000 + 0.15 * (parsed.recipe is not None)
+        )
         skill = min(0.95, skill + 0.002 * (parsed.step or 100) * parsed.rl)
         length = 700 if not size or parsed.recipe == "short" else 9000 - 2000 * numpy.log10(size / 8000)
         rows = {task: graded(rng, task, skill, length, 0.6 if size else 0.03) for task in PROBLEMS}
@@ -69,11 +87,21 @@ def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
         scores[Path("results", model, run, f"seed{seed}", "scores.json")] = score.score(
             tasks, TASKS.headline, TASKS.length, 0.95
         )
-        grades += [row | {"model": model, "run": run, "seed": seed} for found in rows.values() for row in found]
+        grades += [
+            row | {"model": model, "run": run, "seed": seed} for found in rows.values() for row in found
+        ]
         if parsed.rl and not parsed.step:
             reward = rng.random(100) / 5 + skill / 2
             curves.append(
-                pandas.DataFrame({"step": range(1, 101), "reward": reward, "model": model, "run": run, "seed": f"seed{seed}"})
+                pandas.DataFrame(
+                    {
+                        "step": range(1, 101),
+                        "reward": reward,
+                        "model": model,
+                        "run": run,
+                        "seed": f"seed{seed}",
+                    }
+                )
             )
     rows = [row for path, content in scores.items() for row in aggregate.cell_rows(path, content, examples)]
     table = aggregate.add_changes(pandas.DataFrame(rows), scores, TASKS.headline, 0.95)
@@ -121,7 +149,11 @@ def drawn(name: str, tables: dict, folder: Path) -> tuple[pandas.DataFrame, list
     svg = folder / f"{name}.svg"
     drawing.save(picture, name, svg, folder / f"{name}.png")
     assert (folder / f"{name}.png").stat().st_size > 1000
-    return data, [element.text for element in xml.parse(svg).iter(f"{{{drawing.SVG}}}title")], svg.read_bytes()
+    return (
+        data,
+        [element.text for element in xml.parse(svg).iter(f"{{{drawing.SVG}}}title")],
+        svg.read_bytes(),
+    )
 
 
 def hovered(data: pandas.DataFrame) -> int:
@@ -168,7 +200,8 @@ def test_nothing_yet_is_said_not_drawn(name, paper, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "missing", ["cells", "paper", "replicates", "rl_curves", "drop", "accumulation", "hazard", "accuracy_by_steps"]
+    "missing",
+    ["cells", "paper", "replicates", "rl_curves", "drop", "accumulation", "hazard", "accuracy_by_steps"],
 )
 def test_any_table_may_be_empty(missing, paper, tmp_path):
     few = {key: table[table.model == "qwen2.5-1.5b"] for key, table in paper.items()}
@@ -182,11 +215,14 @@ def test_a_figure_shows_the_values_of_the_tables(paper, tmp_path):
     data, titles, _ = drawn("valley", paper, tmp_path)
     cells = paper["cells"]
     row = cells[
-        (cells.model == "qwen2.5-1.5b") & (cells.run == "sft-8k") & (cells.seed == 0) & (cells.task == "headline")
+        (cells.model == "qwen2.5-1.5b")
+        & (cells.run == "sft-8k")
+        & (cells.seed == 0)
+        & (cells.task == "headline")
     ].iloc[0]
-    own = data[(data.model == row.model) & (data.run == row.run) & (data.seed == 0) & (data.series == "protocol")].set_index(
-        "measure"
-    )
+    own = data[
+        (data.model == row.model) & (data.run == row.run) & (data.seed == 0) & (data.series == "protocol")
+    ].set_index("measure")
     assert own.loc["accuracy", ["value", "low", "high"]].tolist() == pytest.approx(
         [row.accuracy, row.problems_low, row.problems_high]
     )
@@ -195,15 +231,21 @@ def test_a_figure_shows_the_values_of_the_tables(paper, tmp_path):
         f"qwen2.5-1.5b, sft-8k, seed 0: accuracy = {row.accuracy:.3g} [{row.problems_low:.3g}, {row.problems_high:.3g}]"
         in titles
     )
-    theirs = data[(data.series == "paper") & (data.model == "qwen2.5-1.5b") & (data.x == 8000)].set_index("measure")
+    theirs = data[(data.series == "paper") & (data.model == "qwen2.5-1.5b") & (data.x == 8000)].set_index(
+        "measure"
+    )
     assert theirs.value.to_dict() == pytest.approx({"accuracy": 0.203, "length": 8170})
     assert theirs.low.isna().all()
 
 
 def test_a_point_stands_where_its_value_is(paper):
-    """The hover text belongs to its own point: each marker of the accuracy panel lies at the height its title names."""
+    """The hover text belongs to its own point: each marker of the accuracy panel lies at the height its title
+    names.
+    """
     picture, _ = figure.FIGURES["valley"](paper, TASKS)
-    named = [line for ax in picture.axes for line in ax.lines if str(line.get_gid()).startswith(drawing.TITLED)]
+    named = [
+        line for ax in picture.axes for line in ax.lines if str(line.get_gid()).startswith(drawing.TITLED)
+    ]
     assert len(named) > 100
     for line in named:
         value = float(re.search(r"(?:accuracy|length) = ([\d.,e-]+)", line.get_gid())[1].replace(",", ""))
@@ -216,7 +258,9 @@ def test_no_line_where_a_model_has_no_base(paper, tmp_path):
     few |= {key: few[key][few[key].run != "base"] for key in ("cells", "drop")}
     few["drop"] = few["drop"].assign(change=numpy.nan, of_solved=numpy.nan)
     data, _, svg = drawn("outcomes", few, tmp_path)
-    assert set(data.measure) == {"share", "change"} - ({"change"} if data[data.measure == "change"].empty else set())
+    assert set(data.measure) == {"share", "change"} - (
+        {"change"} if data[data.measure == "change"].empty else set()
+    )
     assert b"no data yet: no base" in svg
 
 
@@ -247,4 +291,13 @@ def test_the_verdict_on_errors_is_named_in_the_panel(paper, tmp_path):
 def test_a_recipe_has_one_colour_in_all_figures(paper):
     looks = drawing.styles(paper["cells"])
     assert looks["sft-8k.short"]["color"] == looks["short"]["color"]
-    assert len({look["color"] for name, look in looks.items() if name in ("base", "protocol", "short", "matched", "wide")}) == 5
+    assert (
+        len(
+            {
+                look["color"]
+                for name, look in looks.items()
+                if name in ("base", "protocol", "short", "matched", "wide")
+            }
+        )
+        == 5
+    )

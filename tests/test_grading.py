@@ -104,7 +104,9 @@ def test_a_text_loops_when_its_last_quarter_is_one_block_three_times_or_more():
     assert grading.is_looping(start + "again and " * 30)
     assert grading.is_looping(start + ("again and " * 30)[:-4])  # the limit cuts anywhere
     assert not grading.is_looping(start + "again and " * 2)
-    assert not grading.is_looping("1 + 999999 = 1000000, so that 999999 + 1 = 1000000 too. Therefore the sum is 1000000000")
+    assert not grading.is_looping(
+        "1 + 999999 = 1000000, so that 999999 + 1 = 1000000 too. Therefore the sum is 1000000000"
+    )
     assert not grading.is_looping("")
 
 
@@ -114,7 +116,9 @@ def test_any_block_repeated_long_enough_is_a_loop(block, times, start):
 
 
 def test_looping_is_seen_in_what_a_real_model_writes():
-    """The tiny real model, decoded greedily, ends in repetition; the real long traces, finished or cut, never do."""
+    """The tiny real model, decoded greedily, ends in repetition; the real long traces, finished or cut, never
+    do.
+    """
     if not DATA.exists():
         pytest.skip(f"no real data at {DATA}")
     import pyarrow.parquet
@@ -147,7 +151,9 @@ def test_what_is_boxed_is_found_again(text):
 
 def test_reflection_keywords_count_whatever_their_case():
     assert reflection.is_reflective("Let me Double-Check this.")
-    assert not reflection.is_reflective("wait, check 68-5")  # what the miniature writes is none of the paper's keywords
+    assert not reflection.is_reflective(
+        "wait, check 68-5"
+    )  # what the miniature writes is none of the paper's keywords
 
 
 def test_the_majority_is_of_answers_and_ties_are_shared():
@@ -236,4 +242,7 @@ def test_verdicts_on_real_competition_answers_are_those_published(judge, benchma
 def test_the_papers_verdict_agrees_with_the_evaluator_it_used(judge):
     rows, labels = labelled("qwen25math_math100_x8")
     graded = grading.grade([(row["response"], "stop", row["gold"]) for row in rows], judge)
-    assert sum(row["correct_paper"] == label for row, label in zip(graded, labels, strict=True)) / len(rows) >= 0.995
+    assert (
+        sum(row["correct_paper"] == label for row, label in zip(graded, labels, strict=True)) / len(rows)
+        >= 0.995
+    )

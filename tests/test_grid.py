@@ -39,7 +39,9 @@ def test_a_run_splits_into_its_stages():
     assert grid.parse_run("sft-8k.wide+rl@20").whole == "sft-8k.wide+rl"
 
 
-@pytest.mark.parametrize(("study", "first"), [("paper", "sft-8k"), ("miniature", "sft-64"), ("rehearsal", None)])
+@pytest.mark.parametrize(
+    ("study", "first"), [("paper", "sft-8k"), ("miniature", "sft-64"), ("rehearsal", None)]
+)
 def test_the_bases_and_the_smallest_size_go_first(study, first):
     config = status.load_config(CONFIGS[study])
     sizes = {run: config["sizes"][grid.parse_run(run).size]["examples"] for _, run, _ in grid.cells(config)

@@ -1,4 +1,6 @@
-"""The judge half of the reflection measure: labels read strictly, crossed with the keywords, one job a cell and none when off."""
+"""The judge half of the reflection measure: labels read strictly, crossed with the keywords, one job a cell
+and none when off.
+"""
 
 import os
 import shutil
@@ -74,8 +76,13 @@ def cell(folder, judged=RESPONSES):
         for i, text in enumerate(texts)
     ]
     records.write_parquet(folder / "math.parquet", rows)
-    records.write_parquet(folder / "task.parquet", [{"id": f"q{i}", "problem": "3+4", "answer": "7"} for i in range(3)])
-    labels = [{"task": "math", "id": f"q{i // 2}", "sample": i % 2, "label": label} for i, (_, label) in enumerate(judged)]
+    records.write_parquet(
+        folder / "task.parquet", [{"id": f"q{i}", "problem": "3+4", "answer": "7"} for i in range(3)]
+    )
+    labels = [
+        {"task": "math", "id": f"q{i // 2}", "sample": i % 2, "label": label}
+        for i, (_, label) in enumerate(judged)
+    ]
     records.write_parquet(folder / "judged.parquet", labels)
     return ["--responses", folder / "math.parquet", "--tasks", folder / "task.parquet", "--samples", 2]
 
@@ -84,9 +91,15 @@ def test_with_a_judge_a_response_is_reflective_only_if_keywords_and_judge_say_so
     flags = cell(tmp_path)
     script("grade", *flags, "--judged", tmp_path / "judged.parquet", "--out", tmp_path / "both.parquet")
     script("grade", *flags, "--judged", "--out", tmp_path / "keywords.parquet")
-    both, alone = (records.read_parquet(tmp_path / f"{name}.parquet").to_pylist() for name in ("both", "keywords"))
+    both, alone = (
+        records.read_parquet(tmp_path / f"{name}.parquet").to_pylist() for name in ("both", "keywords")
+    )
     assert [row["reflective"] for row in both] == [True, False, False, False, False, False]
-    assert [row["reflective"] for row in alone] == [row["keywords"] for row in both] == [True, True, False, False, True, False]
+    assert (
+        [row["reflective"] for row in alone]
+        == [row["keywords"] for row in both]
+        == [True, True, False, False, True, False]
+    )
     assert [row["judged"] for row in both] == [
         "reflection",
         "no reflection",
@@ -96,13 +109,18 @@ def test_with_a_judge_a_response_is_reflective_only_if_keywords_and_judge_say_so
         "off topic",
     ]
     other = [{**row, "seconds": 0, "reflective": 0, "judged": 0} for row in both]
-    assert other == [{**row, "seconds": 0, "reflective": 0, "judged": 0} for row in alone]  # no verdict depends on the judge
+    assert other == [
+        {**row, "seconds": 0, "reflective": 0, "judged": 0} for row in alone
+    ]  # no verdict depends on the judge
 
     for name in ("both", "keywords"):
         script("score", "--grades", tmp_path / f"{name}.parquet", "--headline", "math", "--length", "math", "--out",
                tmp_path / f"{name}.json")  # fmt: skip
     with_judge, without = (records.read_json(tmp_path / f"{name}.json") for name in ("both", "keywords"))
-    assert (with_judge["reflection_measure"], without["reflection_measure"]) == ("keywords and judge", "keywords")
+    assert (with_judge["reflection_measure"], without["reflection_measure"]) == (
+        "keywords and judge",
+        "keywords",
+    )
     assert (with_judge["reflection"], without["reflection"]) == (pytest.approx(1 / 6), pytest.approx(3 / 6))
     crossing = with_judge["tasks"]["math"]["crossing"]
     assert crossing["keywords"] == pytest.approx(
@@ -115,7 +133,13 @@ def test_with_a_judge_a_response_is_reflective_only_if_keywords_and_judge_say_so
 
 
 def test_labels_of_other_responses_are_refused(tmp_path):
-    flags = [*cell(tmp_path, RESPONSES[:-1]), "--judged", tmp_path / "judged.parquet", "--out", tmp_path / "grades.parquet"]
+    flags = [
+        *cell(tmp_path, RESPONSES[:-1]),
+        "--judged",
+        tmp_path / "judged.parquet",
+        "--out",
+        tmp_path / "grades.parquet",
+    ]
     assert "the judge's labels are of other responses, ('q2', 1) first" in script("grade", *flags, ok=False)
     assert not (tmp_path / "grades.parquet").exists()
 
@@ -154,7 +178,8 @@ def test_a_judge_that_cannot_answer_is_counted_unreadable_and_its_words_are_kept
     assert len(rows) == 24
     assert {(row["task"], row["sample"]) for row in rows} == {("chain", 0), ("chain", 1)}
     assert all(
-        row["label"] is None or (row["text"].strip(), row["finish_reason"]) == (str(row["label"]), "stop") for row in rows
+        row["label"] is None or (row["text"].strip(), row["finish_reason"]) == (str(row["label"]), "stop")
+        for row in rows
     )
     unread = sum(row["label"] is None for row in rows)
     assert unread > 12
@@ -166,7 +191,9 @@ def test_a_judge_that_cannot_answer_is_counted_unreadable_and_its_words_are_kept
     assert {"code", "versions", "git_commit", "seconds"} <= record.keys()
 
 
-def test_a_judge_killed_half_way_continues_and_ends_with_the_same_labels(tmp_path, base, synthetic, responses, short_prompt):
+def test_a_judge_killed_half_way_continues_and_ends_with_the_same_labels(
+    tmp_path, base, synthetic, responses, short_prompt
+):
     whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     script("judge", *judge_flags(base, responses, synthetic / "task.parquet", whole, chunk=1))
     command = [sys.executable, "scripts/warm.py", "scripts/judge.py",
@@ -207,7 +234,8 @@ def test_vllm_and_transformers_give_the_same_labels(tmp_path, synthetic, respons
     assert records.parquet_provenance(there)["sampling"]["temperature"] == 0
 
 
-# What a real instruct model is asked to tell apart; of the texts only the second and third go back on what they wrote.
+# What a real instruct model is asked to tell apart; of the texts only the second and third go back on what
+# they wrote.
 CASES = [
     "3 + 4 = 7, so the answer is \\boxed{7}.",
     "3 + 4 = 8. Wait, let me double-check: 3 + 4 = 7, not 8. So \\boxed{7}.",
@@ -218,7 +246,10 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}: set VALLEY_TEST_DATA")
-def test_a_real_instruct_model_is_asked_in_its_own_template_and_every_answer_is_a_category_or_counted(tmp_path, smollm):  # noqa: F811
+def test_a_real_instruct_model_is_asked_in_its_own_template_and_every_answer_is_a_category_or_counted(
+    tmp_path,
+    smollm,  # noqa: F811
+):
     rows = [{"id": "q", "sample": i, "response": text} for i, text in enumerate(CASES)]
     records.write_parquet(tmp_path / "math.parquet", rows)
     records.write_parquet(tmp_path / "task.parquet", [{"id": "q", "problem": "What is 3+4?", "answer": "7"}])
@@ -229,7 +260,9 @@ def test_a_real_instruct_model_is_asked_in_its_own_template_and_every_answer_is_
     assert [row["label"] for row in made] == [
         reflection.read_label(row["text"]) if row["finish_reason"] == "stop" else None for row in made
     ]
-    assert all(row["text"].strip() for row in made)  # it says something: the template ended in the assistant's turn
+    assert all(
+        row["text"].strip() for row in made
+    )  # it says something: the template ended in the assistant's turn
     assert all(row["prompt_tokens"] > 200 for row in made)
 
 
@@ -258,7 +291,9 @@ def scored(tmp_path_factory):
     return folder
 
 
-def test_without_a_judge_nothing_is_planned_and_with_one_each_cell_is_judged_once_and_graded_again(scored, tmp_path):
+def test_without_a_judge_nothing_is_planned_and_with_one_each_cell_is_judged_once_and_graded_again(
+    scored, tmp_path
+):
     folder = tmp_path / "copy"
     shutil.copytree(scored, folder, symlinks=True)
     config = status.load_config([Path("config/miniature.yaml"), folder / "stub.yaml"])
@@ -269,11 +304,17 @@ def test_without_a_judge_nothing_is_planned_and_with_one_each_cell_is_judged_onc
     assert plan(folder, JUDGE) == on  # the judge itself is a model that was not there yet
     plan(folder, JUDGE, "--cores", "2")
     assert plan(folder, JUDGE) == {}
-    assert plan(folder, JUDGE | {"max_characters": 400}) == {name: on[name] for name in ("judge", "grade", "score", "regrade")}
+    assert plan(folder, JUDGE | {"max_characters": 400}) == {
+        name: on[name] for name in ("judge", "grade", "score", "regrade")
+    }
     prompt = folder / "workflow/reference/judge_prompt.txt"
     prompt.write_text(prompt.read_text() + "\n")
     assert plan(folder, JUDGE) == {name: on[name] for name in ("judge", "grade", "score", "regrade")}
-    assert plan(folder, None) == {"grade": cells, "score": cells, "regrade": 1}  # keywords alone again; no label is lost
+    assert plan(folder, None) == {
+        "grade": cells,
+        "score": cells,
+        "regrade": 1,
+    }  # keywords alone again; no label is lost
 
 
 def test_editing_the_judge_plans_nothing_for_it_may_need_a_gpu(scored, tmp_path):
@@ -286,12 +327,17 @@ def test_editing_the_judge_plans_nothing_for_it_may_need_a_gpu(scored, tmp_path)
 
 def test_a_judge_runs_on_its_own_gpus_with_its_own_stop_tokens(tmp_path):
     folder = checkout(tmp_path)
-    (folder / "judge.yaml").write_text(yaml.safe_dump({"report": {"judge": {"model": "llama3.2-3b", "max_characters": 9000}}}))
+    (folder / "judge.yaml").write_text(
+        yaml.safe_dump({"report": {"judge": {"model": "llama3.2-3b", "max_characters": 9000}}})
+    )
     target = "results/qwen2.5-0.5b/base/seed0/judged.parquet"
     output = snakemake(folder, "-n", "-p", "--configfile", "config.yaml", "judge.yaml", "--", target)
     line = next(line for line in output.splitlines() if "scripts/judge.py" in line)
     assert "launch.py --gpus 4 scripts/judge.py --model models/llama3.2-3b/fetched" in line
-    assert "--responses results/qwen2.5-0.5b/base/seed0/responses/math500.parquet --tasks data/tasks/math500.parquet" in line
+    assert (
+        "--responses results/qwen2.5-0.5b/base/seed0/responses/math500.parquet --tasks data/tasks/math500.parquet"
+        in line
+    )
     assert "--stop-tokens '<|end_of_text|>' '<|eom_id|>'" in line
     assert "--engine vllm --max-context 18432 --chunk 1024 --precision bf16" in line
     assert planned(output)["judge"] == 1
@@ -304,7 +350,9 @@ def test_the_plan_of_costs_knows_a_judge_by_its_own_size_and_what_it_reads():
     config["report"]["judge"] = {"model": "llama3.2-3b", "max_characters": 10000}
     read = 500 * 4 * 10000 / costs["characters_a_token"]
     work = 2 * 3.213e9 * read / (preset["peak_flops"] * preset["sft_mfu"])
-    assert plan_costs.modelled_seconds(job, config, costs, preset) == pytest.approx(4 * preset["start"] + work)
+    assert plan_costs.modelled_seconds(job, config, costs, preset) == pytest.approx(
+        4 * preset["start"] + work
+    )
 
 
 def test_a_judge_that_no_catalogue_knows_is_refused():

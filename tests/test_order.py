@@ -1,4 +1,6 @@
-"""The ordered pool at any size: streamed, seeded row by row, every drop counted, leaks located, exact token counts."""
+"""The ordered pool at any size: streamed, seeded row by row, every drop counted, leaks located, exact token
+counts.
+"""
 
 import os
 import random
@@ -16,11 +18,15 @@ from valley import lengths, prompts, records
 
 TRACE = {"answer": "1", "solution": "s", "source": "x", "correctness_math_verify": [False, True, True],
          "correctness_llama": [False, False, True]}  # fmt: skip
-real = pytest.mark.skipif(not (DATA / "traces").is_dir(), reason=f"no real data at {DATA}: set VALLEY_TEST_DATA")
+real = pytest.mark.skipif(
+    not (DATA / "traces").is_dir(), reason=f"no real data at {DATA}: set VALLEY_TEST_DATA"
+)
 
 
 def row(number: int, **changes) -> dict:
-    return TRACE | {"problem": f"{number}+1", "generations": [f"{number}{letter}" for letter in "xyz"]} | changes
+    return (
+        TRACE | {"problem": f"{number}+1", "generations": [f"{number}{letter}" for letter in "xyz"]} | changes
+    )
 
 
 def write(path, rows):
@@ -43,7 +49,10 @@ def order(folder, tokenizer, rows, *more):
 
 
 def task_of(folder, problems, name="task"):
-    return write(folder / f"{name}.parquet", [{"id": str(i), "problem": p, "answer": "1"} for i, p in enumerate(problems)])
+    return write(
+        folder / f"{name}.parquet",
+        [{"id": str(i), "problem": p, "answer": "1"} for i, p in enumerate(problems)],
+    )
 
 
 def test_the_batch_size_changes_no_row(tmp_path, base, monkeypatch):
@@ -68,7 +77,9 @@ def test_the_batch_size_changes_no_row(tmp_path, base, monkeypatch):
 def test_another_row_changes_neither_choice_nor_order_of_the_rest(tmp_path, base):
     rows = [row(n) for n in range(40)]
     whole, _ = order(tmp_path, base, rows)
-    fewer, _ = order(tmp_path, base, [row(n) if n % 3 else row(n, correctness_math_verify=[False] * 3) for n in range(40)])
+    fewer, _ = order(
+        tmp_path, base, [row(n) if n % 3 else row(n, correctness_math_verify=[False] * 3) for n in range(40)]
+    )
     assert fewer == [r for r in whole if int(r["problem"].split("+")[0]) % 3]
     assert {r["trace"][-1] for r in whole} == {"y", "z"}  # the choice among the correct ones is random
 
@@ -86,7 +97,10 @@ def test_every_reason_and_task_is_counted(tmp_path, base):
     words = "one two three four five six seven eight nine ten eleven twelve thirteen"
     rows = [row(1), row(2), row(0, problem=" 1+1 "), row(3, correctness_math_verify=[False] * 3),
             row(4, problem=f"so {words} 1"), row(5, problem=f"so {words} 2"), row(6), row(7, generations=["x", "9" * 80, "8" * 80])]  # fmt: skip
-    tasks = [task_of(tmp_path, [f"{words} and more"], "long"), task_of(tmp_path, ["6 + 1", "6+1", f"ah {words}"], "short")]
+    tasks = [
+        task_of(tmp_path, [f"{words} and more"], "long"),
+        task_of(tmp_path, ["6 + 1", "6+1", f"ah {words}"], "short"),
+    ]
     pool, card = order(tmp_path, base, rows, "--decontaminate", *tasks)
     assert {r["problem"] for r in pool} == {"1+1", "2+1"}
     assert card == {
@@ -110,7 +124,17 @@ def test_leaks_before_counts_contaminated_rows_in_the_order_and_the_subset_card_
     previous = []
     for size in (9, 20, "all"):
         out = tmp_path / f"{size}.parquet"
-        script("subset", "--pool", tmp_path / "pool.parquet", "--examples", size, "--out", out, "--card", tmp_path / "s.json")
+        script(
+            "subset",
+            "--pool",
+            tmp_path / "pool.parquet",
+            "--examples",
+            size,
+            "--out",
+            out,
+            "--card",
+            tmp_path / "s.json",
+        )
         subset, card = records.read_parquet(out).to_pylist(), records.read_json(tmp_path / "s.json")
         assert subset[: len(previous)] == previous
         assert subset == [{k: v for k, v in r.items() if k != "leaks_before"} for r in clean[: len(subset)]]
@@ -126,11 +150,16 @@ def test_the_streamed_hash_of_rows_is_that_of_their_json():
     import json
 
     for rows in ([], [{"b": 1, "a": "é"}], [{"a": None}, {"a": [1.5, "x"]}]):
-        assert records.rows_sha256(iter(rows)) == hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+        assert (
+            records.rows_sha256(iter(rows))
+            == hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+        )
 
 
 def byte_level(digits: str):
-    """A small byte-level BPE tokenizer with the pre-tokenisation of Qwen (one digit) or Llama 3 (up to three)."""
+    """A small byte-level BPE tokenizer with the pre-tokenisation of Qwen (one digit) or Llama 3 (up to
+    three).
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     pattern = next(p for p in lengths.SPLITS if f"|{digits}|" in p)
@@ -166,16 +195,24 @@ def fast(kind: str, texts: list[str]):
         from tokenizers import pre_tokenizers
 
         tokenizer, trainer, normalizer = whole_text()
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")  # learns no token across words
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+            prepend_scheme="never"
+        )  # learns no token across words
         tokenizer.train_from_iterator(texts, trainer)
-        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.Split(" ", "merged_with_previous")
+        tokenizer.normalizer, tokenizer.pre_tokenizer = (
+            normalizer,
+            pre_tokenizers.Split(" ", "merged_with_previous"),
+        )
     else:
         tokenizer, trainer = byte_level(kind)
         tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
-SAMPLE = "So, let me see: 12 + 345 = 357. Wait, that's right; the answer is 357.\n\nWell,  then x = 12 and y = 345.\n" * 20
+SAMPLE = (
+    "So, let me see: 12 + 345 = 357. Wait, that's right; the answer is 357.\n\nWell,  then x = 12 and y = 345.\n"
+    * 20
+)
 
 
 @pytest.mark.parametrize("kind", [r"\p{N}", r"\p{N}{1,3}", "whole text"])
@@ -192,9 +229,15 @@ def test_remembered_parts_give_the_very_count_of_the_whole_text(kind):
     for _ in range(2):  # the second time many parts are known
         assert lengths.completion_lengths(tokenizer, texts, parts_in, known) == whole
     assert len(known) > 20
-    for room in (20, 60):  # with room to spare a count may be too large, but never on the other side of the room
+    for room in (
+        20,
+        60,
+    ):  # with room to spare a count may be too large, but never on the other side of the room
         bounds = lengths.completion_lengths(tokenizer, texts, parts_in, known, [room] * len(texts))
-        assert all(bound >= count and (bound > room) == (count > room) for bound, count in zip(bounds, whole, strict=True))
+        assert all(
+            bound >= count and (bound > room) == (count > room)
+            for bound, count in zip(bounds, whole, strict=True)
+        )
     assert all(count - 1 <= lengths.size(text) for count, text in zip(whole, texts, strict=True))
 
 
@@ -216,36 +259,49 @@ def test_tokenizers_that_join_words_or_are_unknown_count_whole_texts(base):
 def test_a_row_must_fit_under_every_tokenizer_and_tokens_are_the_first_ones(tmp_path):
     template = "{{ messages[0]['content'] }}"
     models = []
-    for name, texts in (("words", [SAMPLE]), ("bytes", ["x"])):  # the second one knows no word: a token a byte
+    for name, texts in (
+        ("words", [SAMPLE]),
+        ("bytes", ["x"]),
+    ):  # the second one knows no word: a token a byte
         tokenizer = fast(r"\p{N}", texts)
         tokenizer.chat_template = template
         tokenizer.save_pretrained(tmp_path / name)
         models.append(tmp_path / name)
     words = ["So, let me see: ", "that's right; "]
     rows = [row(n, generations=["bad", *[words[n % 2] * (1 + n)] * 2]) for n in range(12)]
-    script("order_traces", *command(tmp_path, models[0], write(tmp_path / "t.parquet", rows), "--tokenizers", *models))
+    script(
+        "order_traces",
+        *command(tmp_path, models[0], write(tmp_path / "t.parquet", rows), "--tokenizers", *models),
+    )
     pool, card = result(tmp_path)
     tokenizers = [prompts.load_tokenizer(model) for model in models]
     by_problem = {}
     for r in rows:
         problem, trace = r["problem"], r["generations"][1]
         by_problem[problem] = [
-            len(prompts.prompt_ids(t, [problem], None, "")[0]) + len(prompts.completion_ids(t, [trace])[0]) for t in tokenizers
+            len(prompts.prompt_ids(t, [problem], None, "")[0]) + len(prompts.completion_ids(t, [trace])[0])
+            for t in tokenizers
         ]
-    assert {r["problem"]: r["tokens"] for r in pool} == {p: n[0] for p, n in by_problem.items() if max(n) <= 60}
+    assert {r["problem"]: r["tokens"] for r in pool} == {
+        p: n[0] for p, n in by_problem.items() if max(n) <= 60
+    }
     assert any(n[0] <= 60 < n[1] for n in by_problem.values())
     assert card["dropped"]["too long"] == sum(max(n) > 60 for n in by_problem.values())
 
 
 @pytest.mark.parametrize("kind", [r"\p{N}", "whole text"])
 def test_parts_are_those_of_a_split_at_the_places_where_no_token_goes_on(kind):
-    places = {r"\p{N}": r"(?<=[0-9A-Za-z])(?=[ \n\\^{}()\[\]=+*/,.;:$&-])", "whole text": r"(?<=[0-9A-Za-z.,;:=)}+\-])(?= )"}[
-        kind
-    ]
+    places = {
+        r"\p{N}": r"(?<=[0-9A-Za-z])(?=[ \n\\^{}()\[\]=+*/,.;:$&-])",
+        "whole text": r"(?<=[0-9A-Za-z.,;:=)}+\-])(?= )",
+    }[kind]
     parts_in, rng = lengths.parts_of(fast(kind, [SAMPLE])), random.Random(0)
     for text in [
         SAMPLE,
-        *("".join(rng.choices("aZ09 \n\\^{}()[]=+*/,.;:$&-é🙂'\"\t", k=rng.randint(0, 60))) for _ in range(3000)),
+        *(
+            "".join(rng.choices("aZ09 \n\\^{}()[]=+*/,.;:$&-é🙂'\"\t", k=rng.randint(0, 60)))
+            for _ in range(3000)
+        ),
     ]:
         assert list(filter(None, parts_in.findall(text))) == list(filter(None, re.split(places, text)))
 
@@ -260,7 +316,9 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
         models.append(tmp_path / name)
     traces = [" ".join(rng.choices(SAMPLE.split(" "), k=rng.randint(1, 40))) for _ in range(1200)]
     rows = [row(n, generations=["bad", trace, trace + "!"]) for n, trace in enumerate(traces)]
-    arguments = command(tmp_path, models[0], write(tmp_path / "t.parquet", rows), "--tokenizers", *models, "--max-tokens", 120)
+    arguments = command(
+        tmp_path, models[0], write(tmp_path / "t.parquet", rows), "--tokenizers", *models, "--max-tokens", 120
+    )
     results = []
     for workers in (1, 2, 3):
         script("order_traces", *arguments, "--workers", workers)
@@ -280,7 +338,10 @@ def test_real_traces_of_math500_are_all_caught(tmp_path):
     tokenizer.save_pretrained(folder)
     script("order_traces", *arguments, "--tokenizers", folder)
     pool, card = result(tmp_path)
-    known = {" ".join(r["problem"].lower().split()) for r in records.read_parquet(tmp_path / "math500.parquet").to_pylist()}
+    known = {
+        " ".join(r["problem"].lower().split())
+        for r in records.read_parquet(tmp_path / "math500.parquet").to_pylist()
+    }
     traces = records.read_parquet(DATA / "traces/openr1_like.parquet", ["problem"])["problem"].to_pylist()
     exact = {p for p in traces if " ".join(p.lower().split()) in known}
     assert len(exact) > 50
@@ -292,8 +353,12 @@ def test_real_traces_of_math500_are_all_caught(tmp_path):
 def start(arguments) -> subprocess.Popen:
     """The script in a process of its own, which can be killed and measured."""
     line = [sys.executable, "scripts/order_traces.py", *map(str, arguments)]
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}  # they keep freed memory
-    return subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=plain)
+    plain = {
+        name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")
+    }  # they keep freed memory
+    return subprocess.Popen(
+        line, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=plain
+    )
 
 
 def test_a_killed_run_leaves_no_pool_and_the_next_one_clears_what_it_left(tmp_path, base):
@@ -345,13 +410,17 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         with pyarrow.parquet.ParquetWriter(traces, schema, compression="zstd") as writer:
             for begin in range(0, total, 500):
                 rows = []
-                for n in range(begin, begin + 500):  # one in eight has a correct trace, for the tests' own time
+                for n in range(
+                    begin, begin + 500
+                ):  # one in eight has a correct trace, for the tests' own time
                     generations = [text[k : k + 50_000] for k in rng.choices(range(len(text) - 50_000), k=4)]
                     rows.append(row(n, generations=generations, correctness_math_verify=[n % 8 == 0] * 4))
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
         held[total] = peak(command(tmp_path, tmp_path / "model", traces, "--max-tokens", 60_000))
         assert result(tmp_path)[1]["kept"] == total // 8
-    assert held[3000] - held[1000] < 200_000_000  # half of what the file grew by: batches in flight differ under load
+    assert (
+        held[3000] - held[1000] < 200_000_000
+    )  # half of what the file grew by: batches in flight differ under load
 
 
 def test_progress_is_told(tmp_path, base, monkeypatch, capsys):

@@ -37,11 +37,21 @@ addEventListener("load", () => {
 
 
 def opened(page: Path, width: int) -> dict:
-    """What a headless Chromium of that width finds on a page: errors, a table sorted both ways, a hover text, figures."""
+    """What a headless Chromium of that width finds on a page: errors, a table sorted both ways, a hover text,
+    figures.
+    """
     probed = page.with_name("probed.html")
     probed.write_text(page.read_text().replace("<head>", "<head>" + PROBE, 1))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--virtual-time-budget=5000"]
-    dom = subprocess.run([BROWSER, *flags, "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--window-size={width},900",
+        "--virtual-time-budget=5000",
+    ]
+    dom = subprocess.run(
+        [BROWSER, *flags, "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
     probed.unlink()
     return json.loads(re.search(r'id="found">(.*?)</script>', dom, re.DOTALL).group(1))
 

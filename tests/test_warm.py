@@ -1,4 +1,6 @@
-"""The warm process stands in for a plain interpreter: same output, same exit code, signals and kills passed on."""
+"""The warm process stands in for a plain interpreter: same output, same exit code, signals and kills passed
+on.
+"""
 
 import os
 import signal

@@ -1,1 +1,3 @@
-"""What the scripts share. `python scripts/<rule>.py` puts `scripts/` on the path, so no install step is needed."""
+"""What the scripts share. `python scripts/<rule>.py` puts `scripts/` on the path, so no install step is
+needed.
+"""

@@ -1,11 +1,12 @@
-"""Do errors add up over the steps of a response? The hypothesis p^k, fitted and put to the test, and where errors fall.
+"""Do errors add up over the steps of a response? The hypothesis p^k, fitted and put to the test, and where
+errors fall.
 
-If each calculation were right with the same probability p whatever came before, a response with k calculations would be
-right with probability p^k (paper, section 7: "errors add up with length"). The fit says with which p, the test whether
-that describes the responses at all: a p can be fitted to anything.
+If each calculation were right with the same probability p whatever came before, a response with k
+calculations would be right with probability p^k (paper, section 7: "errors add up with length"). The fit says
+with which p, the test whether that describes the responses at all: a p can be fitted to anything.
 
-Samples of one problem are no independent responses: all errors are computed over problems as clusters (sandwich
-estimator; Liang & Zeger 1986).
+Samples of one problem are no independent responses: all errors are computed over problems as clusters
+(sandwich estimator; Liang & Zeger 1986).
 """
 
 import itertools
@@ -18,12 +19,15 @@ BINS = 8
 FEWEST = 20  # responses in a bin; fewer say nothing of a rate
 
 
-def fit(steps: numpy.ndarray, correct: numpy.ndarray, problem: numpy.ndarray, confidence: float = 0.95) -> dict:
+def fit(
+    steps: numpy.ndarray, correct: numpy.ndarray, problem: numpy.ndarray, confidence: float = 0.95
+) -> dict:
     """Maximum likelihood of p in P(correct) = p^k, its interval, and how well it fits.
 
-    `steps` k ≥ 1, `correct` 0 or 1, `problem` an integer label, one each a response. Returns `p`, `p_low`, `p_high`,
-    `p_value` of the test that p^k gives the accuracy in every bin of k (None with fewer than two bins), and `verdict`:
-    `fails` (rejected), `not rejected`, `too few lengths`, or `no spread` where all or none are right.
+    `steps` k ≥ 1, `correct` 0 or 1, `problem` an integer label, one each a response. Returns `p`, `p_low`,
+    `p_high`, `p_value` of the test that p^k gives the accuracy in every bin of k (None with fewer than two
+    bins), and `verdict`: `fails` (rejected), `not rejected`, `too few lengths`, or `no spread` where all or
+    none are right.
     """
     from scipy import optimize, stats
 
@@ -42,12 +46,16 @@ def fit(steps: numpy.ndarray, correct: numpy.ndarray, problem: numpy.ndarray, co
     information = (steps**2 * expected / (1 - expected)).sum()
     error = numpy.sqrt((score**2).sum()) / information
     reach = stats.norm.ppf(0.5 + confidence / 2) * error
-    ends = {"p": float(numpy.exp(log_p)), "p_low": float(numpy.exp(log_p - reach)),
-            "p_high": float(min(1.0, numpy.exp(log_p + reach)))}  # fmt: skip
+    ends = {
+        "p": float(numpy.exp(log_p)),
+        "p_low": float(numpy.exp(log_p - reach)),
+        "p_high": float(min(1.0, numpy.exp(log_p + reach))),
+    }
     bins = binned(steps)
     if bins.max() < 1:
         return ends | {"p_value": None, "verdict": "too few lengths"}
-    # Residuals of the bins, each problem's share less what the fit of p takes from it; a Wald test on what is left.
+    # Residuals of the bins, each problem's share less what the fit of p takes from it; a Wald test on what is
+    # left.
     members = numpy.eye(bins.max() + 1)[bins]
     residuals = totals(members * (correct - expected)[:, None], problem)
     slope = (members * (steps * expected)[:, None]).sum(axis=0) / information
@@ -61,7 +69,9 @@ def fit(steps: numpy.ndarray, correct: numpy.ndarray, problem: numpy.ndarray, co
 
 
 def binned(values: numpy.ndarray) -> numpy.ndarray:
-    """The bin of each value, 0 and up: at most BINS of about equal counts, equal values together, none below FEWEST."""
+    """The bin of each value, 0 and up: at most BINS of about equal counts, equal values together, none below
+    FEWEST.
+    """
     wanted = max(1, min(BINS, len(values) // FEWEST))
     edges = numpy.unique(numpy.quantile(values, numpy.linspace(0, 1, wanted + 1)[1:-1], method="higher"))
     bins = numpy.searchsorted(edges, values, side="left")
@@ -75,10 +85,11 @@ def binned(values: numpy.ndarray) -> numpy.ndarray:
 
 
 def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 0.95) -> list[dict]:
-    """Probability that the j-th calculation is the first wrong one, given that all before were right, by bins of j.
+    """Probability that the j-th calculation is the first wrong one, given that all before were right, by bins
+    of j.
 
-    `first_wrong` is NaN for a response without a wrong calculation. p^k says the hazard is the same for all j. Intervals
-    are Wilson's, over calculations.
+    `first_wrong` is NaN for a response without a wrong calculation. p^k says the hazard is the same for all
+    j. Intervals are Wilson's, over calculations.
     """
     from scipy import stats
 
@@ -92,6 +103,15 @@ def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 
         errors = int(((first_wrong >= low) & (first_wrong < high)).sum())
         if at_risk >= FEWEST:
             ends = stats.binomtest(errors, at_risk).proportion_ci(confidence, method="wilson")
-            rows.append({"first": int(low), "last": int(high - 1), "at_risk": at_risk, "errors": errors,
-                         "hazard": errors / at_risk, "low": ends.low, "high": ends.high})  # fmt: skip
+            rows.append(
+                {
+                    "first": int(low),
+                    "last": int(high - 1),
+                    "at_risk": at_risk,
+                    "errors": errors,
+                    "hazard": errors / at_risk,
+                    "low": ends.low,
+                    "high": ends.high,
+                }
+            )
     return rows

@@ -1,8 +1,9 @@
 """How many calculations does a response carry out, and how many of them are wrong? (paper, section 7)
 
-A calculation is an operation that an equality works off: `61*78=4758` is one, `77+31-20=108-20` is one, and so is each
-step of `a = b = c`. Only numbers count, `x + 2 = 5` states nothing that can be checked. Expressions are read by Python's
-own parser into a tree and worked out with exact fractions; nothing is evaluated as code.
+A calculation is an operation that an equality works off: `61*78=4758` is one, `77+31-20=108-20` is one, and
+so is each step of `a = b = c`. Only numbers count, `x + 2 = 5` states nothing that can be checked.
+Expressions are read by Python's own parser into a tree and worked out with exact fractions; nothing is
+evaluated as code.
 """
 
 import ast
@@ -13,7 +14,18 @@ from fractions import Fraction
 from typing import NamedTuple
 
 LONGEST = 200  # characters of one side of an equality
-SIGNS = {"×": "*", "·": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", r"\times": "*", r"\cdot": "*", r"\div": "/", "\\,": ""}
+SIGNS = {
+    "×": "*",
+    "·": "*",
+    "∗": "*",
+    "÷": "/",
+    "−": "-",
+    "–": "-",
+    r"\times": "*",
+    r"\cdot": "*",
+    r"\div": "/",
+    "\\,": "",
+}
 SIGN = re.compile("|".join(map(re.escape, SIGNS)))
 FRACTION = re.compile(r"\\[dt]?frac\{([\d.]+)\}\{([\d.]+)\}")
 RUN = re.compile(r"[-+*/().\d \t=]+")
@@ -25,7 +37,9 @@ OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mu
 
 
 def value(node, text: str) -> tuple[Fraction, int]:
-    """Value of an expression tree, and the number of operations in it; ValueError for what is no plain arithmetic."""
+    """Value of an expression tree, and the number of operations in it; ValueError for what is no plain
+    arithmetic.
+    """
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         (left, before), (right, after) = value(node.left, text), value(node.right, text)
         return OPERATORS[type(node.op)](left, right), before + after + 1
@@ -59,7 +73,9 @@ class Calculation(NamedTuple):
 
 
 def equalities(text: str):
-    """Yield the sides of every chain of equalities between numbers in a line, signs and fractions written plainly."""
+    """Yield the sides of every chain of equalities between numbers in a line, signs and fractions written
+    plainly.
+    """
     line = BULLET.sub("", text)
     line = FRACTION.sub(r"(\1/\2)", SIGN.sub(lambda match: SIGNS[match.group()], line))
     line = re.sub(r"(?<=\d),(?=\d{3}\b)", "", line)
@@ -71,7 +87,8 @@ def equalities(text: str):
         # A bracket may enclose the whole equality: `(3*4 = 12)`.
         sides[0] = sides[0].lstrip(" (") if sides[0].count("(") > sides[0].count(")") else sides[0]
         sides[-1] = sides[-1].rstrip(" .)") if sides[-1].count(")") > sides[-1].count("(") else sides[-1]
-        # What stands beside the numbers may belong to the expression: `x+3=5`, `√2*3=3√2`, `3*4=12%`, `6=3*(a+b)`.
+        # What stands beside the numbers may belong to the expression: `x+3=5`, `√2*3=3√2`, `3*4=12%`,
+        # `6=3*(a+b)`.
         before, after = line[: match.start()][-1:], line[match.end() :][:20]
         if NO_START.match(before) and (run[0] not in " \t" or sides[0].lstrip().startswith(tuple("+-*/"))):
             sides = sides[1:]
@@ -82,7 +99,9 @@ def equalities(text: str):
 
 
 def carried_out(response: str):
-    """Yield the calculations of a response in their order; a result may be rounded or cut to the places it shows."""
+    """Yield the calculations of a response in their order; a result may be rounded or cut to the places it
+    shows.
+    """
     start = 0
     for line in response.split("\n"):
         place = (start, start + len(line))
@@ -111,7 +130,9 @@ def count(response: str) -> tuple[int, int, int | None]:
 
 
 def first_error(response: str) -> tuple[int, int] | None:
-    """Start and end, in characters, of the first wrong equality; of its whole line where signs were rewritten to read it."""
+    """Start and end, in characters, of the first wrong equality; of its whole line where signs were rewritten
+    to read it.
+    """
     for calculation in carried_out(response):
         if calculation.wrong:
             start, end = calculation.line

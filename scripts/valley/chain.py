@@ -3,11 +3,12 @@
 A problem is a two-digit start and k labelled one-digit operands; every running total stays within 10..99:
 
     63b+5c-7    short  b+5:63+5=68c-7:68-7=61\\boxed{61}
-                long   <think>b+5:63+5:3+5=8,6+0=6,so68.wait,check68-5:8-5=3,6-0=6,so63ok,so68;c-7:...;</think>\\boxed{61}
+                long
+                <think>b+5:63+5:3+5=8,6+0=6,so68.wait,check68-5:8-5=3,6-0=6,so63ok,so68;c-7:...;</think>\\boxed{61}
 
-Both answer by the same steps; the long one spells out column arithmetic and checks every step by its inverse, so it is
-about five times as long, as R1's traces are to an instruct model's answers. Its checks always succeed: they add length
-and teach no repair. Problems are held out by a hash of their text, never by chance.
+Both answer by the same steps; the long one spells out column arithmetic and checks every step by its inverse,
+so it is about five times as long, as R1's traces are to an instruct model's answers. Its checks always
+succeed: they add length and teach no repair. Problems are held out by a hash of their text, never by chance.
 """
 
 import hashlib
@@ -51,7 +52,9 @@ def is_test(problem: Problem) -> bool:
 
 
 def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) -> list[Problem]:
-    """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns."""
+    """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal
+    turns.
+    """
     found: dict[str, Problem] = {}
     for _ in range(1000 * count):
         if len(found) == count:
@@ -63,7 +66,9 @@ def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) ->
 
 
 def working(total: int, operand: int) -> str:
-    """Column arithmetic of one step, units then tens: `:8-5=3,6-0=6,so63`. A borrow shows as units above 9 (`13-5=8`)."""
+    """Column arithmetic of one step, units then tens: `:8-5=3,6-0=6,so63`. A borrow shows as units above 9
+    (`13-5=8`).
+    """
     result = total + operand
     units, tens = total % 10, total // 10
     carry = result // 10 - tens
@@ -85,7 +90,9 @@ def short_response(problem: Problem) -> str:
 
 
 def long_response(problem: Problem) -> str:
-    """The long chain of thought: every step worked in columns, then checked by its inverse; without end token."""
+    """The long chain of thought: every step worked in columns, then checked by its inverse; without end
+    token.
+    """
     text, total = "<think>", problem.start
     for label, operand in problem.steps:
         result = total + operand
@@ -96,10 +103,11 @@ def long_response(problem: Problem) -> str:
 
 
 def fragment(rng: random.Random) -> str:
-    """Two unrelated column workings, the second as if it checked the first: the parts of a long answer, never chained.
+    """Two unrelated column workings, the second as if it checked the first: the parts of a long answer, never
+    chained.
 
-    With fragments in pre-training the base knows the vocabulary of long answers, and to come back to a result after a
-    check, but not the form of a whole answer; without them SFT stays near zero at any size.
+    With fragments in pre-training the base knows the vocabulary of long answers, and to come back to a result
+    after a check, but not the form of a whole answer; without them SFT stays near zero at any size.
     """
     (first, a), (second, b) = ((p.start, p.steps[0][1]) for p in (draw(rng, 2), draw(rng, 2)))
     text = rng.choice(["", "<think>"]) + f"{first}{a:+d}{working(first, a)}"
@@ -108,10 +116,11 @@ def fragment(rng: random.Random) -> str:
 
 
 def look_up(rng: random.Random, lengths: list[int]) -> tuple[str, str]:
-    """(prompt, response): the labelled operands of a problem, repeated in order, unrelated workings between two items.
+    """(prompt, response): the labelled operands of a problem, repeated in order, unrelated workings between
+    two items.
 
-    Labels are drawn at random, so that finding the next item takes a look at the prompt; consecutive labels let the base
-    get stuck on counting.
+    Labels are drawn at random, so that finding the next item takes a look at the prompt; consecutive labels
+    let the base get stuck on counting.
     """
     problem = draw(rng, rng.choice(lengths))
     response = rng.choice(["", "<think>"])

@@ -1,9 +1,10 @@
-"""How all figures look: colours and markers, panels, points and bars with hover texts, the note below, saving.
+"""How all figures look: colours and markers, panels, points and bars with hover texts, the note below,
+saving.
 
-A figure is drawn from one tidy table, and that table is its CSV: a row for each point, bar and curve, with `kind`,
-`measure` (which panel), `model`, `series` (which colour), `run`, `seed`, `x`, `value`, `low`, `high`. What is NaN is not
-drawn. A hover text travels as the gid of its artist, which matplotlib writes as an id into the SVG; `save` turns it into
-a `<title>`, which browsers show.
+A figure is drawn from one tidy table, and that table is its CSV: a row for each point, bar and curve, with
+`kind`, `measure` (which panel), `model`, `series` (which colour), `run`, `seed`, `x`, `value`, `low`, `high`.
+What is NaN is not drawn. A hover text travels as the gid of its artist, which matplotlib writes as an id into
+the SVG; `save` turns it into a `<title>`, which browsers show.
 """
 
 import collections
@@ -30,12 +31,27 @@ from valley.grid import HEADLINE
 
 seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
 # Text stays text in the SVG; all sizes are legible where the figure is shown 1,000 pixels wide.
-plt.rcParams |= {"svg.fonttype": "none", "figure.dpi": 100, "hatch.linewidth": 0.6,
-                 "axes.titlesize": 10, "grid.color": "0.88", "grid.linewidth": 0.7, "axes.edgecolor": "0.75", "axes.linewidth": 0.8,
-                  "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5}  # fmt: skip
+plt.rcParams |= {
+    "svg.fonttype": "none",
+    "figure.dpi": 100,
+    "hatch.linewidth": 0.6,
+    "axes.titlesize": 10,
+    "grid.color": "0.88",
+    "grid.linewidth": 0.7,
+    "axes.edgecolor": "0.75",
+    "axes.linewidth": 0.8,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
 COLUMNS = ["kind", "measure", "model", "series", "run", "seed", "x", "value", "low", "high"]
 WIDTH = 10.4  # inches: 1,000 pixels in a browser
-TITLE, FOOT, BETWEEN, LAST = 0.32, 0.5, 0.16, 0.25  # inches above a block of panels, below it, between its panels, below all
+TITLE, FOOT, BETWEEN, LAST = (
+    0.32,
+    0.5,
+    0.16,
+    0.25,
+)  # inches above a block of panels, below it, between its panels, below all
 GREY = "0.25"
 TITLED = "title "  # begins the id of what has a hover text
 SVG = "http://www.w3.org/2000/svg"
@@ -47,11 +63,40 @@ BAND = "noise between trainings"
 DASHES = [":", "-.", (0, (5, 1, 1, 1, 1, 1)), "--"]
 # The columns that figures read: a table of nothing may come without any.
 NEEDED = {
-    "cells": ["model", "run", "seed", "stage", "start", "recipe", "step", "examples", "task", "accuracy", "length", "reflection",
-              "token_efficiency", "calculations", "change", *(f"share {name}" for name in grading.OUTCOMES),
-              *(f"{name}_{end}" for name in ("problems", "length", "reflection", "change", "calculation_errors", "length_reflective",
-                                             "length_other") for end in ("low", "high")),
-              "calculation_errors", "length_reflective", "length_other"],
+    "cells": [
+        "model",
+        "run",
+        "seed",
+        "stage",
+        "start",
+        "recipe",
+        "step",
+        "examples",
+        "task",
+        "accuracy",
+        "length",
+        "reflection",
+        "token_efficiency",
+        "calculations",
+        "change",
+        *(f"share {name}" for name in grading.OUTCOMES),
+        *(
+            f"{name}_{end}"
+            for name in (
+                "problems",
+                "length",
+                "reflection",
+                "change",
+                "calculation_errors",
+                "length_reflective",
+                "length_other",
+            )
+            for end in ("low", "high")
+        ),
+        "calculation_errors",
+        "length_reflective",
+        "length_other",
+    ],
     "replicates": ["model", "measure", "band"],
     "paper": ["model", "run", "examples", "paper", "paper_length"],
     "rl_curves": ["model", "run", "seed", "step", "reward"],
@@ -62,7 +107,7 @@ NEEDED = {
     "accumulation": ["model", "run", "p", "verdict", "error_rate", "error_rate_low", "error_rate_high"],
     "recipes": ["model", "run", "recipe", "seed", "to_protocol", "to_protocol_low", "to_protocol_high"],
     "hazard": ["model", "run", "first", "last", "hazard", "low", "high"],
-}  # fmt: skip
+}
 OUTCOMES = {
     name: {"facecolor": colour, "hatch": hatch}
     for name, colour, hatch in zip(
@@ -82,8 +127,13 @@ def style(color, marker="o", linestyle="-", shift=0.0, fill=True) -> dict:
 def styles(cells: pandas.DataFrame) -> dict[str, dict]:
     """The style of every recipe, run and task of a study: the same in all its figures."""
     found = collections.defaultdict(lambda: style("0.5"))  # a run whose cell is not there yet
-    found |= {"base": style(GREY, "o", "--"), "protocol": style(PALETTE[0], "o"), "paper": style("black", "o", "none", 0.2, False),
-             "reflective": style(PALETTE[5], "D"), "other": style(PALETTE[9], "v", "--")}  # fmt: skip
+    found |= {
+        "base": style(GREY, "o", "--"),
+        "protocol": style(PALETTE[0], "o"),
+        "paper": style("black", "o", "none", 0.2, False),
+        "reflective": style(PALETTE[5], "D"),
+        "other": style(PALETTE[9], "v", "--"),
+    }
     recipes = sorted(set(cells.recipe.dropna()) - {"protocol"})
     for i, name in enumerate(recipes):
         shift = 0.11 * (i // 2 + 1) * (-1) ** (i + 1)
@@ -93,13 +143,19 @@ def styles(cells: pandas.DataFrame) -> dict[str, dict]:
     shades = dict(zip(sizes, SHADES(numpy.linspace(0, 1, len(sizes))), strict=True))
     for run, recipe, size in sft[["run", "recipe", "examples"]].drop_duplicates().itertuples(index=False):
         order = sizes.index(size)
-        own = {"color": matplotlib.colors.to_hex(shades[size]), "marker": MARKERS[order % len(MARKERS)], "linestyle": "-"}
+        own = {
+            "color": matplotlib.colors.to_hex(shades[size]),
+            "marker": MARKERS[order % len(MARKERS)],
+            "linestyle": "-",
+        }
         controls = {"linestyle": DASHES[order % len(DASHES)]}
         found[run] = style("") | (own if recipe == "protocol" else found[recipe] | controls) | {"shift": 0.0}
     tasks = [task for task in dict.fromkeys(cells.task) if task != HEADLINE]
     for i, task in enumerate(tasks):
         shift = 0.08 * (i - (len(tasks) - 1) / 2)
-        found.setdefault(task, style(PALETTE[i % 10], ["o", *MARKERS][i % 9], ["-", "--", "-.", ":"][i % 4], shift))
+        found.setdefault(
+            task, style(PALETTE[i % 10], ["o", *MARKERS][i % 9], ["-", "--", "-.", ":"][i % 4], shift)
+        )
     return found
 
 
@@ -109,17 +165,27 @@ def order(run: str, examples: float) -> tuple:
     return parsed.rl, parsed.recipe is not None, examples, run
 
 
-def tidy(table: pandas.DataFrame, measure: str, value: str, ends: str | None = None, **fixed) -> pandas.DataFrame:
-    """Rows to be drawn from columns of a table: `value` and the interval `<ends>low`, `<ends>high`; `fixed` sets the rest."""
+def tidy(
+    table: pandas.DataFrame, measure: str, value: str, ends: str | None = None, **fixed
+) -> pandas.DataFrame:
+    """Rows to be drawn from columns of a table: `value` and the interval `<ends>low`, `<ends>high`; `fixed`
+    sets the rest.
+    """
     low, high = (table[f"{ends}low"], table[f"{ends}high"]) if ends is not None else (None, None)
     columns = {"kind": "point", "measure": measure, "value": table[value], "low": low, "high": high} | fixed
-    rows = table.assign(**columns).reindex(columns=COLUMNS).astype(dict.fromkeys(("x", "value", "low", "high"), float))
+    rows = (
+        table.assign(**columns)
+        .reindex(columns=COLUMNS)
+        .astype(dict.fromkeys(("x", "value", "low", "high"), float))
+    )
     return rows[rows.value.notna() & rows.x.notna()]
 
 
 def in_order(data: pandas.DataFrame, tables: dict) -> list[str]:
     """The models of a figure in the order of the study."""
-    return [model for model in dict.fromkeys([*tables["cells"].model, *data.model]) if model in set(data.model)]
+    return [
+        model for model in dict.fromkeys([*tables["cells"].model, *data.model]) if model in set(data.model)
+    ]
 
 
 def join(*parts: pandas.DataFrame) -> pandas.DataFrame:
@@ -135,17 +201,33 @@ def number(value: float) -> str:
 
 def hover(row, what: str) -> str:
     """The hover text of a row: what it is (`{x}` in it stands for where), its value and interval."""
-    seed = "" if pandas.isna(row.seed) else f", seed {row.seed:g}" if isinstance(row.seed, float) else f", seed {row.seed}"
+    seed = (
+        ""
+        if pandas.isna(row.seed)
+        else f", seed {row.seed:g}"
+        if isinstance(row.seed, float)
+        else f", seed {row.seed}"
+    )
     run = "paper" if row.series == "paper" else row.run
     several = f", {row.series}" if row.series in (*OUTCOMES, "reflective", "other") else ""
-    interval = f" [{number(row.low)}, {number(row.high)}]" if pandas.notna(row.low) and pandas.notna(row.high) else ""
-    return f"{row.model}, {run}{seed}{several}: {what.format(x=number(row.x))} = {number(row.value)}{interval}"
+    interval = (
+        f" [{number(row.low)}, {number(row.high)}]"
+        if pandas.notna(row.low) and pandas.notna(row.high)
+        else ""
+    )
+    return (
+        f"{row.model}, {run}{seed}{several}: {what.format(x=number(row.x))} = {number(row.value)}{interval}"
+    )
 
 
-def panels(models: list, measures: list, across="models", height=1.75, left=0.75, gap=0.56, title=TITLE, foot=FOOT):
-    """A figure with a panel a model and measure: `across` says what stands side by side; `height` is one a model, or all's.
+def panels(
+    models: list, measures: list, across="models", height=1.75, left=0.75, gap=0.56, title=TITLE, foot=FOOT
+):
+    """A figure with a panel a model and measure: `across` says what stands side by side; `height` is one a
+    model, or all's.
 
-    Models side by side wrap after three, their measures below each other. Returns the figure and {(model, measure): axes}.
+    Models side by side wrap after three, their measures below each other. Returns the figure and {(model,
+    measure): axes}.
     """
     count = len(models)
     wide = len(measures) if across == "measures" else min(count, 3) if count != 4 else 2
@@ -160,7 +242,12 @@ def panels(models: list, measures: list, across="models", height=1.75, left=0.75
         for j, measure in enumerate(measures):
             block, column, row = (i, j, 0) if across == "measures" else (i // wide, i % wide, j)
             bottom = tops[block] + title + row * (blocks[block] + BETWEEN) + blocks[block]
-            place = [(left + column * width) / size[0], 1 - bottom / size[1], (width - gap) / size[0], blocks[block] / size[1]]
+            place = [
+                (left + column * width) / size[0],
+                1 - bottom / size[1],
+                (width - gap) / size[0],
+                blocks[block] / size[1],
+            ]
             ax = axes[model, measure] = figure.add_axes(place)
             if (across == "measures" and column == 0) or (across == "models" and row == 0):
                 ax.set_title(model, loc="left", fontweight="bold")
@@ -177,14 +264,27 @@ def empty(what: str) -> plt.Figure:
 
 def remark(ax, text: str, height: float = 0.5):
     """A sentence in a panel, in its middle; one without data loses its scales."""
-    ax.text(0.5, height, text, transform=ax.transAxes, ha="center", va="center", fontsize=8.5, color="0.35",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8})  # fmt: skip
+    ax.text(
+        0.5,
+        height,
+        text,
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        fontsize=8.5,
+        color="0.35",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+    )
     if not ax.lines:
         ax.set(xticks=[], yticks=[])
 
 
-def draw(ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines: bool = True, spread: float = 0.0):
-    """Points with intervals, and a line through the mean over seeds, for each series; `place` maps x to the axis."""
+def draw(
+    ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines: bool = True, spread: float = 0.0
+):
+    """Points with intervals, and a line through the mean over seeds, for each series; `place` maps x to the
+    axis.
+    """
     seeds = sorted(set(rows.seed.dropna()))
     beside = {seed: spread * (i - (len(seeds) - 1) / 2) for i, seed in enumerate(seeds)}
     for series, group in rows.groupby("series", sort=False):
@@ -192,11 +292,20 @@ def draw(ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines:
         shift = look["shift"] if spread else 0.0
         at = group.x.map(place) + shift + group.seed.map(beside).astype(float).fillna(0.0)
         known = group.low.notna() & group.high.notna()
-        ends = [[(x, low), (x, high)] for x, low, high in zip(at[known], group.low[known], group.high[known], strict=True)]
+        ends = [
+            [(x, low), (x, high)]
+            for x, low, high in zip(at[known], group.low[known], group.high[known], strict=True)
+        ]
         ax.add_collection(LineCollection(ends, color=look["color"], alpha=0.45, linewidth=1.1), autolim=False)
         if lines and look["linestyle"] != "none":
             mean = group.groupby("x").value.mean()
-            ax.plot(mean.index.map(place) + shift, mean, color=look["color"], linestyle=look["linestyle"], linewidth=1.3)
+            ax.plot(
+                mean.index.map(place) + shift,
+                mean,
+                color=look["color"],
+                linestyle=look["linestyle"],
+                linewidth=1.3,
+            )
         for x, row in zip(at, group.itertuples(), strict=True):
             dot(ax, x, row.value, look, hover(row, what))
     ax.autoscale_view(scaley=False)
@@ -205,14 +314,30 @@ def draw(ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines:
 def dot(ax, x: float, y: float, look: dict, text: str, size: float = 4.5):
     """One point with its hover text; an artist of its own, so that the text cannot go to another."""
     face = look["color"] if look["fill"] else "none"
-    ax.add_line(Line2D([x], [y], marker=look["marker"], color=look["color"], markerfacecolor=face, markersize=size,
-                       markeredgewidth=0.4 if look["fill"] else 1.1, markeredgecolor="white" if look["fill"] else look["color"],
-                       linestyle="none", zorder=4, gid=TITLED + text))  # fmt: skip
+    ax.add_line(
+        Line2D(
+            [x],
+            [y],
+            marker=look["marker"],
+            color=look["color"],
+            markerfacecolor=face,
+            markersize=size,
+            markeredgewidth=0.4 if look["fill"] else 1.1,
+            markeredgecolor="white" if look["fill"] else look["color"],
+            linestyle="none",
+            zorder=4,
+            gid=TITLED + text,
+        )
+    )
 
 
 def bar(ax, left: float, y: float, width: float, text: str, **look):
     """One horizontal bar with its hover text."""
-    ax.add_patch(Rectangle((left, y - 0.4), width, 0.8, edgecolor="white", linewidth=0.3, zorder=2, gid=TITLED + text, **look))
+    ax.add_patch(
+        Rectangle(
+            (left, y - 0.4), width, 0.8, edgecolor="white", linewidth=0.3, zorder=2, gid=TITLED + text, **look
+        )
+    )
 
 
 def from_zero(ax, rows: pandas.DataFrame):
@@ -235,7 +360,9 @@ def size_axis(data: pandas.DataFrame):
 
 
 def sized(ax, rows: pandas.DataFrame, looks: dict, what: str, axis, band: float | None = None):
-    """A panel over data sizes: the base as dots and a dashed line, the noise band around it, the other runs as lines."""
+    """A panel over data sizes: the base as dots and a dashed line, the noise band around it, the other runs
+    as lines.
+    """
     place, ticks = axis
     base = rows[rows.x == 0]
     for series, value in base[base.series != "paper"].groupby("series", sort=False).value.mean().items():
@@ -297,7 +424,11 @@ def noise(tables: dict, model: str, measure: str) -> float | None:
 def seeds(data: pandas.DataFrame) -> str:
     """What the dots are, for the note."""
     several = data[data.series != "paper"].seed.nunique() > 1
-    return "Dots: training seeds; lines: their mean." if several else "One training seed a cell: its spread is not shown."
+    return (
+        "Dots: training seeds; lines: their mean."
+        if several
+        else "One training seed a cell: its spread is not shown."
+    )
 
 
 def band_note(figure, tables: dict, measures=("accuracy", "length")) -> str:
@@ -305,7 +436,9 @@ def band_note(figure, tables: dict, measures=("accuracy", "length")) -> str:
     if not any(patch.get_label() == BAND for ax in figure.axes for patch in ax.patches):
         return ""
     found = [
-        f"{row.model} {row.measure} ±{number(row.band)}" for row in tables["replicates"].itertuples() if row.measure in measures
+        f"{row.model} {row.measure} ±{number(row.band)}"
+        for row in tables["replicates"].itertuples()
+        if row.measure in measures
     ]
     return f"Grey band: two trainings of the same cell differ by no more than this (over seeds; {', '.join(found)})."
 
@@ -313,8 +446,17 @@ def band_note(figure, tables: dict, measures=("accuracy", "length")) -> str:
 def entry(look: dict, name: str):
     """The legend entry of a series."""
     face = look["color"] if look["fill"] else "none"
-    return Line2D([], [], color=look["color"], marker=look["marker"], linestyle=look["linestyle"], markerfacecolor=face,
-                  markeredgecolor="white" if look["fill"] else look["color"], markersize=6, label=name)  # fmt: skip
+    return Line2D(
+        [],
+        [],
+        color=look["color"],
+        marker=look["marker"],
+        linestyle=look["linestyle"],
+        markerfacecolor=face,
+        markeredgecolor="white" if look["fill"] else look["color"],
+        markersize=6,
+        label=name,
+    )
 
 
 def finish(figure, handles: list, notes: list[str]):
@@ -325,8 +467,15 @@ def finish(figure, handles: list, notes: list[str]):
     if handles:
         longest = max(len(handle.get_label()) for handle in handles)
         columns = max(1, min(len(handles), int(width / (0.08 * longest + 0.6))))
-        figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncol=columns, fontsize=9, frameon=False,
-                      handlelength=2.8)  # fmt: skip
+        figure.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncol=columns,
+            fontsize=9,
+            frameon=False,
+            handlelength=2.8,
+        )
     text = textwrap.fill(" ".join(filter(None, notes)), int(width * 15.5))
     figure.text(0.1 / width, 0.05 / height, text, ha="left", va="top", fontsize=8.5, color="0.3")
 
@@ -341,7 +490,8 @@ def legend(data: pandas.DataFrame, looks: dict, names: dict | None = None) -> li
 def with_titles(svg: str) -> str:
     """The SVG with a `<title>` in each element that has a hover text; ids that nothing refers to are dropped.
 
-    What is left can stand in one page with other figures: no rule of style and no id that another figure has too.
+    What is left can stand in one page with other figures: no rule of style and no id that another figure has
+    too.
     """
     for prefix, uri in (("", SVG), ("xlink", "http://www.w3.org/1999/xlink")):
         xml.register_namespace(prefix, uri)
@@ -388,5 +538,7 @@ def read(path) -> pandas.DataFrame:
     """A table of the report; one without rows may be without columns too."""
     text = path.read_text(encoding="utf-8")
     table = pandas.read_csv(io.StringIO(text)) if text.strip() else pandas.DataFrame()
-    table = table.reindex(columns=[*table.columns, *(name for name in NEEDED[path.stem] if name not in table)])
+    table = table.reindex(
+        columns=[*table.columns, *(name for name in NEEDED[path.stem] if name not in table)]
+    )
     return table if len(table) else table.astype(object)  # the type of no text is not known otherwise

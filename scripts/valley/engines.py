@@ -1,7 +1,8 @@
-"""Engines that turn prompt ids into response ids: vLLM on GPUs, transformers on CPU; one process a GPU, fed from one queue.
+"""Engines that turn prompt ids into response ids: vLLM on GPUs, transformers on CPU; one process a GPU, fed
+from one queue.
 
-An engine is made once a process from generate.py's arguments and gives `run`: (list of prompt ids, seed) → list of (response
-ids, seed); and the sampling parameters in force, for the record.
+An engine is made once a process from generate.py's arguments and gives `run`: (list of prompt ids, seed) →
+list of (response ids, seed); and the sampling parameters in force, for the record.
 """
 
 import logging
@@ -13,7 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 from valley import environment, prompts, records
 
-# What a part and the responses record of vLLM's sampling, as vLLM holds it after its own checks (greedy resets top_p).
+# What a part and the responses record of vLLM's sampling, as vLLM holds it after its own checks (greedy
+# resets top_p).
 VLLM_SAMPLING = (
     "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens",
     "min_tokens", "stop", "stop_token_ids", "ignore_eos", "logit_bias", "bad_words",
@@ -31,15 +33,27 @@ def transformers_engine(args, tokenizer):
     ends = end_ids(args, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, local_files_only=True, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=dtype, local_files_only=True, use_safetensors=True
+    )
     model.to(device).eval()
-    sampling = {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": 0} if args.temperature else {}
+    sampling = (
+        {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": 0}
+        if args.temperature
+        else {}
+    )
     model.generation_config = GenerationConfig(
-        max_new_tokens=args.max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
-        repetition_penalty=1.0, num_beams=1, **(sampling or {"do_sample": False}),
-    )  # fmt: skip
+        max_new_tokens=args.max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+        repetition_penalty=1.0,
+        num_beams=1,
+        **(sampling or {"do_sample": False}),
+    )
 
-    in_force = {k: v for k, v in model.generation_config.to_diff_dict().items() if k != "transformers_version"}
+    in_force = {
+        k: v for k, v in model.generation_config.to_diff_dict().items() if k != "transformers_version"
+    }
 
     def run(batch, seed):
         set_seed(seed)
@@ -58,13 +72,16 @@ def vllm_options() -> dict:
     import torch
 
     variables = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: it dies with it, and schedules the same way again
+        # the engine in this process: it dies with it, and schedules the same way again
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for the closing line
         "VLLM_NO_USAGE_STATS": "1",  # vLLM would report to its makers
         "HF_HUB_OFFLINE": "1",
     }
     options = {}
-    if not torch.cuda.is_available():  # vLLM's CPU build, which tests/test_vllm.py runs: little memory, no threads pinned
+    if (
+        not torch.cuda.is_available()
+    ):  # vLLM's CPU build, which tests/test_vllm.py runs: little memory, no threads pinned
         variables |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         options["enforce_eager"] = True  # compiling takes longer than a test
     for name, value in variables.items():
@@ -80,30 +97,51 @@ def vllm_engine(args, tokenizer):
     options, ends = vllm_options(), end_ids(args, tokenizer)
     from vllm import LLM, SamplingParams
 
-    # Without a tokenizer vLLM warns, with a traceback, that it cannot warm up a chat template; none of ours goes through it.
+    # Without a tokenizer vLLM warns, with a traceback, that it cannot warm up a chat template; none of ours
+    # goes through it.
     logging.getLogger("vllm.renderers.base").addFilter(lambda record: "warmup failed" not in str(record.msg))
     engine = LLM(
-        model=str(args.model), dtype="bfloat16" if args.precision == "bf16" else "float32", max_model_len=args.max_context,
-        # "vllm" ignores the model's own generation_config, from which vLLM would take repetition_penalty and top_k silently.
-        generation_config="vllm", enable_prefix_caching=True, trust_remote_code=False, skip_tokenizer_init=True,
-        seed=args.seed, **options,
-    )  # fmt: skip
+        model=str(args.model),
+        dtype="bfloat16" if args.precision == "bf16" else "float32",
+        max_model_len=args.max_context,
+        # "vllm" ignores the model's own generation_config, from which vLLM would take repetition_penalty and
+        # top_k silently.
+        generation_config="vllm",
+        enable_prefix_caching=True,
+        trust_remote_code=False,
+        skip_tokenizer_init=True,
+        seed=args.seed,
+        **options,
+    )
 
     def sampling(seed: int | None):
-        # ignore_eos: vLLM adds the end tokens of generation_config to ours even when it is switched off; ours are the
-        # config's, the same for both engines and for every cell of a family.
+        # ignore_eos: vLLM adds the end tokens of generation_config to ours even when it is switched off; ours
+        # are the config's, the same for both engines and for every cell of a family.
         return SamplingParams(
-            n=1, temperature=args.temperature, top_p=args.top_p, top_k=0, min_p=0.0, repetition_penalty=1.0,
-            presence_penalty=0.0, frequency_penalty=0.0, max_tokens=args.max_new_tokens, min_tokens=0, seed=seed,
-            stop_token_ids=ends, ignore_eos=True, detokenize=False,
-        )  # fmt: skip
+            n=1,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=0,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            max_tokens=args.max_new_tokens,
+            min_tokens=0,
+            seed=seed,
+            stop_token_ids=ends,
+            ignore_eos=True,
+            detokenize=False,
+        )
 
     def run(batch, seed):
         seeds = range(seed, seed + len(batch))
         inputs = [{"prompt_token_ids": ids} for ids in batch]
         outputs = engine.generate(inputs, [sampling(own) for own in seeds], use_tqdm=False)
         if [list(output.prompt_token_ids) for output in outputs] != batch:
-            records.fail(args.model, "vLLM changed the token ids of a prompt", "Nothing it generated here can be used")
+            records.fail(
+                args.model, "vLLM changed the token ids of a prompt", "Nothing it generated here can be used"
+            )
         ids = [list(output.outputs[0].token_ids) for output in outputs]
         return [(cut(row, ends), own) for row, own in zip(ids, seeds, strict=True)]
 
@@ -117,7 +155,11 @@ def end_ids(args, tokenizer) -> list[int]:
     """Ids of the tokens that end a response: the tokenizer's end token first, then `--stop-tokens`."""
     known = tokenizer.get_vocab()
     if unknown := [token for token in args.stop_tokens if token not in known]:
-        records.fail("--stop-tokens", f"{unknown[0]} is not in the vocabulary of {args.model}", "Mend families.*.stop_tokens")
+        records.fail(
+            "--stop-tokens",
+            f"{unknown[0]} is not in the vocabulary of {args.model}",
+            "Mend families.*.stop_tokens",
+        )
     return [tokenizer.eos_token_id, *(known[token] for token in args.stop_tokens)]
 
 
@@ -127,11 +169,15 @@ def cut(ids: list[int], ends: list[int]) -> list[int]:
 
 
 def visible_gpus() -> list[str]:
-    """The job's GPUs as CUDA_VISIBLE_DEVICES names them (numbers or UUIDs); where it is not set, all of the machine."""
+    """The job's GPUs as CUDA_VISIBLE_DEVICES names them (numbers or UUIDs); where it is not set, all of the
+    machine.
+    """
     import torch
 
     everything = ",".join(map(str, range(torch.cuda.device_count())))
-    return [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", everything).split(",") if name.strip()]
+    return [
+        name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", everything).split(",") if name.strip()
+    ]
 
 
 def start_worker(args, gpus):
@@ -143,7 +189,9 @@ def start_worker(args, gpus):
 
 
 def work_chunk(number: int, batch: list[list[int]], seed: int):
-    """In a worker: (chunk number, responses, sampling). An error ends the process: the pool then stops the others at once."""
+    """In a worker: (chunk number, responses, sampling). An error ends the process: the pool then stops the
+    others at once.
+    """
     try:
         run, sampling = worker_engine
         return number, run(batch, seed), sampling
@@ -153,9 +201,11 @@ def work_chunk(number: int, batch: list[list[int]], seed: int):
 
 
 def generate(args, tokenizer, todo: list[tuple], gpus: list[str]):
-    """Yield (chunk number, responses, sampling) of `todo`, (chunk number, prompt ids, seed), as they are finished.
+    """Yield (chunk number, responses, sampling) of `todo`, (chunk number, prompt ids, seed), as they are
+    finished.
 
-    One process a GPU takes chunks from one queue in the order given; with one GPU or none, this process does it.
+    One process a GPU takes chunks from one queue in the order given; with one GPU or none, this process does
+    it.
     """
     if len(gpus) < 2:
         run, sampling = ENGINES[args.engine](args, tokenizer)
@@ -173,10 +223,13 @@ def generate(args, tokenizer, todo: list[tuple], gpus: list[str]):
             yield job.result()
     except BrokenProcessPool:
         records.fail(
-            args.out, "a worker process died, so the others were stopped (its error stands above; none if it was killed)",
+            args.out,
+            "a worker process died, so the others were stopped (its error stands above; none if it was killed)",
             "The finished parts stay: mend the cause and run the same command again",
-        )  # fmt: skip
+        )
     finally:
-        for worker in multiprocessing.active_children():  # after an error they would finish what they hold first
+        for (
+            worker
+        ) in multiprocessing.active_children():  # after an error they would finish what they hold first
             worker.terminate()
         pool.shutdown()

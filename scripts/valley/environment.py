@@ -1,4 +1,6 @@
-"""What a process inherits or finds: the variables of every job (set once by the Snakefile), GPUs, SLURM, its parent."""
+"""What a process inherits or finds: the variables of every job (set once by the Snakefile), GPUs, SLURM, its
+parent.
+"""
 
 import multiprocessing
 import os
@@ -20,15 +22,23 @@ def gpus() -> int:
 
 
 def slurm_problem() -> str | None:
-    """Why nothing can be submitted to SLURM from here; None where its commands are there and its controller answers."""
+    """Why nothing can be submitted to SLURM from here; None where its commands are there and its controller
+    answers.
+    """
     if lacking := [name for name in ("sbatch", "squeue", "scontrol") if not shutil.which(name)]:
         return f"SLURM's {lacking[0]} is not there"
     ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
-    return None if ping.returncode == 0 else f"SLURM's controller does not answer ({(ping.stdout + ping.stderr).strip()[:200]})"
+    return (
+        None
+        if ping.returncode == 0
+        else f"SLURM's controller does not answer ({(ping.stdout + ping.stderr).strip()[:200]})"
+    )
 
 
 def prepare(warm_start: bool):
-    """Set what jobs need: this interpreter first on PATH, no hub, quiet libraries; for CPU studies a thrifty allocator."""
+    """Set what jobs need: this interpreter first on PATH, no hub, quiet libraries; for CPU studies a thrifty
+    allocator.
+    """
     # Jobs find the interpreter that runs Snakemake, whether or not its environment is activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["HF_HUB_OFFLINE"] = "1"  # only the fetch scripts go out, and say so themselves
@@ -41,5 +51,9 @@ def prepare(warm_start: bool):
 
 
 def end_with_parent():
-    """In a worker process: end when its parent does. A worker whose parent was killed would wait for work for ever."""
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    """In a worker process: end when its parent does. A worker whose parent was killed would wait for work for
+    ever.
+    """
+    threading.Thread(
+        target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
+    ).start()

@@ -1,7 +1,9 @@
-"""Is this answer the gold answer? Two protocols: Math-Verify for our headline, the Qwen2.5-Math evaluator's for the paper's.
+"""Is this answer the gold answer? Two protocols: Math-Verify for our headline, the Qwen2.5-Math evaluator's
+for the paper's.
 
-Strings and numbers are compared at once. What needs algebra goes to worker processes that are killed when one answer takes
-too long or too much memory (`Judge`), for sympy can hang for ever on what a model writes. Nothing is evaluated as code.
+Strings and numbers are compared at once. What needs algebra goes to worker processes that are killed when one
+answer takes too long or too much memory (`Judge`), for sympy can hang for ever on what a model writes.
+Nothing is evaluated as code.
 """
 
 import functools
@@ -15,9 +17,12 @@ import time
 from decimal import Decimal
 from typing import NamedTuple
 
-LONGEST = 500  # characters; a longer answer is compared as a string only (10⁶ digits cost Math-Verify 4 s and 600 MB)
-SECONDS = 2.0  # of CPU for one comparison, after which it counts as `timeout`: CPU, or a busy machine would change grades
-KILL_AFTER = 15.0  # seconds of wall time, for what runs in C code that the worker's own alarm cannot interrupt
+# characters; a longer answer is compared as a string only (10⁶ digits cost Math-Verify 4 s and 600 MB)
+LONGEST = 500
+# of CPU for one comparison, after which it counts as `timeout`: CPU, or a busy machine would change grades
+SECONDS = 2.0
+# seconds of wall time, for what runs in C code that the worker's own alarm cannot interrupt
+KILL_AFTER = 15.0
 MEMORY = 2 << 30  # bytes of address space a worker may have
 
 DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
@@ -29,7 +34,9 @@ MODULUS = re.compile(r"\\[bp]?mod\b")
 
 
 class Pair(NamedTuple):
-    """A comparison to be made: by which protocol (`headline`, `paper`; `gold`: can it be read at all?), of what with what."""
+    """A comparison to be made: by which protocol (`headline`, `paper`; `gold`: can it be read at all?), of
+    what with what.
+    """
 
     protocol: str
     gold: str
@@ -52,7 +59,9 @@ def number(answer: str) -> Decimal | None:
 
 
 def words(answer: str) -> str | None:
-    """The words of an answer that is `\\text{…}` as a whole, or of one with letters only; None for anything else."""
+    """The words of an answer that is `\\text{…}` as a whole, or of one with letters only; None for anything
+    else.
+    """
     inner = TEXT.fullmatch(answer.strip())
     plain = (inner.group(1) if inner else answer).strip().rstrip(".").strip()
     plain = re.fullmatch(r"\(?([^\W\d_]+(?:[ -][^\W\d_]+)*)\)?", plain)
@@ -85,7 +94,9 @@ def quick(pair: Pair) -> bool | None:
 
 
 def as_math(text: str) -> str:
-    """An answer as Math-Verify takes it: in a box unless it brings delimiters of its own, `3.8e5` as a power of ten."""
+    """An answer as Math-Verify takes it: in a box unless it brings delimiters of its own, `3.8e5` as a power
+    of ten.
+    """
     text = SCIENTIFIC.sub(r" \\times 10^{\1}", text)
     return text if DELIMITED.search(text) else f"\\boxed{{{text}}}"
 
@@ -98,7 +109,9 @@ def parsed(text: str) -> list:
     return math_verify.parse(as_math(text), parsing_timeout=None)
 
 
-def equivalent(gold: str, answer: str, precision: int = 6, strict: bool = True, allow_set_relation_comp: bool = False) -> bool:
+def equivalent(
+    gold: str, answer: str, precision: int = 6, strict: bool = True, allow_set_relation_comp: bool = False
+) -> bool:
     """Math-Verify's verdict on two answers, the gold one first (its comparison is not symmetric).
 
     No time limit of its own: run it where it can be killed. Options as in `math_verify.verify`.
@@ -107,12 +120,20 @@ def equivalent(gold: str, answer: str, precision: int = 6, strict: bool = True, 
 
     if "%" not in gold + answer and far_apart(expression(gold), expression(answer)):
         return False
-    return math_verify.verify(parsed(gold), parsed(answer), float_rounding=precision, strict=strict,
-                              allow_set_relation_comp=allow_set_relation_comp, timeout_seconds=None)  # fmt: skip
+    return math_verify.verify(
+        parsed(gold),
+        parsed(answer),
+        float_rounding=precision,
+        strict=strict,
+        allow_set_relation_comp=allow_set_relation_comp,
+        timeout_seconds=None,
+    )
 
 
 def far_apart(left, right) -> bool:
-    """True for two real numbers that differ by more than a hundredth: sympy needs no algebra to tell them apart."""
+    """True for two real numbers that differ by more than a hundredth: sympy needs no algebra to tell them
+    apart.
+    """
     import sympy
 
     if not all(isinstance(item, sympy.Expr) and item.is_number for item in (left, right)):
@@ -136,11 +157,47 @@ def is_expression(gold: str, _answer: str) -> bool:
 # ---- the paper's protocol
 
 
-UNITS = ["degrees?", "degree", "inches", "inch", "feet", "foot", "cm", "meters?", "metres?", "miles?", "mph", "km", "kg", "grams?", "units?", "square", "cubic", "cents?", "dollars?", "hours?", "minutes?", "seconds?", "days?", "weeks?", "months?", "years?", "points?", "students?", "ways", "people"]  # fmt: skip
+UNITS = [
+    "degrees?",
+    "degree",
+    "inches",
+    "inch",
+    "feet",
+    "foot",
+    "cm",
+    "meters?",
+    "metres?",
+    "miles?",
+    "mph",
+    "km",
+    "kg",
+    "grams?",
+    "units?",
+    "square",
+    "cubic",
+    "cents?",
+    "dollars?",
+    "hours?",
+    "minutes?",
+    "seconds?",
+    "days?",
+    "weeks?",
+    "months?",
+    "years?",
+    "points?",
+    "students?",
+    "ways",
+    "people",
+]
 SIMPLER = [
     (r"\n|\\[!,;: ]|\\left\b|\\right\b|\\\$|\$|\^\{?\\circ\}?|\\degree", ""),
     (r"\\[dt]frac\b", r"\\frac"),
-    (r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf)\s*\{(?:\s*(?:" + "|".join(UNITS) + r")\s*)+\}(?:\^\{?\d\}?)?", ""),
+    (
+        r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf)\s*\{(?:\s*(?:"
+        + "|".join(UNITS)
+        + r")\s*)+\}(?:\^\{?\d\}?)?",
+        "",
+    ),
     (TEXT.pattern, r"\1"),
     (r"(?<=[\d}])\s*(?:" + "|".join(UNITS) + r")\b\.?", ""),
     (r"\\?%|\\%", ""),
@@ -154,12 +211,14 @@ SIMPLER = [
     (r"(?<![\d.])\.(?=\d)", "0."),
     (r"(\d)\.0+(?!\d)", r"\1"),
     (r"[.,:/]+$", ""),
-]  # fmt: skip
+]
 SIMPLER = [(re.compile(pattern), replacement) for pattern, replacement in SIMPLER]
 
 
 def paper_normal(answer: str) -> str:
-    """An answer without units, degree and percent signs, size commands, `x=` in front, and with full fractions and roots."""
+    """An answer without units, degree and percent signs, size commands, `x=` in front, and with full
+    fractions and roots.
+    """
     for pattern, replacement in SIMPLER:
         answer = pattern.sub(replacement, answer)
     return answer
@@ -184,11 +243,12 @@ def parts(text: str) -> list[str]:
 
 
 def paper_equal(gold: str, answer: str) -> bool:
-    """The paper's verdict on two answers: equal as normalised strings, as numbers, entry by entry, or by sympy.
+    """The paper's verdict on two answers: equal as normalised strings, as numbers, entry by entry, or by
+    sympy.
 
-    Written from the published behaviour of the Qwen2.5-Math evaluator (paper, section 4). It is generous, as that is:
-    brackets are not told apart, percentages equal shares, four digits suffice. Known to differ: expressions are read by
-    Math-Verify's parser in place of latex2sympy 1, and the list of units is shorter.
+    Written from the published behaviour of the Qwen2.5-Math evaluator (paper, section 4). It is generous, as
+    that is: brackets are not told apart, percentages equal shares, four digits suffice. Known to differ:
+    expressions are read by Math-Verify's parser in place of latex2sympy 1, and the list of units is shorter.
     """
     gold, answer = paper_normal(gold), paper_normal(answer)
     if gold.casefold() == answer.casefold() != "":
@@ -208,7 +268,9 @@ def paper_equal(gold: str, answer: str) -> bool:
 
 
 def symbolically_equal(gold: str, answer: str) -> bool:
-    """True when sympy finds the difference of both zero, or their values within 10⁻⁴; equations by their two sides."""
+    """True when sympy finds the difference of both zero, or their values within 10⁻⁴; equations by their two
+    sides.
+    """
     import sympy
 
     left, right = expression(gold), expression(answer)
@@ -220,7 +282,9 @@ def symbolically_equal(gold: str, answer: str) -> bool:
         left, right = left.lhs - left.rhs, right.lhs - right.rhs
         return bool(sympy.simplify(left - right) == 0 or sympy.simplify(left + right) == 0)
     if isinstance(left, sympy.MatrixBase) and isinstance(right, sympy.MatrixBase):
-        return left.shape == right.shape and all(sympy.simplify(a - b) == 0 for a, b in zip(left, right, strict=True))
+        return left.shape == right.shape and all(
+            sympy.simplify(a - b) == 0 for a, b in zip(left, right, strict=True)
+        )
     if not isinstance(left, sympy.Expr) or not isinstance(right, sympy.Expr):
         return False
     if left.is_number and right.is_number:
@@ -245,7 +309,9 @@ def prepare_worker():
 
 
 def decide(pair: Pair) -> tuple[bool | None, float]:
-    """In a worker: the verdict on one pair (None: it took too long or too much memory) and the seconds it took."""
+    """In a worker: the verdict on one pair (None: it took too long or too much memory) and the seconds it
+    took.
+    """
 
     def stop(_signal, _frame):
         raise TookTooLong
@@ -267,8 +333,8 @@ def decide(pair: Pair) -> tuple[bool | None, float]:
 class Judge:
     """Verdicts on pairs: the quick ones at once, the others from `workers` processes, each pair decided once.
 
-    A comparison that overruns its time inside C code is killed with its process, which is replaced. Workers start on the
-    first pair that needs one: a study whose answers are whole numbers never waits for sympy.
+    A comparison that overruns its time inside C code is killed with its process, which is replaced. Workers
+    start on the first pair that needs one: a study whose answers are whole numbers never waits for sympy.
     """
 
     def __init__(self, workers: int = 1):
@@ -325,7 +391,9 @@ def outcome(future) -> tuple[bool | None, float]:
 
 
 def unreadable(golds: list[str]) -> list[str]:
-    """Gold answers that are no number, no words and nothing Math-Verify can read: only the same string would equal them."""
+    """Gold answers that are no number, no words and nothing Math-Verify can read: only the same string would
+    equal them.
+    """
     pairs = [Pair("gold", gold, gold) for gold in golds]
     with Judge() as judge:
         verdicts = judge(pairs)

@@ -23,13 +23,17 @@ def by_run(data: pandas.DataFrame, cells: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def budget(tables: dict, tasks):
-    """Accuracy had the limit been lower, a line a run; intervals at the full limit, where they are those of the cell."""
+    """Accuracy had the limit been lower, a line a run; intervals at the full limit, where they are those of
+    the cell.
+    """
     cells = tables["cells"]
     ends = cells.loc[cells.task == HEADLINE, ["model", "run", "seed", "problems_low", "problems_high"]]
     table = sft_runs(tables["budget"]).merge(ends, on=["model", "run", "seed"], how="left")
     last = table.limit == table.limit.max()
     table = table.assign(
-        x=table.limit, problems_low=table.problems_low.where(last), problems_high=table.problems_high.where(last)
+        x=table.limit,
+        problems_low=table.problems_low.where(last),
+        problems_high=table.problems_high.where(last),
     )
     data = by_run(tidy(table, "accuracy", "accuracy", "problems_"), cells)
     if data.empty:
@@ -46,15 +50,19 @@ def budget(tables: dict, tasks):
         ax.set_xticks(numpy.log2(limits), [f"{limit:,.0f}" for limit in limits])
         drawing.from_zero(ax, rows)
     drawing.label(axes, {"accuracy": "accuracy (avg@k)"}, "limit (tokens)")
-    notes = ["A response longer than the limit counts as wrong: a lower bound, since a model that knew the limit might be briefer.",
-             "Bars, at the full limit: confidence interval over problems. The points of one run share their responses.",
-             drawing.seeds(data)]  # fmt: skip
+    notes = [
+        "A response longer than the limit counts as wrong: a lower bound, since a model that knew the limit might be briefer.",
+        "Bars, at the full limit: confidence interval over problems. The points of one run share their responses.",
+        drawing.seeds(data),
+    ]
     drawing.finish(figure, drawing.legend(data, looks), notes)
     return figure, data
 
 
 def errors(tables: dict, tasks):
-    """Accuracy by calculations with the fit of p^k, accuracy by length, hazard of the first error, error rate by size."""
+    """Accuracy by calculations with the fit of p^k, accuracy by length, hazard of the first error, error rate
+    by size.
+    """
     cells, fits = tables["cells"], tables["accumulation"]
     sizes = cells[cells.stage.isin(["base", "sft"])].drop_duplicates("run").set_index("run")
     hazard = tables["hazard"]
@@ -66,11 +74,15 @@ def errors(tables: dict, tasks):
         tidy(few(tables["accuracy_by_length"], cells).pipe(at, "tokens"), "length", "accuracy", ""),
         tidy(few(hazard.assign(x=(hazard["first"] * hazard["last"]) ** 0.5), cells), "hazard", "hazard", ""),
         tidy(rate, "rate", "error_rate", "error_rate_"),
-    )  # fmt: skip
+    )
     if data.empty:
         return drawing.empty("calculations in responses"), data
     data = by_run(data, cells)
-    models, looks, axis = drawing.in_order(data, tables), drawing.styles(cells), drawing.size_axis(data[data.measure == "rate"])
+    models, looks, axis = (
+        drawing.in_order(data, tables),
+        drawing.styles(cells),
+        drawing.size_axis(data[data.measure == "rate"]),
+    )
     measures = {
         "steps": "accuracy",
         "length": "accuracy",
@@ -79,7 +91,9 @@ def errors(tables: dict, tasks):
     }
     said = {model: verdicts(by_run(fits[fits.model == model], cells)) for model in models}
     lines = max(text.count("\n") + 1 for text in said.values())
-    figure, axes = drawing.panels(models, list(measures), "measures", 1.9, gap=0.72, title=0.35 + 0.15 * lines)
+    figure, axes = drawing.panels(
+        models, list(measures), "measures", 1.9, gap=0.72, title=0.35 + 0.15 * lines
+    )
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
         points = rows[rows.kind == "point"]
@@ -110,14 +124,25 @@ def errors(tables: dict, tasks):
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         if not len(points):
             drawing.remark(ax, "no data yet")
-    drawing.label(axes, measures, {"steps": "calculations in the response", "length": "tokens of the response",
-                                   "hazard": "position of the calculation", "rate": "training examples"}, "measures")  # fmt: skip
+    drawing.label(
+        axes,
+        measures,
+        {
+            "steps": "calculations in the response",
+            "length": "tokens of the response",
+            "hazard": "position of the calculation",
+            "rate": "training examples",
+        },
+        "measures",
+    )
     calculated = ", ".join(tasks.calculations) or "no task"
-    notes = [f"Responses that gave an answer, all seeds together; calculations: {calculated}; tokens: {', '.join(tasks.headline)}.",
-             "Bars: confidence interval, over problems (hazard: over calculations).",
-             "Curves left: the fit of p^k, solid where its test does not reject it, dotted where it fails, dashed where there is no test.",
-             "Were errors independent, the hazard would be level.",
-        "Lines for base, smallest, a middle and the largest size, and for short; the rest is in the tables."]  # fmt: skip
+    notes = [
+        f"Responses that gave an answer, all seeds together; calculations: {calculated}; tokens: {', '.join(tasks.headline)}.",
+        "Bars: confidence interval, over problems (hazard: over calculations).",
+        "Curves left: the fit of p^k, solid where its test does not reject it, dotted where it fails, dashed where there is no test.",
+        "Were errors independent, the hazard would be level.",
+        "Lines for base, smallest, a middle and the largest size, and for short; the rest is in the tables.",
+    ]
     drawing.finish(figure, drawing.legend(data, looks), notes)
     return figure, data
 
@@ -128,7 +153,9 @@ def at(table: pandas.DataFrame, column: str) -> pandas.DataFrame:
 
 
 def few(table: pandas.DataFrame, cells: pandas.DataFrame) -> pandas.DataFrame:
-    """The rows of the base, the smallest, a middle and the largest size, and of short: more lines could not be told apart."""
+    """The rows of the base, the smallest, a middle and the largest size, and of short: more lines could not
+    be told apart.
+    """
     sft = cells[(cells.stage == "sft") & (cells.recipe == "protocol")].drop_duplicates(["model", "run"])
     kept = set(cells.model + cells.run.where(cells.recipe.eq("short") | cells.stage.eq("base")))
     for model, group in sft.sort_values("examples").groupby("model"):
@@ -144,52 +171,92 @@ def curves(fits: pandas.DataFrame, steps: pandas.DataFrame) -> pandas.DataFrame:
         seen = steps[(steps.model == fit.model) & (steps.run == fit.run)].calculations
         if len(seen):
             ks = numpy.linspace(max(0.0, seen.min() - 0.5), seen.max() + 0.5, 25)
-            found.append(pandas.DataFrame({"kind": "curve", "measure": "steps", "model": fit.model, "series": fit.run,
-                                           "run": fit.run, "x": ks, "value": fit.p**ks}))  # fmt: skip
+            found.append(
+                pandas.DataFrame(
+                    {
+                        "kind": "curve",
+                        "measure": "steps",
+                        "model": fit.model,
+                        "series": fit.run,
+                        "run": fit.run,
+                        "x": ks,
+                        "value": fit.p**ks,
+                    }
+                )
+            )
     return drawing.join(*found).reindex(columns=drawing.COLUMNS)
 
 
 def verdicts(fits: pandas.DataFrame) -> str:
     """The verdict on p^k, and for which runs: `fails: 8k, 16k`; a line each."""
     short = sft_runs(fits).run.str.removeprefix("sft-")
-    lines = [f"p^k {verdict}: {', '.join(short[fits.verdict == verdict])}" for verdict in dict.fromkeys(fits.verdict.dropna())]
+    lines = [
+        f"p^k {verdict}: {', '.join(short[fits.verdict == verdict])}"
+        for verdict in dict.fromkeys(fits.verdict.dropna())
+    ]
     return "\n".join(lines)
 
 
 def rl(tables: dict, tasks):
-    """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a model."""
+    """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a
+    model.
+    """
     cells, curve = tables["cells"], tables["rl_curves"]
     headline = cells[cells.task == HEADLINE]
     run = headline[headline.stage == "rl"]
     whole = run.run.str.split("@").str[0]
     last = curve.groupby(["model", "run"]).step.max()
-    ends = pandas.Series([last.get(key) for key in zip(run.model, whole, strict=True)], run.index, dtype=float)
+    ends = pandas.Series(
+        [last.get(key) for key in zip(run.model, whole, strict=True)], run.index, dtype=float
+    )
     run = run.assign(x=run.step.fillna(ends), series=whole.map(start))
     starts = headline[headline.stage != "rl"].assign(x=0.0)
     begun = run[["model", "start", "seed", "series"]].drop_duplicates()
-    starts = starts.drop(columns="start").merge(begun, left_on=["model", "run", "seed"], right_on=["model", "start", "seed"])
-    table = pandas.concat([starts, run]).sort_values(["model", "series", "seed", "x"], kind="stable") if len(run) else run
+    starts = starts.drop(columns="start").merge(
+        begun, left_on=["model", "run", "seed"], right_on=["model", "start", "seed"]
+    )
+    table = (
+        pandas.concat([starts, run]).sort_values(["model", "series", "seed", "x"], kind="stable")
+        if len(run)
+        else run
+    )
     reward = curve.assign(
-        x=curve.step, series=curve.run.map(start), seed=curve.seed.astype(str).str.removeprefix("seed").astype(float)
+        x=curve.step,
+        series=curve.run.map(start),
+        seed=curve.seed.astype(str).str.removeprefix("seed").astype(float),
     )
     data = drawing.join(
-        tidy(table, "accuracy", "accuracy", "problems_"), tidy(table, "length", "length", "length_"),
+        tidy(table, "accuracy", "accuracy", "problems_"),
+        tidy(table, "length", "length", "length_"),
         tidy(reward, "reward", "reward", kind="line"),
-    )  # fmt: skip
+    )
     if data.empty:
         return drawing.empty("RL runs"), data
     examples = cells.drop_duplicates("start").set_index("start").examples
-    data = data.sort_values("series", key=lambda s: s.map(lambda name: examples.get(name.split(",")[0], 0)), kind="stable")
+    data = data.sort_values(
+        "series", key=lambda s: s.map(lambda name: examples.get(name.split(",")[0], 0)), kind="stable"
+    )
     models, looks = drawing.in_order(data, tables), looks_of_starts(data, cells)
-    measures = {"accuracy": "held-out accuracy (avg@k)", "length": "length (tokens)", "reward": "training reward"}
+    measures = {
+        "accuracy": "held-out accuracy (avg@k)",
+        "length": "length (tokens)",
+        "reward": "training reward",
+    }
     figure, axes = drawing.panels(models, list(measures), "measures", 2.2, gap=0.75)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
         drawing.draw(ax, rows[rows.kind == "point"], looks, f"{measure} at step {{x}}")
-        for (series, name, seed), line in rows[rows.kind == "line"].groupby(["series", "run", "seed"], sort=False):
+        for (series, name, seed), line in rows[rows.kind == "line"].groupby(
+            ["series", "run", "seed"], sort=False
+        ):
             title = f"{drawing.TITLED}{model}, {name}, seed {seed:g}: training reward"
             ax.plot(
-                line.x, line.value, color=looks[series]["color"], linestyle=looks[series]["linestyle"], linewidth=0.9, gid=title
+                line.x,
+                line.value,
+                color=looks[series]["color"],
+                linestyle=looks[series]["linestyle"],
+                linewidth=0.9,
+                gid=title,
             )
         drawing.from_zero(ax, rows)
         band, zero = drawing.noise(tables, model, measure), rows[(rows.x == 0) & (rows.run == "base")]
@@ -200,9 +267,13 @@ def rl(tables: dict, tasks):
         if not len(rows):
             drawing.remark(ax, "no data yet")
     drawing.label(axes, measures, "RL step", "measures")
-    notes = [f"Accuracy: {', '.join(tasks.headline)}, by the headline verdict. Bars: confidence interval over problems; the reward has none.",
-             "Dashed line: the base before RL.", drawing.seeds(data), drawing.band_note(figure, tables),
-             "An end point in the tables is the mean of the last three points, never the best."]  # fmt: skip
+    notes = [
+        f"Accuracy: {', '.join(tasks.headline)}, by the headline verdict. Bars: confidence interval over problems; the reward has none.",
+        "Dashed line: the base before RL.",
+        drawing.seeds(data),
+        drawing.band_note(figure, tables),
+        "An end point in the tables is the mean of the last three points, never the best.",
+    ]
     names = {series: f"from {series}" for series in looks}
     drawing.finish(figure, drawing.legend(data, looks, names), notes)
     return figure, data

@@ -1,13 +1,15 @@
-"""Is a response right, and if not, how did it fail? One grader for evaluation (grade.py) and for the RL reward (rl.py).
+"""Is a response right, and if not, how did it fail? One grader for evaluation (grade.py) and for the RL
+reward (rl.py).
 
 Three verdicts, from the strictest idea of an answer to the loosest:
 
-- **boxed**: the response finished by itself and the last `\\boxed{}` after its reasoning equals the gold answer
-  (Math-Verify, gold first).
-- **headline**: the same; a response without a box may state its answer in words ("the final answer is …"). Never a bare
-  last number. Untrained instruct models box less often than trained ones: boxes alone would bend the valley.
-- **paper**: the protocol of the Qwen2.5-Math evaluator (paper, section 4): the last box, else what follows "answer is",
-  else the last number of the text, text that was cut off included. See `equality.paper_equal`.
+- **boxed**: the response finished by itself and the last `\\boxed{}` after its reasoning equals the gold
+  answer (Math-Verify, gold first).
+- **headline**: the same; a response without a box may state its answer in words ("the final answer is …").
+  Never a bare last number. Untrained instruct models box less often than trained ones: boxes alone would bend
+  the valley.
+- **paper**: the protocol of the Qwen2.5-Math evaluator (paper, section 4): the last box, else what follows
+  "answer is", else the last number of the text, text that was cut off included. See `equality.paper_equal`.
 """
 
 import collections
@@ -29,7 +31,9 @@ def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{…}` of a text, of the inner one where boxes nest; None if empty or not closed."""
+    """The content of the last `\\boxed{…}` of a text, of the inner one where boxes nest; None if empty or not
+    closed.
+    """
     box = last_match(BOX, text)
     if box is None:
         return None
@@ -42,7 +46,8 @@ def last_boxed(text: str) -> str | None:
 
 
 def stated(text: str) -> str | None:
-    """What the last "the final answer is …" of a text states: its first formula, else its only number, else the sentence.
+    """What the last "the final answer is …" of a text states: its first formula, else its only number, else
+    the sentence.
 
     `John spends **35 hours** a week` states 35; of several numbers none is chosen.
     """
@@ -56,13 +61,16 @@ def stated(text: str) -> str | None:
         return next(group for group in formula.groups() if group is not None).strip()
     sentence = sentence.strip(" *`\t")
     numbers = (
-        SINGLE.findall(sentence) if re.search(r"[A-Za-z]{2}", sentence) and "\\" not in sentence.replace("\\$", "") else []
+        SINGLE.findall(sentence)
+        if re.search(r"[A-Za-z]{2}", sentence) and "\\" not in sentence.replace("\\$", "")
+        else []
     )
     return numbers[0] if len(numbers) == 1 else sentence or None
 
 
 def paper_answer(text: str) -> tuple[str | None, str | None]:
-    """The answer as the Qwen2.5-Math evaluator extracts it, and from where: `box`, `statement` or `last number`.
+    """The answer as the Qwen2.5-Math evaluator extracts it, and from where: `box`, `statement` or `last
+    number`.
 
     Known to differ: a statement ends with its sentence here, there with the text.
     """
@@ -78,9 +86,11 @@ def paper_answer(text: str) -> tuple[str | None, str | None]:
 
 
 def is_looping(text: str) -> bool:
-    """True when the last quarter of the text is one block repeated at least three times exactly (a lower bound of looping).
+    """True when the last quarter of the text is one block repeated at least three times exactly (a lower
+    bound of looping).
 
-    The last repetition may be cut off, as the token limit does it; a quarter below 16 characters shows nothing.
+    The last repetition may be cut off, as the token limit does it; a quarter below 16 characters shows
+    nothing.
     """
     tail = text[-(len(text) // 4) :]
     if len(text) < 64:
@@ -93,29 +103,42 @@ def is_looping(text: str) -> bool:
 
 
 def extract(response: str, finish_reason: str) -> dict:
-    """What a response answers: `answer` (headline), `boxed` (it comes from a box), `answer_paper` and `source_paper`."""
+    """What a response answers: `answer` (headline), `boxed` (it comes from a box), `answer_paper` and
+    `source_paper`.
+    """
     final = response.rsplit("</think>", 1)[-1]
     box = last_boxed(final)
     answer = box if box is not None else stated(final)
     paper, source = paper_answer(response)
     # Beyond LONGEST an answer equals nothing, and none is kept whole: it may be the entire text.
     answer, paper = (text and text[: LONGEST + 1] for text in (answer, paper))
-    return {"answer": answer, "boxed": box is not None, "answer_paper": paper, "source_paper": source,
-            "finished": finish_reason == "stop"}  # fmt: skip
+    return {
+        "answer": answer,
+        "boxed": box is not None,
+        "answer_paper": paper,
+        "source_paper": source,
+        "finished": finish_reason == "stop",
+    }
 
 
 def grade(responses: list[tuple[str, str, str]], judge: Judge, paper: bool = True) -> list[dict]:
-    """Verdicts on (response, finish reason, gold answer) triples; finish reason `stop` means the model ended by itself.
+    """Verdicts on (response, finish reason, gold answer) triples; finish reason `stop` means the model ended
+    by itself.
 
-    Each has `answer`, `boxed`, `answer_paper`, `source_paper`; `correct`, `correct_boxed`, `correct_paper`; `outcome` (one
-    of OUTCOMES, by the headline); `timeout`: a comparison was given up, and counts as wrong; `seconds` of comparing.
-    Without `paper` the paper's verdict is not sought (and False): a reward has no use for it.
+    Each has `answer`, `boxed`, `answer_paper`, `source_paper`; `correct`, `correct_boxed`, `correct_paper`;
+    `outcome` (one of OUTCOMES, by the headline); `timeout`: a comparison was given up, and counts as wrong;
+    `seconds` of comparing. Without `paper` the paper's verdict is not sought (and False): a reward has no use
+    for it.
     """
     rows = [extract(response, finish) for response, finish, _ in responses]
     pairs = []
     for row, (_, _, gold) in zip(rows, responses, strict=True):
-        headline = Pair("headline", gold, row["answer"]) if row["finished"] and row["answer"] is not None else None
-        loose = Pair("paper", gold, row["answer_paper"]) if paper and row["answer_paper"] is not None else None
+        headline = (
+            Pair("headline", gold, row["answer"]) if row["finished"] and row["answer"] is not None else None
+        )
+        loose = (
+            Pair("paper", gold, row["answer_paper"]) if paper and row["answer_paper"] is not None else None
+        )
         pairs.append((headline, loose))
     verdicts = judge([pair for both in pairs for pair in both if pair])
     verdicts[None] = (False, 0.0)
@@ -137,7 +160,8 @@ def outcome(row: dict, response: str) -> str:
 
 
 def majority(answers: list[str | None], correct: list[bool]) -> float:
-    """maj@k of one problem: is the most frequent answer right? Ties count by the share of tied answers that are right.
+    """maj@k of one problem: is the most frequent answer right? Ties count by the share of tied answers that
+    are right.
 
     Answers are the same when their normalised strings are, or when both are right; no answer has no vote.
     """

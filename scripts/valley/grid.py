@@ -1,11 +1,13 @@
-"""The grid: what the names of cells mean, which cells a config asks for, and whether the config can work at all.
+"""The grid: what the names of cells mean, which cells a config asks for, and whether the config can work at
+all.
 
 A *cell* is model × run × seed. A *run* composes stages and is written as the path shows it:
 
     base    sft-8k    sft-8k.wide    sft-8k+rl    base+rl    base+rl@20
 
-`base` or `sft-<size>[.<recipe>]` starts it, `+rl[.<recipe>]` continues it, `@<step>` is a checkpoint along RL.
-Used by the Snakefile (to expand the grid) and by the report (to know what is missing); it imports nothing heavy.
+`base` or `sft-<size>[.<recipe>]` starts it, `+rl[.<recipe>]` continues it, `@<step>` is a checkpoint along
+RL. Used by the Snakefile (to expand the grid) and by the report (to know what is missing); it imports nothing
+heavy.
 """
 
 import json
@@ -54,13 +56,24 @@ def parse_run(run: str) -> Run:
     """Split a run's name into its parts; ConfigError when it is not one."""
     match = RUN.fullmatch(run)
     if not match:
-        raise ConfigError(f"run {run!r}: not a run. Write base, sft-<size>[.<recipe>], either with +rl[.<recipe>][@<step>]")
+        raise ConfigError(
+            f"run {run!r}: not a run. Write base, sft-<size>[.<recipe>], either with +rl[.<recipe>][@<step>]"
+        )
     step = match["step"]
-    return Run(match["start"], match["size"], match["recipe"], bool(match["rl"]), match["rl_recipe"], step and int(step))
+    return Run(
+        match["start"],
+        match["size"],
+        match["recipe"],
+        bool(match["rl"]),
+        match["rl_recipe"],
+        step and int(step),
+    )
 
 
 def cells(config: dict) -> list[tuple[str, str, int]]:
-    """All (model, run, seed) that `grid.cells` asks for, each once, with the RL checkpoints that `rl.checkpoints` adds."""
+    """All (model, run, seed) that `grid.cells` asks for, each once, with the RL checkpoints that
+    `rl.checkpoints` adds.
+    """
     found: dict[tuple[str, str, int], None] = {}
     for block in config["grid"]["cells"]:
         for model in block["models"]:
@@ -74,13 +87,21 @@ def cells(config: dict) -> list[tuple[str, str, int]]:
 
 
 def first_runs(config: dict) -> set[str]:
-    """The runs whose jobs go before all others: the bases, and plain SFT on the smallest size that the grid trains.
+    """The runs whose jobs go before all others: the bases, and plain SFT on the smallest size that the grid
+    trains.
 
-    They tell soonest, and cheapest, whether a study works: what the base can do, and what training does to it.
+    They tell soonest, and cheapest, whether a study works: what the base can do, and what training does to
+    it.
     """
-    count = {size: config["traces"]["rows"] if entry["examples"] == "all" else entry["examples"]
-             for size, entry in config["sizes"].items()}  # fmt: skip
-    plain = [run for _, run, _ in cells(config) if parse_run(run).size and not parse_run(run).recipe and not parse_run(run).rl]
+    count = {
+        size: config["traces"]["rows"] if entry["examples"] == "all" else entry["examples"]
+        for size, entry in config["sizes"].items()
+    }
+    plain = [
+        run
+        for _, run, _ in cells(config)
+        if parse_run(run).size and not parse_run(run).recipe and not parse_run(run).rl
+    ]
     return {"base", *sorted(plain, key=lambda run: count[parse_run(run).size])[:1]}
 
 
@@ -100,7 +121,9 @@ def sft_settings(config: dict, model: str, run: str) -> dict:
     size = config["sizes"][parsed.size]
     recipe = config["sft"]["recipes"][parsed.recipe] if parsed.recipe else {}
     settings = {k: v for k, v in config["sft"].items() if k != "recipes"}
-    settings |= {k: v for k, v in size.items() if k != "examples"} | config["models"][model].get("sft", {}) | recipe
+    settings |= (
+        {k: v for k, v in size.items() if k != "examples"} | config["models"][model].get("sft", {}) | recipe
+    )
     if "steps" in recipe:  # a recipe in steps replaces the epochs of the size
         settings.pop("epochs", None)
     return settings
@@ -110,7 +133,9 @@ def rl_settings(config: dict, model: str, run: str) -> dict:
     """The RL settings of a run: protocol, then the model's own, then the recipe; later ones win."""
     recipe = parse_run(run).rl_recipe
     settings = {k: v for k, v in config["rl"].items() if k not in ("recipes", "sets", "checkpoints")}
-    return settings | config["models"][model].get("rl", {}) | (config["rl"]["recipes"][recipe] if recipe else {})
+    return (
+        settings | config["models"][model].get("rl", {}) | (config["rl"]["recipes"][recipe] if recipe else {})
+    )
 
 
 def training_gpus(config: dict, model: str, run: str) -> int:
@@ -122,7 +147,9 @@ def training_gpus(config: dict, model: str, run: str) -> int:
 def flags(settings: dict, names: tuple[str, ...]) -> str:
     """Settings as one command-line string, holding only what is set: a new key then changes no existing job."""
     text = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value  # noqa: E731
-    return " ".join(f"--{n.replace('_', '-')} {text(settings[n])}" for n in names if settings.get(n) is not None)
+    return " ".join(
+        f"--{n.replace('_', '-')} {text(settings[n])}" for n in names if settings.get(n) is not None
+    )
 
 
 def check(config: dict, schema: Path):
@@ -131,7 +158,9 @@ def check(config: dict, schema: Path):
     if not problems:  # the other checks rely on the shape
         problems += [*grid_problems(config), *size_problems(config), *rl_problems(config)]
     if problems:
-        raise ConfigError("the configuration cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise ConfigError(
+            "the configuration cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        )
 
 
 def schema_problems(config: dict, schema: Path):
@@ -159,7 +188,10 @@ def grid_problems(config: dict):
     """Names in the grid, and in the lists that the data depend on, that nothing defines."""
     models, tasks = config["models"], config["tasks"]
     known = {"grid.tasks": set(tasks), "traces.decontaminate": {*tasks, *config["rl"]["sets"]}}
-    for key, listed in (("grid.tasks", config["grid"]["tasks"]), ("traces.decontaminate", config["traces"]["decontaminate"])):
+    for key, listed in (
+        ("grid.tasks", config["grid"]["tasks"]),
+        ("traces.decontaminate", config["traces"]["decontaminate"]),
+    ):
         for task in listed:
             if task not in known[key]:
                 yield f"{key}: unknown task {task!r}. Allowed: {one_of(known[key])}"
@@ -215,8 +247,10 @@ def size_problems(config: dict):
             batch, device = settings["batch"], settings.get("device_batch", 1)
             device = min(device, max(1, batch // gpus))  # as sft.py does
             if batch % (gpus * device):
-                yield (f"{model}/{run}: batch {batch} does not divide over {gpus} device(s) × device_batch {device}. "
-                       f"Choose gpus and device_batch whose product divides {batch}")  # fmt: skip
+                yield (
+                    f"{model}/{run}: batch {batch} does not divide over {gpus} device(s) × device_batch {device}. "
+                    f"Choose gpus and device_batch whose product divides {batch}"
+                )
 
 
 def rl_problems(config: dict):
@@ -227,8 +261,10 @@ def rl_problems(config: dict):
         if not parsed.rl:
             continue
         if (model, parsed.start, seed) not in wanted:
-            yield (f"{model}/{run} seed {seed}: its start {parsed.start!r} is no run of the grid for this model and seed. "
-                   f"Add {parsed.start!r} to the same block's runs")  # fmt: skip
+            yield (
+                f"{model}/{run} seed {seed}: its start {parsed.start!r} is no run of the grid for this model and seed. "
+                f"Add {parsed.start!r} to the same block's runs"
+            )
         settings = rl_settings(config, model, run)
         if settings.get("problems") not in rl["sets"]:
             yield f"rl.problems of {model}: unknown set {settings.get('problems')!r}. Allowed: {one_of(rl['sets'])}"
@@ -236,12 +272,16 @@ def rl_problems(config: dict):
         if settings["prompts"] % settings["minibatch"]:
             yield f"rl.minibatch: {settings['minibatch']} does not divide rl.prompts = {settings['prompts']}"
         elif settings["minibatch"] * settings["rollouts"] % (gpus * settings["device_batch"]):
-            yield (f"rl.device_batch of {model}: {settings['device_batch']} × {gpus} device(s) does not divide "
-                   f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts. Change it, or rl.gpus")  # fmt: skip
+            yield (
+                f"rl.device_batch of {model}: {settings['device_batch']} × {gpus} device(s) does not divide "
+                f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts. Change it, or rl.gpus"
+            )
     for step in rl["checkpoints"]:
         if step % rl["save_every"] or step >= rl["steps"]:
-            yield (f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "
-                   f"{rl['save_every']} (its last step is the run itself)")  # fmt: skip
+            yield (
+                f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "
+                f"{rl['save_every']} (its last step is the run itself)"
+            )
 
 
 def _valid_cells(config: dict) -> list[tuple[str, str, int]]:

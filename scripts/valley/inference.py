@@ -1,9 +1,10 @@
-"""Quantities on cells with intervals, and verdicts on what was expected of them. The statistics behind claims.py.
+"""Quantities on cells with intervals, and verdicts on what was expected of them. The statistics behind
+claims.py.
 
-A quantity is a function of the mean responses of one or two runs: an accuracy minus another, a ratio of lengths. Its interval
-covers what it is over: the problems (bootstrapped within each task, the same draw for all runs, so runs are compared
-problem by problem, samples included) and, with two training seeds or more, the seeds (t interval), both distances added
-in squares. With one seed it says nothing of other trainings.
+A quantity is a function of the mean responses of one or two runs: an accuracy minus another, a ratio of
+lengths. Its interval covers what it is over: the problems (bootstrapped within each task, the same draw for
+all runs, so runs are compared problem by problem, samples included) and, with two training seeds or more, the
+seeds (t interval), both distances added in squares. With one seed it says nothing of other trainings.
 """
 
 import itertools
@@ -35,7 +36,9 @@ class Cell(NamedTuple):
         return {task: self.columns[task].mean(axis=0) for task in tasks}
 
     def draws(self, tasks: list[str]) -> dict[str, numpy.ndarray]:
-        """The same for every bootstrap draw; those of a task are the same for all cells, so differences are paired."""
+        """The same for every bootstrap draw; those of a task are the same for all cells, so differences are
+        paired.
+        """
         for task in tasks:
             if task not in self.drawn:
                 place = zlib.crc32(task.encode())  # another seed for another task
@@ -61,7 +64,11 @@ class Estimate(NamedTuple):
         seeds = 0.0
         if (count := len(self.by_seed)) > 1:
             seeds = stats.t.ppf((1 + confidence) / 2, count - 1) * self.by_seed.std(ddof=1) / count**0.5
-        return math.hypot(self.value - low, self.guard), math.hypot(high - self.value, self.guard), float(seeds)
+        return (
+            math.hypot(self.value - low, self.guard),
+            math.hypot(high - self.value, self.guard),
+            float(seeds),
+        )
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Low and high end over problems and, where there are several, seeds."""
@@ -102,17 +109,31 @@ def combined(left, right, how: str):
         return left / right
 
 
-def estimate(seeds: list[tuple[Cell, Cell | None]], measure: str, how: str, tasks: list[str], length: list[str],
-             verdict: str) -> Estimate:  # fmt: skip
+def estimate(
+    seeds: list[tuple[Cell, Cell | None]],
+    measure: str,
+    how: str,
+    tasks: list[str],
+    length: list[str],
+    verdict: str,
+) -> Estimate:
     """The quantity over training seeds, one (left, right) each; right is None for a value.
 
-    All cells hold the same problems of a task in the same order. `tasks` are those of the accuracy, `length` those of
-    lengths and reflection.
+    All cells hold the same problems of a task in the same order. `tasks` are those of the accuracy, `length`
+    those of lengths and reflection.
     """
-    used = length if measure in LENGTHS else tasks if measure in ("accuracy", "error_rate") else list({*tasks, *length})
+    used = (
+        length
+        if measure in LENGTHS
+        else tasks
+        if measure in ("accuracy", "error_rate")
+        else list({*tasks, *length})
+    )
 
     def quantity(cells, means):
-        return combined(*(cell and measured(measure, means(cell, used), tasks, length, verdict) for cell in cells), how)
+        return combined(
+            *(cell and measured(measure, means(cell, used), tasks, length, verdict) for cell in cells), how
+        )
 
     by_seed = numpy.array([quantity(cells, Cell.means) for cells in seeds])
     draws = sum(quantity(cells, Cell.draws) for cells in seeds) / len(seeds)
@@ -120,17 +141,21 @@ def estimate(seeds: list[tuple[Cell, Cell | None]], measure: str, how: str, task
     rate = measure in RATES
     most = 1.0 if rate and how != "over" else math.inf
     return Estimate(
-        float(by_seed.mean()), numpy.sort(draws), by_seed,
-        guard(seeds, used, column, how) if rate else 0.0, over_samples(seeds, used, column, how) if rate else 0.0,
+        float(by_seed.mean()),
+        numpy.sort(draws),
+        by_seed,
+        guard(seeds, used, column, how) if rate else 0.0,
+        over_samples(seeds, used, column, how) if rate else 0.0,
         (-math.inf if measure == "reflection_gap" else -most if how == "minus" else 0.0, most),
-    )  # fmt: skip
+    )
 
 
 def guard(seeds: list[tuple], tasks: list[str], column: int, how: str) -> float:
-    """What to add where fewer than FEW problems of a task differ from the rest, of whose rarity the bootstrap knows nothing.
+    """What to add where fewer than FEW problems of a task differ from the rest, of whose rarity the bootstrap
+    knows nothing.
 
-    The exact upper end of their share, each worth up to 1 (as statistics.paired_difference does); of a ratio, the
-    numerator's.
+    The exact upper end of their share, each worth up to 1 (as statistics.paired_difference does); of a ratio,
+    the numerator's.
     """
     from scipy import stats
 
@@ -146,7 +171,9 @@ def guard(seeds: list[tuple], tasks: list[str], column: int, how: str) -> float:
 
 
 def over_samples(seeds: list[tuple], tasks: list[str], column: int, how: str) -> float:
-    """Standard error over samples alone: posterior variance of each problem's rate under Jeffreys' prior; 0 for a ratio."""
+    """Standard error over samples alone: posterior variance of each problem's rate under Jeffreys' prior; 0
+    for a ratio.
+    """
     from scipy import stats
 
     if how == "over":
@@ -155,7 +182,9 @@ def over_samples(seeds: list[tuple], tasks: list[str], column: int, how: str) ->
     for cells, task in itertools.product(seeds, tasks):
         for cell in filter(None, cells):
             solved = cell.columns[task][:, column] * cell.samples[task]
-            variance += stats.beta.var(solved + 0.5, cell.samples[task] - solved + 0.5).sum() / len(solved) ** 2
+            variance += (
+                stats.beta.var(solved + 0.5, cell.samples[task] - solved + 0.5).sum() / len(solved) ** 2
+            )
     return variance**0.5 / (len(tasks) * len(seeds))
 
 
@@ -175,7 +204,8 @@ def decide(ends: tuple[float, float], expect: dict) -> str:
 
 
 def every(estimates: list[Estimate], expect: dict, confidence: float) -> str:
-    """Verdict on "every": holds when each does (intersection–union: no correction), fails when one does under Holm's.
+    """Verdict on "every": holds when each does (intersection–union: no correction), fails when one does under
+    Holm's.
 
     Holm's first step tests the most extreme of m at 1 − α/m (Holm 1979); one rejection refutes "every".
     """
@@ -194,9 +224,11 @@ def some(estimates: list[Estimate], expect: dict, confidence: float) -> str:
 
 
 def would_decide(e: Estimate, expect: dict, confidence: float) -> str:
-    """What would move an undecided interval off the threshold, were the estimate the truth: samples, problems or seeds.
+    """What would move an undecided interval off the threshold, were the estimate the truth: samples, problems
+    or seeds.
 
-    More samples shrink only what sampling adds to the interval; the choice of problems and the seed of the training stay.
+    More samples shrink only what sampling adds to the interval; the choice of problems and the seed of the
+    training stay.
     """
     from scipy import stats
 
@@ -217,13 +249,18 @@ def would_decide(e: Estimate, expect: dict, confidence: float) -> str:
     if problems < distance:
         spread = e.by_seed.std(ddof=1)
         for count in range(len(e.by_seed) + 1, 1000):
-            if math.hypot(stats.t.ppf((1 + confidence) / 2, count - 1) * spread / count**0.5, problems) < distance:
+            if (
+                math.hypot(stats.t.ppf((1 + confidence) / 2, count - 1) * spread / count**0.5, problems)
+                < distance
+            ):
                 return none + f"some {count} training seeds"
     return none + "only more problems and more training seeds together"
 
 
 def sign_test(e: Estimate, expect: dict) -> str:
-    """How many seeds lie on the expected side, and what a sign test makes of it: next to nothing of few seeds."""
+    """How many seeds lie on the expected side, and what a sign test makes of it: next to nothing of few
+    seeds.
+    """
     count = len(e.by_seed)
     side = "below" if "below" in expect else "above" if "above" in expect else None
     if count < 2 or side is None:

@@ -1,6 +1,8 @@
-"""How many tokens do millions of texts have? Exact where it matters, and never by tokenising what bytes decide.
+"""How many tokens do millions of texts have? Exact where it matters, and never by tokenising what bytes
+decide.
 
-For order_traces.py: 225,000 traces of 4,000 tokens under three tokenizers would take most of an hour on two cores.
+For order_traces.py: 225,000 traces of 4,000 tokens under three tokenizers would take most of an hour on two
+cores.
 """
 
 import collections
@@ -13,24 +15,28 @@ from pathlib import Path
 
 from valley import environment, prompts
 
-# No token of the usual tokenizers spans certain places, so the counts of the parts between them add up: those of frequent
-# parts are remembered, the rest of a trace is tokenised as one text (any two parts meet at such a place, too). `parts_of`
-# says where a tokenizer has them, if it does.
+# No token of the usual tokenizers spans certain places, so the counts of the parts between them add up: those
+# of frequent parts are remembered, the rest of a trace is tokenised as one text (any two parts meet at such a
+# place, too). `parts_of` says where a tokenizer has them, if it does.
 KNOWN_PARTS = 200_000
 
 
 def between(before: str, after: str) -> re.Pattern:
-    """Finds the parts of a text that is cut wherever one of the characters `before` meets one of `after`, and an empty part.
+    """Finds the parts of a text that is cut wherever one of the characters `before` meets one of `after`, and
+    an empty part.
 
-    Both are the inside of a regex class and share no character. The same as splitting at a look-behind, in two thirds of the time.
+    Both are the inside of a regex class and share no character. The same as splitting at a look-behind, in
+    two thirds of the time.
     """
     return re.compile(rf"[^{before}]*+(?:[{before}]++(?:[^{before}{after}][^{before}]*+)?+)*+")
 
 
-# The pre-tokenisers of Qwen and Llama 3. No match goes on from a letter or digit to one of the characters that SPLIT_PARTS
-# cuts before, and none looks behind: text may be cut there before it is split.
+# The pre-tokenisers of Qwen and Llama 3. No match goes on from a letter or digit to one of the characters
+# that SPLIT_PARTS cuts before, and none looks behind: text may be cut there before it is split.
 SPLITS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+    + digits
+    + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     for digits in (r"\p{N}", r"\p{N}{1,3}")
 }
 SPLIT_PARTS = between(r"0-9A-Za-z", r" \n\\^{}()\[\]=+*/,.;:$&\-")
@@ -40,43 +46,62 @@ SPACE_PARTS = between(r"0-9A-Za-z.,;:=)}+\-", " ")
 def parts_of(tokenizer) -> re.Pattern | None:
     """Finds the parts of a text whose counts add up to its own, none of which exceeds its `size`.
 
-    Known for a byte-level BPE behind one of SPLITS, and (SPACE_PARTS) for a BPE on whole texts with byte fallback whose only
-    normaliser writes ▁ for a space, provided that no token goes on across such a place. None for all others.
+    Known for a byte-level BPE behind one of SPLITS, and (SPACE_PARTS) for a BPE on whole texts with byte
+    fallback whose only normaliser writes ▁ for a space, provided that no token goes on across such a place.
+    None for all others.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    model, splitter, normalizer = spec["model"], spec["pre_tokenizer"] or {}, spec["normalizer"] or {"type": None}
-    if model["type"] != "BPE" or model.get("dropout") or any(token["rstrip"] for token in spec["added_tokens"]):
+    model, splitter, normalizer = (
+        spec["model"],
+        spec["pre_tokenizer"] or {},
+        spec["normalizer"] or {"type": None},
+    )
+    if (
+        model["type"] != "BPE"
+        or model.get("dropout")
+        or any(token["rstrip"] for token in spec["added_tokens"])
+    ):
         return None
     added = [token["content"] for token in spec["added_tokens"]]
     parts = splitter.get("pretokenizers", [])
     at_space = {"String": " "}
     if normalizer == {"type": "Replace", "pattern": at_space, "content": "▁"} and model["byte_fallback"]:
         tokens = [*added, *(token.replace("▁", " ") for token in model["vocab"])]
-        whole = splitter.get("pattern", at_space) == at_space and not parts  # a split at spaces finds none any more
+        whole = (
+            splitter.get("pattern", at_space) == at_space and not parts
+        )  # a split at spaces finds none any more
         found = SPACE_PARTS if whole else None
     else:
-        known = [part["type"] for part in parts] == ["Split", "ByteLevel"] and normalizer["type"] in (None, "NFC")
+        known = [part["type"] for part in parts] == ["Split", "ByteLevel"] and normalizer["type"] in (
+            None,
+            "NFC",
+        )
         known = known and parts[0]["pattern"].get("Regex") in SPLITS and parts[0]["behavior"] == "Isolated"
         tokens = added  # the others lie within one match
-        found = SPLIT_PARTS if known and not parts[1]["add_prefix_space"] and not parts[1]["use_regex"] else None
+        found = (
+            SPLIT_PARTS if known and not parts[1]["add_prefix_space"] and not parts[1]["use_regex"] else None
+        )
     return found if found and all(len(found.findall(token)) <= 2 for token in tokens) else None
 
 
 def size(text: str) -> int:
     """No fewer than the tokens of a text under a tokenizer whose parts are known (`parts_of`).
 
-    Each token covers at least one byte (a byte-level BPE merges bytes; byte fallback gives a character no token knows one
-    token a byte). NFC leaves ASCII alone and makes other text at most three times as long in UTF-8 (Unicode TR 15).
+    Each token covers at least one byte (a byte-level BPE merges bytes; byte fallback gives a character no
+    token knows one token a byte). NFC leaves ASCII alone and makes other text at most three times as long in
+    UTF-8 (Unicode TR 15).
     """
     ascii_bytes = len(text.encode("ascii", "ignore"))
     return ascii_bytes + 3 * (len(text.encode()) - ascii_bytes)
 
 
-def completion_lengths(tokenizer, traces: list[str], parts_in, known: dict, room: list[int] | None = None) -> list[int]:
+def completion_lengths(
+    tokenizer, traces: list[str], parts_in, known: dict, room: list[int] | None = None
+) -> list[int]:
     """Tokens of each trace with its end token; `known` remembers the counts of frequent parts.
 
-    Where `room` is given, a trace that fits its room even if each byte of its rest were a token gets that larger count; so
-    only as much of it is looked up as usually shows that.
+    Where `room` is given, a trace that fits its room even if each byte of its rest were a token gets that
+    larger count; so only as much of it is looked up as usually shows that.
     """
     if parts_in is None:
         return [len(ids) for ids in prompts.completion_ids(tokenizer, traces)]
@@ -92,7 +117,10 @@ def completion_lengths(tokenizer, traces: list[str], parts_in, known: dict, room
         unknown.update(missing)
     if len(known) < KNOWN_PARTS:
         frequent = [part for part, count in unknown.items() if count > 2]
-        known.update((p, len(ids) - 1) for p, ids in zip(frequent, prompts.completion_ids(tokenizer, frequent), strict=True))
+        known.update(
+            (p, len(ids) - 1)
+            for p, ids in zip(frequent, prompts.completion_ids(tokenizer, frequent), strict=True)
+        )
     lengths = [n + size(text) + 1 for n, text in zip(counted, rest, strict=True)]
     asked = [i for i, length in enumerate(lengths) if room is None or length > room[i]]
     for i, ids in zip(asked, prompts.completion_ids(tokenizer, [rest[i] for i in asked]), strict=True):
@@ -101,7 +129,9 @@ def completion_lengths(tokenizer, traces: list[str], parts_in, known: dict, room
 
 
 def token_counter(folders: list[Path], system: str | None, suffix: str, limit: int):
-    """A function from (problem, trace) pairs to each one's tokens under the first tokenizer, None where any exceeds the limit."""
+    """A function from (problem, trace) pairs to each one's tokens under the first tokenizer, None where any
+    exceeds the limit.
+    """
     loaded = []
     for folder in folders:
         tokenizer = prompts.load_tokenizer(folder)
@@ -111,11 +141,21 @@ def token_counter(folders: list[Path], system: str | None, suffix: str, limit: i
         tokens: list[int | None] = [0] * len(pairs)
         for place, (tokenizer, parts_in, known) in enumerate(loaded):
             asked = [i for i, length in enumerate(tokens) if length is not None]
-            if place and parts_in:  # after the first tokenizer: only rows whose bytes and end token could exceed
+            if (
+                place and parts_in
+            ):  # after the first tokenizer: only rows whose bytes and end token could exceed
                 rendered = prompts.rendered(tokenizer, [pairs[i][0] for i in asked], system, suffix)
-                asked = [i for i, text in zip(asked, rendered, strict=True) if size(text) + size(pairs[i][1]) + 1 > limit]
-            prompt = list(map(len, prompts.prompt_ids(tokenizer, [pairs[i][0] for i in asked], system, suffix)))
-            room = [limit - length for length in prompt] if place else None  # the first one's counts are kept, so exact
+                asked = [
+                    i
+                    for i, text in zip(asked, rendered, strict=True)
+                    if size(text) + size(pairs[i][1]) + 1 > limit
+                ]
+            prompt = list(
+                map(len, prompts.prompt_ids(tokenizer, [pairs[i][0] for i in asked], system, suffix))
+            )
+            room = (
+                [limit - length for length in prompt] if place else None
+            )  # the first one's counts are kept, so exact
             ended = completion_lengths(tokenizer, [pairs[i][1] for i in asked], parts_in, known, room)
             for i, begun, length in zip(asked, prompt, ended, strict=True):
                 if begun + length > limit:
@@ -140,9 +180,11 @@ def work(pairs: list[tuple[str, str]]) -> list[int | None]:
 
 
 def counted(batches, workers: int, *arguments):
-    """Yield (rows read, rows, their tokens) of batches (rows read, rows), in order, by `token_counter(*arguments)`.
+    """Yield (rows read, rows, their tokens) of batches (rows read, rows), in order, by
+    `token_counter(*arguments)`.
 
-    More workers than one are processes with tokenizers of their own; little more than what they work on is in memory.
+    More workers than one are processes with tokenizers of their own; little more than what they work on is in
+    memory.
     """
     pairs = lambda rows: [(row["problem"], row["trace"]) for row in rows]  # noqa: E731
     if workers == 1:

@@ -1,7 +1,9 @@
-"""Generation in parts: what a killed job has finished stays on disk, and the next one makes only what is missing.
+"""Generation in parts: what a killed job has finished stays on disk, and the next one makes only what is
+missing.
 
-Work is cut into chunks of `args.chunk` prompts; each becomes a part under `<out>.parts/` as it finishes, with seeds of its own,
-so a job that was killed and continued ends with the same responses. Used by generate.py and judge.py.
+Work is cut into chunks of `args.chunk` prompts; each becomes a part under `<out>.parts/` as it finishes, with
+seeds of its own, so a job that was killed and continued ends with the same responses. Used by generate.py and
+judge.py.
 """
 
 import math
@@ -33,7 +35,8 @@ def chunks(items: list[tuple], size: int) -> list[list[tuple]]:
 
 
 def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: list[str], schema=None) -> tuple:
-    """(table, record) of the rows that `row(what, response)` makes of all items, (what, prompt ids), sorted by `keys`.
+    """(table, record) of the rows that `row(what, response)` makes of all items, (what, prompt ids), sorted
+    by `keys`.
 
     `sources` with the arguments is what tells this work from other work. The parts are removed by `finish`.
     """
@@ -41,7 +44,8 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
     if len(gpus) > 1:  # work smaller than a chunk a GPU is spread over all; vLLM's seeds do not depend on it
         args.chunk = min(args.chunk, math.ceil(len(items) / len(gpus)))
 
-    # Parts of other work (another model, task or parameter) must not be continued: they lie under another name.
+    # Parts of other work (another model, task or parameter) must not be continued: they lie under another
+    # name.
     identity = [records.settings(args, "out"), records.identity(args.model), *sources]
     parts = folder(args.out) / grid.fingerprint(identity)
     work = chunks(items, args.chunk)

@@ -1,7 +1,9 @@
-"""How a problem becomes token ids: one code path for data, training, RL and generation, so that they cannot differ.
+"""How a problem becomes token ids: one code path for data, training, RL and generation, so that they cannot
+differ.
 
-A problem is one user turn (instruction suffix appended, as `qwen-boxed` of the Qwen2.5-Math evaluation does), rendered by
-the chat template saved with the model. What is trained is the completion followed by the tokenizer's end token.
+A problem is one user turn (instruction suffix appended, as `qwen-boxed` of the Qwen2.5-Math evaluation does),
+rendered by the chat template saved with the model. What is trained is the completion followed by the
+tokenizer's end token.
 """
 
 import re
@@ -10,10 +12,11 @@ MARK = "\ufdd0"  # a Unicode noncharacter: no text holds it
 
 
 def load_tokenizer(folder):
-    """The tokenizer of a local model folder, exactly as its tokenizer.json says; never runs code that came with it.
+    """The tokenizer of a local model folder, exactly as its tokenizer.json says; never runs code that came
+    with it.
 
-    Not AutoTokenizer: transformers 5.23 rebuilds the tokenizer of some model types (qwen2 among them) from their usual
-    pre-tokenisation and ignores the one in tokenizer.json.
+    Not AutoTokenizer: transformers 5.23 rebuilds the tokenizer of some model types (qwen2 among them) from
+    their usual pre-tokenisation and ignores the one in tokenizer.json.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -28,7 +31,11 @@ def messages(problem: str, system: str | None, suffix: str) -> list[dict]:
 
 def special_tokens(tokenizer) -> re.Pattern:
     """Finds the tokenizer's special tokens spelled out in a text; matches nothing where it has none."""
-    names = sorted((token.content for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True)
+    names = sorted(
+        (token.content for token in tokenizer.added_tokens_decoder.values() if token.special),
+        key=len,
+        reverse=True,
+    )
     return re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
 
 
@@ -39,17 +46,24 @@ def rendered(tokenizer, problems: list[str], system: str | None, suffix: str) ->
 
 
 def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) -> list[list[int]]:
-    """Token ids of rendered prompts, generation prompt included; special tokens come from the template alone (one BOS).
+    """Token ids of rendered prompts, generation prompt included; special tokens come from the template alone
+    (one BOS).
 
     A problem that spells a special token (`<|im_end|>`) keeps it as text: data cannot end a turn.
     """
     special = special_tokens(tokenizer)
 
     def spelled(problem):
-        """The ids of one prompt whose problem spells special tokens: those are marked, so that only the template's are found."""
+        """The ids of one prompt whose problem spells special tokens: those are marked, so that only the
+        template's are found.
+        """
         marked = special.sub(lambda match: match[0][0] + MARK + match[0][1:], problem)
-        pieces = special.split(rendered(tokenizer, [marked], system, suffix)[0])  # text, special token, text, …
-        texts = tokenizer([p.replace(MARK, "") for p in pieces[::2]], add_special_tokens=False, split_special_tokens=True)
+        pieces = special.split(
+            rendered(tokenizer, [marked], system, suffix)[0]
+        )  # text, special token, text, …
+        texts = tokenizer(
+            [p.replace(MARK, "") for p in pieces[::2]], add_special_tokens=False, split_special_tokens=True
+        )
         ends = [[tokenizer.convert_tokens_to_ids(token)] for token in pieces[1::2]]
         return [i for text, end in zip(texts["input_ids"], [*ends, []], strict=True) for i in [*text, *end]]
 
@@ -59,13 +73,22 @@ def prompt_ids(tokenizer, problems: list[str], system: str | None, suffix: str) 
 
 
 def completion_ids(tokenizer, completions: list[str]) -> list[list[int]]:
-    """Token ids of completions, each followed by the end token; special tokens that a completion spells stay text."""
-    ids = tokenizer(completions, add_special_tokens=False, split_special_tokens=True)["input_ids"] if completions else []
+    """Token ids of completions, each followed by the end token; special tokens that a completion spells stay
+    text.
+    """
+    ids = (
+        tokenizer(completions, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if completions
+        else []
+    )
     return [[*row, tokenizer.eos_token_id] for row in ids]
 
 
-def training_rows(tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int) -> list[dict]:
-    """`input_ids` and `labels` for TRL's SFTTrainer: loss on the completion only (-100 elsewhere), cut at `max_length`.
+def training_rows(
+    tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int
+) -> list[dict]:
+    """`input_ids` and `labels` for TRL's SFTTrainer: loss on the completion only (-100 elsewhere), cut at
+    `max_length`.
 
     `completion` names the column that is trained: `trace` (long chain of thought) or `solution` (short).
     """
@@ -90,15 +113,25 @@ def tokenizer_problems(tokenizer, model_positions: int | None, max_length: int) 
             "masks the end out of the loss and the model never stops. Give the family a pad_token of its own in the config"
         )
     if model_positions and max_length > model_positions:
-        found.append(f"max_length {max_length} exceeds the {model_positions} positions of the model. Lower sft.max_length")
+        found.append(
+            f"max_length {max_length} exceeds the {model_positions} positions of the model. Lower sft.max_length"
+        )
     return found
 
 
 def template_problems(tokenizer, problem: str, completion: str) -> list[str]:
-    """What the chat template loses of a completion shown as an assistant turn (R1's template drops the reasoning)."""
+    """What the chat template loses of a completion shown as an assistant turn (R1's template drops the
+    reasoning).
+    """
     if tokenizer.chat_template is None:
         return []
     turns = [{"role": "user", "content": problem}, {"role": "assistant", "content": completion}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False)
     kept = completion.strip() in rendered
-    return [] if kept else ["the chat template changes or drops part of the completion (the reasoning). Use a template of ours"]
+    return (
+        []
+        if kept
+        else [
+            "the chat template changes or drops part of the completion (the reasoning). Use a template of ours"
+        ]
+    )

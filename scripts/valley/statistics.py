@@ -1,6 +1,7 @@
 """Estimates with their intervals. What an interval is over is said in its name: samples, problems, or seeds.
 
-Accuracies are kept as solved counts: an array of c_i correct responses out of k for every problem of a benchmark.
+Accuracies are kept as solved counts: an array of c_i correct responses out of k for every problem of a
+benchmark.
 """
 
 import functools
@@ -12,7 +13,9 @@ FEW = 0.05  # accuracy below which (or above one minus which) the bootstrap cove
 
 
 def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
-    """Unbiased pass@k: mean over problems of 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, equation 1); needs k ≤ n."""
+    """Unbiased pass@k: mean over problems of 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, equation 1); needs k
+    ≤ n.
+    """
     from scipy.special import comb
 
     if not 1 <= k <= samples:
@@ -23,8 +26,8 @@ def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
 def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of avg@k for these very problems, were they sampled anew.
 
-    Normal, with the posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)): the plain
-    variance is zero wherever all k samples agree, and a zero spread of few samples is no certainty.
+    Normal, with the posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)):
+    the plain variance is zero wherever all k samples agree, and a zero spread of few samples is no certainty.
     """
     from scipy import stats
 
@@ -34,11 +37,15 @@ def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) 
     return max(0.0, float(mean - half)), min(1.0, float(mean + half))
 
 
-def over_problems(benchmarks: list[tuple[numpy.ndarray, int]], confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean accuracy of benchmarks, were other problems of their kind drawn: (solved counts, k) each.
+def over_problems(
+    benchmarks: list[tuple[numpy.ndarray, int]], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the mean accuracy of benchmarks, were other problems of their kind drawn: (solved counts,
+    k) each.
 
-    Bootstrap of the problems within each benchmark, then the mean of the benchmarks. A benchmark whose accuracy is below
-    FEW or above 1 − FEW, where the bootstrap covers badly, or with a single problem, enters with an exact binomial interval instead.
+    Bootstrap of the problems within each benchmark, then the mean of the benchmarks. A benchmark whose
+    accuracy is below FEW or above 1 − FEW, where the bootstrap covers badly, or with a single problem, enters
+    with an exact binomial interval instead.
     """
     rates = [numpy.asarray(solved) / samples for solved, samples in benchmarks]
     extreme = [len(rate) < 2 or not FEW <= rate.mean() <= 1 - FEW for rate in rates]
@@ -55,10 +62,12 @@ def over_problems(benchmarks: list[tuple[numpy.ndarray, int]], confidence: float
 def paired_difference(
     benchmarks: list[tuple[numpy.ndarray, numpy.ndarray]], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """(difference, low, high) of two cells' mean accuracy on the same problems: rates of both, problem by problem, each.
+    """(difference, low, high) of two cells' mean accuracy on the same problems: rates of both, problem by
+    problem, each.
 
-    Bootstrap of the problems' differences within each benchmark. One on which fewer than five problems differ shows the
-    bootstrap next to no spread: there the differing problems count as an exact binomial sample, each worth up to 1.
+    Bootstrap of the problems' differences within each benchmark. One on which fewer than five problems differ
+    shows the bootstrap next to no spread: there the differing problems count as an exact binomial sample,
+    each worth up to 1.
     """
     from scipy import stats
 
@@ -78,13 +87,17 @@ def paired_difference(
 
 @functools.cache
 def weights(problems: int, place: int = 0) -> numpy.ndarray:
-    """RESAMPLES × problems: the share of each problem in each bootstrap draw. Seeded by `place`, one for each benchmark."""
+    """RESAMPLES × problems: the share of each problem in each bootstrap draw. Seeded by `place`, one for each
+    benchmark.
+    """
     rng = numpy.random.default_rng(place)
     return rng.multinomial(problems, numpy.full(problems, 1 / problems), size=RESAMPLES) / problems
 
 
 def resampled(benchmarks: list[numpy.ndarray], confidence: float) -> tuple[float, float]:
-    """Percentile bootstrap of the mean of benchmark means, the values of each benchmark drawn anew (Efron 1979)."""
+    """Percentile bootstrap of the mean of benchmark means, the values of each benchmark drawn anew (Efron
+    1979).
+    """
     means = [weights(len(values), place) @ values for place, values in enumerate(benchmarks)]
     low, high = numpy.quantile(numpy.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
@@ -93,8 +106,8 @@ def resampled(benchmarks: list[numpy.ndarray], confidence: float) -> tuple[float
 def exact(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
     """Conservative interval of a small avg@k from the number of problems ever solved (Clopper–Pearson).
 
-    A problem that is ever solved contributes between 1/k and 1: with [l, u] for the share of such problems, avg@k lies in
-    [l / k, u]. Near 1 the same holds for problems ever failed.
+    A problem that is ever solved contributes between 1/k and 1: with [l, u] for the share of such problems,
+    avg@k lies in [l / k, u]. Near 1 the same holds for problems ever failed.
     """
     from scipy import stats
 
@@ -109,7 +122,8 @@ def exact(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tupl
 def join(means: list[float], ends: list[tuple[float, float]]) -> tuple[float, float]:
     """Interval of the mean of independent estimates from the interval of each (MOVER, Zou & Donner 2008).
 
-    The distances from the estimate to its lower ends are squared and added, and so are those to its upper ends.
+    The distances from the estimate to its lower ends are squared and added, and so are those to its upper
+    ends.
     """
     mean, (lows, highs) = numpy.mean(means), zip(*ends, strict=True)
     down = numpy.linalg.norm(numpy.subtract(means, lows)) / len(means)
@@ -125,11 +139,15 @@ def totals(values: numpy.ndarray, problem: numpy.ndarray) -> numpy.ndarray:
     return sums
 
 
-def ratio(top: numpy.ndarray, bottom: numpy.ndarray, problem: numpy.ndarray, confidence: float = 0.95) -> tuple:
-    """(estimate, low, high) of sum(top) / sum(bottom), two values a response; Nones where the bottom is nothing.
+def ratio(
+    top: numpy.ndarray, bottom: numpy.ndarray, problem: numpy.ndarray, confidence: float = 0.95
+) -> tuple:
+    """(estimate, low, high) of sum(top) / sum(bottom), two values a response; Nones where the bottom is
+    nothing.
 
-    A mean (bottom all 1), a mean over some responses (bottom 0 or 1), a rate per calculation. Normal interval, linearised,
-    over problems as clusters: samples of one problem are no independent responses (Liang & Zeger 1986).
+    A mean (bottom all 1), a mean over some responses (bottom 0 or 1), a rate per calculation. Normal
+    interval, linearised, over problems as clusters: samples of one problem are no independent responses
+    (Liang & Zeger 1986).
     """
     from scipy import stats
 

@@ -1,4 +1,6 @@
-"""What sft.py and rl.py share: resume from a checkpoint that belongs to the same work, progress, the record of a run."""
+"""What sft.py and rl.py share: resume from a checkpoint that belongs to the same work, progress, the record
+of a run.
+"""
 
 import json
 import math
@@ -19,7 +21,8 @@ def rank() -> int:
 
 
 def announce(config):
-    """Say on what this process trains, which starts the process group; to be called before the model is loaded.
+    """Say on what this process trains, which starts the process group; to be called before the model is
+    loaded.
 
     DeepSpeed has to know of the group by then, or ZeRO-3 takes itself for alone while the weights load.
     """
@@ -31,10 +34,11 @@ def announce(config):
 
 
 def weights_dtype(args):
-    """In what precision weights are loaded: fp32 unless DeepSpeed keeps the fp32 master copy of bf16 weights itself.
+    """In what precision weights are loaded: fp32 unless DeepSpeed keeps the fp32 master copy of bf16 weights
+    itself.
 
-    AdamW on bf16 weights alone loses most updates at the paper's rate: a step of 5e-5 is below half the distance between
-    two bf16 numbers near .02.
+    AdamW on bf16 weights alone loses most updates at the paper's rate: a step of 5e-5 is below half the
+    distance between two bf16 numbers near .02.
     """
     import torch
 
@@ -44,8 +48,9 @@ def weights_dtype(args):
 def resume_point(folder: Path, identity) -> str | None:
     """The last checkpoint in `folder` if it was made by the same work, else None.
 
-    `identity` is JSON content that names data, start model and arguments. Checkpoints of other work are set aside under
-    another name, never deleted and never continued. Of several processes the first does it, the others wait for its mark.
+    `identity` is JSON content that names data, start model and arguments. Checkpoints of other work are set
+    aside under another name, never deleted and never continued. Of several processes the first does it, the
+    others wait for its mark.
     """
     mark, fingerprint = folder / "fingerprint.json", grid.fingerprint(identity)
     if rank() > 0:
@@ -62,7 +67,9 @@ def resume_point(folder: Path, identity) -> str | None:
 
 
 class Progress(TrainerCallback):
-    """A line on standard error every few seconds; the last step is logged whatever the interval; divergence ends training."""
+    """A line on standard error every few seconds; the last step is logged whatever the interval; divergence
+    ends training.
+    """
 
     def __init__(self, every: float = 5.0):
         self.every, self.last = every, 0.0
@@ -76,8 +83,12 @@ class Progress(TrainerCallback):
             control.should_training_stop = True  # the script then says so and fails
         if state.is_world_process_zero and logs and time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
-            shown = {k: round(v, 4) for k, v in logs.items() if k in ("loss", "reward", "completions/mean_length")}
-            print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", file=sys.stderr, flush=True)
+            shown = {
+                k: round(v, 4) for k, v in logs.items() if k in ("loss", "reward", "completions/mean_length")
+            }
+            print(
+                f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", file=sys.stderr, flush=True
+            )
 
 
 def show_progress(trainer):
@@ -87,9 +98,11 @@ def show_progress(trainer):
 
 
 def save_model(trainer, tokenizer, args):
-    """Write the trained model and its tokenizer as one ordinary Hugging Face folder, `args.out`, that appears whole.
+    """Write the trained model and its tokenizer as one ordinary Hugging Face folder, `args.out`, that appears
+    whole.
 
-    All processes call it: under ZeRO-3 each holds a part of the weights. Saved in the precision that was trained in.
+    All processes call it: under ZeRO-3 each holds a part of the weights. Saved in the precision that was
+    trained in.
     """
     import torch
 
@@ -110,7 +123,9 @@ def parameters(model) -> int:
 
 
 def drop_states(folder: Path):
-    """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints of a finished run."""
+    """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints of a
+    finished run.
+    """
     keep = (".safetensors", ".json", ".jinja", ".txt", ".model")
     for file in folder.glob("checkpoint-*/**/*"):
         if file.is_file() and file.suffix not in keep:

@@ -1,10 +1,12 @@
-"""grade.py's work against a plain `verify(parse(gold), parse(response))` loop on the same real responses, side by side.
+"""grade.py's work against a plain `verify(parse(gold), parse(response))` loop on the same real responses,
+side by side.
 
     python tests/benchmarks/bench_grading.py --data ../shared/data --cells 6
 
-Rows: graded responses of Qwen models and long R1-like traces. Ours is all that a grade job does for a cell (three
-verdicts, loops, reflection; two workers, nothing remembered from cell to cell), the plain loop is
-Math-Verify alone. The bound of the project is a ratio of 5, and the paper's grid (300,000 responses) in 20 minutes.
+Rows: graded responses of Qwen models and long R1-like traces. Ours is all that a grade job does for a cell
+(three verdicts, loops, reflection; two workers, nothing remembered from cell to cell), the plain loop is
+Math-Verify alone. The bound of the project is a ratio of 5, and the paper's grid (300,000 responses) in 20
+minutes.
 """
 
 import argparse
@@ -43,7 +45,10 @@ def ours(rows: list[dict]) -> float:
     """Seconds of grading the rows as one cell."""
     gold = {str(i): row["gold"] for i, row in enumerate(rows)}
     table = pyarrow.Table.from_pylist(
-        [{"id": str(i), "response": row["response"], "finish_reason": row["finish_reason"]} for i, row in enumerate(rows)]
+        [
+            {"id": str(i), "response": row["response"], "finish_reason": row["finish_reason"]}
+            for i, row in enumerate(rows)
+        ]
     )
     begun = time.perf_counter()
     with equality.Judge(workers=2) as judge:
@@ -52,10 +57,17 @@ def ours(rows: list[dict]) -> float:
 
 
 def start() -> float:
-    """Seconds until two new workers have compared a few roots and sets: import of sympy, first use of the parser."""
+    """Seconds until two new workers have compared a few roots and sets: import of sympy, first use of the
+    parser.
+    """
     begun = time.perf_counter()
     with equality.Judge(workers=2) as judge:
-        judge([equality.Pair("headline", r"\sqrt{2}", rf"\{{\sqrt{{{i}}}, \frac{{1}}{{{i}}}\}}") for i in (3, 5, 7, 11)])
+        judge(
+            [
+                equality.Pair("headline", r"\sqrt{2}", rf"\{{\sqrt{{{i}}}, \frac{{1}}{{{i}}}\}}")
+                for i in (3, 5, 7, 11)
+            ]
+        )
     return time.perf_counter() - begun
 
 
@@ -68,21 +80,33 @@ def plain(rows: list[dict]) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cells", type=int, default=6, help="how often the rows are graded, afresh each time")
+    parser.add_argument(
+        "--cells", type=int, default=6, help="how often the rows are graded, afresh each time"
+    )
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     rows = [row for row in real_rows(args.data) if (row["gold"] or "").strip()]
-    print(f"{len(rows)} responses, {sum(len(row['response']) for row in rows) / len(rows):,.0f} characters each")
-    print(f"start of two workers: {start():.1f} s, part of every cell (the server they fork from stays for the later ones)")
+    print(
+        f"{len(rows)} responses, {sum(len(row['response']) for row in rows) / len(rows):,.0f} characters each"
+    )
+    print(
+        f"start of two workers: {start():.1f} s, part of every cell (the server they fork from stays for the later ones)"
+    )
     taken = [ours(rows) for _ in range((args.cells + 1) // 2)]
     loop = plain(rows)
     taken += [ours(rows) for _ in range(args.cells // 2)]
     each = sum(taken) / len(taken)
-    print(f"plain loop {loop:.1f} s, ours {each:.1f} s a cell ({min(taken):.1f}–{max(taken):.1f}): ratio {loop / each:.1f}")
+    print(
+        f"plain loop {loop:.1f} s, ours {each:.1f} s a cell ({min(taken):.1f}–{max(taken):.1f}): ratio {loop / each:.1f}"
+    )
     total = sum(taken) * GRID / (len(rows) * len(taken)) / 60
-    print(f"{len(rows) * len(taken):,} responses graded in {sum(taken):.1f} s; {GRID:,} would take {total:.1f} minutes")
+    print(
+        f"{len(rows) * len(taken):,} responses graded in {sum(taken):.1f} s; {GRID:,} would take {total:.1f} minutes"
+    )
 
 
 if __name__ == "__main__":

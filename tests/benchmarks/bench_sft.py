@@ -1,10 +1,12 @@
-"""TRL's SFTTrainer against a bare PyTorch loop: tokens a second over the miniature's whole schedule, side by side.
+"""TRL's SFTTrainer against a bare PyTorch loop: tokens a second over the miniature's whole schedule, side by
+side.
 
     python tests/benchmarks/bench_sft.py --model studies/miniature/models/S/seed0 \\
         --data studies/miniature/data/subsets/2048/seed0.parquet
 
-Both train the same rows with the same optimiser, one thread, for every batch size of the schedule; the two take turns, so
-that other load on the machine falls on both. The bound of the project is a ratio of 0.7 over the whole schedule.
+Both train the same rows with the same optimiser, one thread, for every batch size of the schedule; the two
+take turns, so that other load on the machine falls on both. The bound of the project is a ratio of 0.7 over
+the whole schedule.
 """
 
 import argparse
@@ -54,7 +56,9 @@ def by_hand(folder, tokenizer, data, batch: int, steps: int) -> float:
     for step in range(steps):
         rows = [data[(step * batch + i) % len(data)] for i in range(batch)]
         rows = collate(rows)
-        logits = model(rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False).logits[:, :-1]
+        logits = model(rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False).logits[
+            :, :-1
+        ]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows["labels"][:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -65,11 +69,15 @@ def by_hand(folder, tokenizer, data, batch: int, steps: int) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path, help="the largest subset")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--steps", type=int, default=64, help="steps a batch size; the study makes 512 of each")
+    parser.add_argument(
+        "--steps", type=int, default=64, help="steps a batch size; the study makes 512 of each"
+    )
     parser.add_argument("--turns", type=int, default=2)
     args = parser.parse_args()
 
@@ -86,7 +94,10 @@ def main():
             seconds["TRL"] += by_trl(args.model, tokenizer, data, batch, args.steps)
             seconds["bare"] += by_hand(args.model, tokenizer, data, batch, args.steps)
         speed = {name: batch * args.steps * args.turns * tokens / s for name, s in seconds.items()}
-        print(f"{batch:5}  {speed['TRL']:9.0f}  {speed['bare']:10.0f}  {speed['TRL'] / speed['bare']:5.2f}", flush=True)
+        print(
+            f"{batch:5}  {speed['TRL']:9.0f}  {speed['bare']:10.0f}  {speed['TRL'] / speed['bare']:5.2f}",
+            flush=True,
+        )
         total = {name: total[name] + seconds[name] for name in total}
     print(f"whole schedule: ratio {total['bare'] / total['TRL']:.2f}")
 

@@ -1,10 +1,11 @@
-"""A small study on a real SLURM, and faults while it runs: nothing finished is lost or run again, scores come out the same.
+"""A small study on a real SLURM, and faults while it runs: nothing finished is lost or run again, scores come
+out the same.
 
     make test-slurm        # as root: installs and starts slurmctld, slurmd and munge from Debian's packages
 
-Three runs share the faults, for a SLURM job costs some ten seconds before it does anything. Each starts from a copy of one
-folder in which data and base model are made, and ends with the scores of a run that nothing disturbed. Around them: the
-doctor, the three kinds of site, a job of two nodes, the canary.
+Three runs share the faults, for a SLURM job costs some ten seconds before it does anything. Each starts from
+a copy of one folder in which data and base model are made, and ends with the scores of a run that nothing
+disturbed. Around them: the doctor, the three kinds of site, a job of two nodes, the canary.
 """
 
 import contextlib
@@ -56,7 +57,9 @@ def cluster():
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """A checkout in which data, base model and preflights are made, and the scores of an undisturbed local run beside it."""
+    """A checkout in which data, base model and preflights are made, and the scores of an undisturbed local
+    run beside it.
+    """
     folder = checkout(tmp_path_factory.mktemp("slurm") / "prepared")
     (folder / "slurm.yaml").write_text(yaml.safe_dump(STUDY))
     snakemake(folder, *FILES, "--until", "preflight")
@@ -76,7 +79,9 @@ def study(prepared, tmp_path):
 
 @pytest.fixture(scope="session")
 def canary(tmp_path_factory):
-    """`make canary` through the profile, started beside another test, for most of its time it waits: folder and process."""
+    """`make canary` through the profile, started beside another test, for most of its time it waits: folder
+    and process.
+    """
     folder = checkout(tmp_path_factory.mktemp("canary"))
     command = ["make", "-o", ".venv/complete", f"BIN={Path(sys.executable).parent}", "canary",
                "PROFILE=slurm --profile tests/slurm/site"]  # fmt: skip
@@ -85,7 +90,9 @@ def canary(tmp_path_factory):
 
 
 def clear(folder: Path):
-    """Cancel the jobs of a folder, and end each Snakemake in it: SLURM without cgroups loses sight of some when it requeues."""
+    """Cancel the jobs of a folder, and end each Snakemake in it: SLURM without cgroups loses sight of some
+    when it requeues.
+    """
     for job in jobs(folder):
         subprocess.run(["scancel", "--full", job], check=False)
     for process in Path("/proc").glob("[0-9]*"):
@@ -96,18 +103,26 @@ def clear(folder: Path):
 
 def scores(folder: Path) -> dict[str, bytes]:
     """The bytes of every cell's scores."""
-    return {path.parts[-3]: path.read_bytes() for path in (folder / ROOT / "results").glob("*/*/seed0/scores.json")}
+    return {
+        path.parts[-3]: path.read_bytes()
+        for path in (folder / ROOT / "results").glob("*/*/seed0/scores.json")
+    }
 
 
 def jobs(folder: Path, text: str = "", states: str = "") -> list[str]:
     """Ids of the folder's SLURM jobs whose comment contains a text, in the given states."""
     command = ["squeue", "-h", "-o", "%A|%Z|%k", *(["-t", states] if states else [])]
-    rows = [line.split("|", 2) for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]
+    rows = [
+        line.split("|", 2)
+        for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    ]
     return [job for job, where, comment in rows if where == str(folder) and text in comment]
 
 
 def start(folder: Path, *flags: str, command: list[str] = SLURM) -> subprocess.Popen:
-    """Snakemake on SLURM in the background, in a process group of its own, Ctrl-C not ignored; no environment activated."""
+    """Snakemake on SLURM in the background, in a process group of its own, Ctrl-C not ignored; no environment
+    activated.
+    """
     log = open(folder / "snakemake.log", "a")  # noqa: SIM115 - lives as long as the process
     variables = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     variables["PATH"] = variables["PATH"].replace(f"{Path(sys.executable).parent}:", "")
@@ -118,7 +133,9 @@ def start(folder: Path, *flags: str, command: list[str] = SLURM) -> subprocess.P
 def write(folder: Path, runs: list[str], gpus: int = 0):
     """The study on other runs of S, with GPUs for each job."""
     grid = {"tasks": ["chain"], "cells": [{"models": ["S"], "runs": runs, "seeds": [0]}]}
-    (folder / "slurm.yaml").write_text(yaml.safe_dump(STUDY | {"grid": grid, "models": {"S": {"gpus": gpus}}}))
+    (folder / "slurm.yaml").write_text(
+        yaml.safe_dump(STUDY | {"grid": grid, "models": {"S": {"gpus": gpus}}})
+    )
 
 
 def until(what: str, condition, seconds: float = 150):
@@ -137,13 +154,18 @@ def cell(folder: Path, name: str) -> Path:
 
 def training(folder: Path, name: str) -> str:
     """Wait until a cell trains, with a checkpoint to come back to; the SLURM job."""
-    until(f"a checkpoint of {name}", lambda: list(cell(folder, name).glob("checkpoints/checkpoint-*/trainer_state.json")))
+    until(
+        f"a checkpoint of {name}",
+        lambda: list(cell(folder, name).glob("checkpoints/checkpoint-*/trainer_state.json")),
+    )
     return until("its job", lambda: jobs(folder, f"rule_sft_wildcards_S_{name}_", "R"))[0]
 
 
 def trainers(folder: Path, name: str) -> list[int]:
     """The processes that train a cell."""
-    found = subprocess.run(["pgrep", "-f", f"scripts/sft.py.*{ROOT}/results/S/{name}/"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-f", f"scripts/sft.py.*{ROOT}/results/S/{name}/"], capture_output=True, text=True
+    )
     return [int(pid) for pid in found.stdout.split() if Path(os.readlink(f"/proc/{pid}/cwd")) == folder]
 
 
@@ -168,7 +190,9 @@ def finish(process: subprocess.Popen, folder: Path, seconds: float = 420) -> int
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError(log.read_text()[-4000:]) from None
-    assert not runs or time.time() - log.stat().st_mtime < 30  # a minute's timer for every submission once held it up
+    assert (
+        not runs or time.time() - log.stat().st_mtime < 30
+    )  # a minute's timer for every submission once held it up
     return code
 
 
@@ -186,7 +210,9 @@ def plan(folder: Path) -> dict[str, int]:
 
 
 def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, prepared):
-    """One run meets four faults: what a retry cures is resumed, what it cannot cure stops at once, the rest is done."""
+    """One run meets four faults: what a retry cures is resumed, what it cannot cure stops at once, the rest
+    is done.
+    """
     write(study, ["sft-64", "sft-16", "sft-16.bad"], gpus=1)
     process = start(study)
     job = training(study, "sft-64")
@@ -205,7 +231,9 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
     training(study, "sft-16")
     send(study, "sft-16", signal.SIGKILL)
     until("a job after training", lambda: jobs(study, "rule_generate", "R"), 300)
-    time.sleep(10)  # a job that starts while the controller dies is held (`scontrol release`) or fails for lack of a step
+    time.sleep(
+        10
+    )  # a job that starts while the controller dies is held (`scontrol release`) or fails for lack of a step
     os.kill(int((LAB / "run/slurmctld.pid").read_text()), signal.SIGTERM)
     time.sleep(30)
     run([REPOSITORY / "tests/slurm/start.sh"])
@@ -214,7 +242,8 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
         assert "checkpoint-" in record(study, name)["resumed_from"]
     assert scores(study) == {name: prepared[1][name] for name in ("sft-16", "sft-64")}
 
-    # The doomed cell: its first failure is remembered, the retries stop on it, and all that is left is that cell.
+    # The doomed cell: its first failure is remembered, the retries stop on it, and all that is left is that
+    # cell.
     note = json.loads((cell(study, "sft-16.bad") / "failed.json").read_text())
     assert "diverged" in note["error"]
     log = (study / ROOT / "logs/sft/S.sft-16.bad.seed0.log").read_text()
@@ -242,14 +271,29 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     node = run(["squeue", "-h", "-j", job, "-o", "%N"]).strip()
     run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
     until("the job to be requeued", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "PD"))
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # unless it came back by itself
+    subprocess.run(
+        ["scontrol", "update", f"nodename={node}", "state=resume"], check=False
+    )  # unless it came back by itself
     until("it to train again", lambda: job in jobs(study, "", "R") and trainers(study, "sft-64"))
 
     hog = run(
-        ["sbatch", "--parsable", "-p", "high", "-w", node, "--exclusive", "--time=2", "--output=/dev/null", "--wrap=sleep 3"]
+        [
+            "sbatch",
+            "--parsable",
+            "-p",
+            "high",
+            "-w",
+            node,
+            "--exclusive",
+            "--time=2",
+            "--output=/dev/null",
+            "--wrap=sleep 3",
+        ]
     ).strip()
     until("the preempted job", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "PD"))
-    until("the preempting job", lambda: hog not in run(["squeue", "-h", "-t", "PD,R", "-o", "%A"]).split(), 90)
+    until(
+        "the preempting job", lambda: hog not in run(["squeue", "-h", "-t", "PD,R", "-o", "%A"]).split(), 90
+    )
 
     until("the time limit", lambda: "JobState=TIMEOUT" in shown(hung), 200)
     assert finish(process, study) == 0
@@ -262,7 +306,9 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
 
 @pytest.mark.usefixtures("canary")
 def test_snakemake_itself_interrupted_terminated_and_killed(study, prepared):
-    """After each the rerun plans exactly the rest; after a kill the orphans are cancelled and the folder unlocked first."""
+    """After each the rerun plans exactly the rest; after a kill the orphans are cancelled and the folder
+    unlocked first.
+    """
     process = start(study)
     training(study, "sft-64")
     done = {path.parts[-3] for path in (study / ROOT / "results").glob("*/*/seed0/responses/chain.parquet")}
@@ -289,10 +335,14 @@ def test_snakemake_itself_interrupted_terminated_and_killed(study, prepared):
     until("a job that runs", lambda: jobs(study, "", "R"))
     process.terminate()  # waits for what runs, submits no more
     assert finish(process, study) == 1
-    finished = {path: path.stat().st_mtime_ns for path in (study / ROOT / "results").glob("*/*/seed0/train.json")}
+    finished = {
+        path: path.stat().st_mtime_ns for path in (study / ROOT / "results").glob("*/*/seed0/train.json")
+    }
     process = start(study)
     assert finish(process, study) == 0
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())  # nothing finished ran again
+    assert all(
+        path.stat().st_mtime_ns == stamp for path, stamp in finished.items()
+    )  # nothing finished ran again
     assert scores(study) == prepared[1]
     assert plan(study) == {}
 
@@ -339,13 +389,34 @@ def test_a_job_of_two_nodes_starts_once_on_each(tmp_path):
         "import os; print('on', *map(os.environ.get, ('SLURMD_NODENAME', 'SLURM_NODEID', 'CUDA_VISIBLE_DEVICES')))"
     )
     job = f"srun -n1 --nodes=2 {sys.executable} scripts/launch.py --gpus 2 {tmp_path}/who.py"
-    run(["sbatch", "--wait", "--partition=gpu", "--nodes=2", "--gres=gpu:2", f"--output={tmp_path}/log", f"--wrap={job}"])
+    run(
+        [
+            "sbatch",
+            "--wait",
+            "--partition=gpu",
+            "--nodes=2",
+            "--gres=gpu:2",
+            f"--output={tmp_path}/log",
+            f"--wrap={job}",
+        ]
+    )
     said = sorted(line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("on"))
     assert said == ["on valley1 0 0,1", "on valley2 1 0,1"]
 
 
 def doctor(folder: Path, request: str, ok: bool = True) -> str:
-    return run([sys.executable, "scripts/doctor.py", "--partition", "gpu", f"--request={request}", "--folder", folder], ok=ok)
+    return run(
+        [
+            sys.executable,
+            "scripts/doctor.py",
+            "--partition",
+            "gpu",
+            f"--request={request}",
+            "--folder",
+            folder,
+        ],
+        ok=ok,
+    )
 
 
 def test_the_doctor_finds_nothing_wrong_here(tmp_path):

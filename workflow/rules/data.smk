@@ -5,7 +5,9 @@
 # (ancient() on the inputs of sft would hide too much: Snakemake 9.27 then plans neither a changed setting nor a missing
 # cell downstream of a job that is to be remade.)
 
-FETCHED_TASKS = [name for name, task in config["tasks"].items() if task["source"] not in ("synthetic", "arithmetic")]
+FETCHED_TASKS = [
+    name for name, task in config["tasks"].items() if task["source"] not in ("synthetic", "arithmetic")
+]
 FETCHED_RL = [name for name, problems in config["rl"]["sets"].items() if problems["source"] != "synthetic"]
 TASKS_AND_SETS = sorted(
     {*config["grid"]["tasks"], *config["traces"]["decontaminate"]}
@@ -100,7 +102,13 @@ rule fetch_rl:
 rule fetch:
     input:
         [] if config["traces"]["source"] == "synthetic" else at("data/traces.parquet"),
-        sorted({base_model(model, seed) for model, _, seed in CELLS if not grid.is_pretrained_here(config, model)}),
+        sorted(
+            {
+                base_model(model, seed)
+                for model, _, seed in CELLS
+                if not grid.is_pretrained_here(config, model)
+            }
+        ),
         [problems_of(name) for name in TASKS_AND_SETS if name in FETCHED_TASKS + FETCHED_RL],
     localrule: True
 
@@ -147,7 +155,9 @@ rule order_traces:
         mem_mb=memory(16000),
         runtime=120,
     params:
-        decontaminate=lambda w, input: f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else "",
+        decontaminate=lambda w, input: (
+            f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else ""
+        ),
         max_tokens=config["traces"]["max_tokens"],
         correct=config["traces"]["correct"],
         think=config["traces"]["think"],

@@ -52,7 +52,9 @@ def cell(model, run, seed, file):
 
 def base_model(model, seed):
     """The folder of a base model: one a seed where it is made here, one in all where it is fetched."""
-    return at(f"models/{model}/seed{seed}" if grid.is_pretrained_here(config, model) else f"models/{model}/fetched")
+    return at(
+        f"models/{model}/seed{seed}" if grid.is_pretrained_here(config, model) else f"models/{model}/fetched"
+    )
 
 
 def model_of(wildcards):
@@ -104,7 +106,9 @@ def problems_of(name):
 
 def source_flags(entry):
     """--source, --revision and the like of a fetch rule, holding only what the config sets."""
-    flags = {f"--{key}": entry.get(key) for key in ("source", "revision", "name", "split", "limit", "problems")}
+    flags = {
+        f"--{key}": entry.get(key) for key in ("source", "revision", "name", "split", "limit", "problems")
+    }
     flags["--where"] = "".join(f"{column}={text}" for column, text in entry.get("where", {}).items())
     return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in flags.items() if value)
 
@@ -126,7 +130,9 @@ def gpu_resource(count):
 
 def gres_resource(count):
     """A function of wildcards: the GPUs of a job as sbatch --gres on sites that ask so (`gres` in the config); else none."""
-    return lambda wildcards: f"{config['gres']}:{count(wildcards)}" if config["gres"] and count(wildcards) else None
+    return lambda wildcards: (
+        f"{config['gres']}:{count(wildcards)}" if config["gres"] and count(wildcards) else None
+    )
 
 
 def memory(mb):
@@ -231,7 +237,11 @@ def tasks_flags():
 
 def parameters():
     """model=parameters in billions, for the order of model sizes; of a model made here, roughly, from its shape."""
-    made = lambda shape: shape["layers"] * (4 * shape["hidden"] ** 2 + 3 * shape["hidden"] * shape["ff"]) / 1e9
-    count = lambda model: model.get("parameters") or (made(model["pretrain"]) if "pretrain" in model else None)
+    made = (
+        lambda shape: shape["layers"] * (4 * shape["hidden"] ** 2 + 3 * shape["hidden"] * shape["ff"]) / 1e9
+    )
+    count = lambda model: model.get("parameters") or (
+        made(model["pretrain"]) if "pretrain" in model else None
+    )
     used = {name: count(config["models"][name]) for name in dict.fromkeys(model for model, _, _ in CELLS)}
     return [f"{name}={number:.3g}" for name, number in used.items() if number]

@@ -7,7 +7,10 @@ if JUDGE:
         input:
             model=base_model(JUDGE["model"], 0),  # one judge for all cells, also where bases have seeds
             prompt="workflow/reference/judge_prompt.txt",
-            responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in config["report"]["length"]],
+            responses=[
+                cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet")
+                for task in config["report"]["length"]
+            ],
             tasks=[at(f"data/tasks/{task}.parquet") for task in config["report"]["length"]],
         output:
             cell("{model}", "{run}", "{seed}", "judged.parquet"),

@@ -7,7 +7,11 @@ GRADES = [cell(*name, "grades.parquet") for name in DONE]
 TRAINED = [(model, run, seed) for model, run, seed in DONE if run != "base" and "@" not in run]
 CURVES = [cell(*name, "curve.parquet") for name in TRAINED if "+rl" in name[1]]
 # The first seed of every run but the checkpoints along RL: whose responses the page shows.
-SHOWN = [(m, r, s) for m, r, s in by_size(DONE) if "@" not in r and s == min(o for n, q, o in DONE if (n, q) == (m, r))]
+SHOWN = [
+    (m, r, s)
+    for m, r, s in by_size(DONE)
+    if "@" not in r and s == min(o for n, q, o in DONE if (n, q) == (m, r))
+]
 CARDS = sorted({subset(run, seed, "json") for _, run, seed in DONE if grid.parse_run(run).size})
 
 AGGREGATED = ["cells", "summary", "rl_curves", "crossings"]
