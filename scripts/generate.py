@@ -7,14 +7,14 @@ recorded.
 Two engines behind one flag: `vllm` (GPUs, the paper's; one engine a visible GPU, all fed from one queue) and
 `transformers` (CPU: prompts of similar length in batches). The model's own generation_config is never used.
 Prompts are rendered as in training and passed as token ids (one BOS); responses come back as ids and are
-decoded by the same tokenizer. A killed job continues with the missing parts (valley/parts.py) and ends with
+decoded by the same tokenizer. A killed job continues with the missing parts (valley/chunks.py) and ends with
 the same responses (vLLM: wherever its kernels give the same logits whatever else is in the batch; true on
 CPU, not promised on GPUs).
 """
 
 from pathlib import Path
 
-from valley import flags, parts, prompts, records
+from valley import chunks, flags, prompts, records
 
 
 def parse():
@@ -33,7 +33,7 @@ def parse():
     parser.add_argument(
         "--max-context", type=int, required=True, help="prompt + response; longer prompts are an error"
     )
-    parser.add_argument("--chunk", type=int, default=128, help="samples a batch and part")
+    parser.add_argument("--chunk", type=int, default=128, help="samples a batch and file")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--seed", type=int, default=0, help="drives the sampling")
     flags.add_prompt(parser)
@@ -81,11 +81,11 @@ def write_responses(args):
             "finish_reason": response.finish_reason,
         }
 
-    table, record = parts.generated(
+    table, record = chunks.generated(
         args, tokenizer, items, [records.sha256(args.task)], row, ["id", "sample"]
     )
     records.write_parquet(args.out, table, provenance=record)
-    parts.finish(args.out, record)
+    chunks.finish(args.out, record)
     records.done(f"{table.num_rows} responses", args.out, record["seconds"])
 
 

@@ -61,7 +61,7 @@ def grade_task(
     task: str,
     samples: int,
     where: str,
-    judge: equality.Judge,
+    comparer: equality.Comparer,
     count: bool,
     labelled: dict,
 ) -> list[dict]:
@@ -79,7 +79,7 @@ def grade_task(
     check_counts(ids, gold, samples, where)
     triples = [(text, reason, gold[i]) for text, reason, i in zip(responses, finish, ids, strict=True)]
     print(f"{task}: {len(triples)} responses", file=sys.stderr, flush=True)
-    verdicts = grading.grade(triples, judge)
+    verdicts = grading.grade(triples, comparer)
     if labelled and (odd := sorted(set(zip(ids, table["sample"].to_pylist(), strict=True)) ^ set(labelled))):
         records.fail(
             where,
@@ -128,7 +128,7 @@ def main():
             f"has labels of {', '.join(unknown)}, which is not graded here",
             "Judge this cell again",
         )
-    with equality.Judge(args.workers) as judge:
+    with equality.Comparer(args.workers) as comparer:
         for responses, task, samples in zip(args.responses, args.tasks, args.samples, strict=True):
             table = records.read_parquet(responses, ["id", "sample", "response", "tokens", "finish_reason"])
             gold = {
@@ -141,7 +141,7 @@ def main():
                 responses.stem,
                 samples,
                 str(responses),
-                judge,
+                comparer,
                 count,
                 judged.get(responses.stem, {}),
             )

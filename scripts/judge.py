@@ -7,14 +7,14 @@
 
 The paper asked GPT-4o-mini by a prompt it does not give; this one is ours. Greedy, a few tokens. An answer
 that is not one of the four digits is kept and counted as unreadable (label null), never guessed. Long
-responses are shown by head and tail. A killed job continues (valley/parts.py). grade.py crosses the labels
+responses are shown by head and tail. A killed job continues (valley/chunks.py). grade.py crosses the labels
 with the keywords.
 """
 
 import collections
 from pathlib import Path
 
-from valley import flags, parts, prompts, records, reflection
+from valley import chunks, flags, prompts, records, reflection
 
 TOKENS = 8  # room for a digit with a word or quotes around it; an answer that needs more is no label
 
@@ -34,7 +34,7 @@ def parse():
     parser.add_argument(
         "--max-context", type=int, required=True, help="prompt + answer; longer prompts are an error"
     )
-    parser.add_argument("--chunk", type=int, default=128, help="responses a batch and part")
+    parser.add_argument("--chunk", type=int, default=128, help="responses a batch and file")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.set_defaults(temperature=0.0, top_p=1.0, max_new_tokens=TOKENS, seed=0)
     return parser.parse_args()
@@ -61,7 +61,7 @@ def questions(responses: Path, task: Path, prompt: str, longest: int) -> list[tu
     ]
 
 
-def label(what: tuple, response: parts.Response) -> dict:
+def label(what: tuple, response: chunks.Response) -> dict:
     """The row of one answer; one that was cut off names no category."""
     read = reflection.read_label(response.text) if response.finish_reason == "stop" else None
     return {
@@ -111,10 +111,10 @@ def write_labels(args):
     )
     sources = [records.sha256(path) for path in [*args.responses, *args.tasks, args.prompt]]
     items = [(what, row) for (what, _), row in zip(asked, ids, strict=True)]
-    table, record = parts.generated(args, tokenizer, items, sources, label, ["task", "id", "sample"], schema)
+    table, record = chunks.generated(args, tokenizer, items, sources, label, ["task", "id", "sample"], schema)
     said = collections.Counter(map(reflection.category, table["label"].to_pylist()))
     records.write_parquet(args.out, table, provenance=record | {"labels": dict(said)})
-    parts.finish(args.out, record)
+    chunks.finish(args.out, record)
     counts = ", ".join(f"{said[name]} {name}" for name in (*reflection.CATEGORIES, reflection.UNREADABLE))
     records.done(f"{table.num_rows} labels: {counts}", args.out, record["seconds"])
 

@@ -25,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from valley import flags, lengths, records
+from valley import flags, records, token_counts
 
 NGRAM = 13  # words; the overlap length of GPT-3's decontamination (Brown et al. 2020, appendix C)
 COLUMNS = ["problem", "answer", "solution", "generations", "source"]
@@ -213,7 +213,7 @@ def main():
     batches = records.parquet_batches(args.traces, COLUMNS, BATCH, FLAGS)
     clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
     with bucket_folder(args.out) as folder:
-        measured = lengths.counted(
+        measured = token_counts.counted(
             clean, args.workers, args.tokenizers, args.system, args.suffix, args.max_tokens
         )
         schema = pyarrow.schema([*columns, ("place", pyarrow.float64())])

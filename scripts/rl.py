@@ -77,7 +77,7 @@ def trl_batching(
     }
 
 
-def make_reward(end_token: int, judge: equality.Judge):
+def make_reward(end_token: int, comparer: equality.Comparer):
     """The reward function for GRPOTrainer: the grader's headline verdict on each completion, 1.0 or 0.0."""
 
     def reward(completions, completion_ids, answer, **_):
@@ -87,7 +87,7 @@ def make_reward(end_token: int, judge: equality.Judge):
             (text, "stop" if end else "length", gold)
             for text, end, gold in zip(texts, ended, answer, strict=True)
         ]
-        return [float(verdict["correct"]) for verdict in grading.grade(triples, judge, paper=False)]
+        return [float(verdict["correct"]) for verdict in grading.grade(triples, comparer, paper=False)]
 
     return reward
 
@@ -208,11 +208,11 @@ def train(args):
     resume = training.resume_point(
         checkpoints, [data_hash, records.identity(args.model), records.settings(args)]
     )
-    with equality.Judge() as judge:
+    with equality.Comparer() as comparer:
         trainer = GRPOTrainer(
             model=model,
             args=config,
-            reward_funcs=make_reward(tokenizer.eos_token_id, judge),
+            reward_funcs=make_reward(tokenizer.eos_token_id, comparer),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )

@@ -1,4 +1,4 @@
-"""Which answers are equal: gold answers as they come, both protocols."""
+"""Which answers are equal: gold answers as they come, both graders."""
 
 import json
 
@@ -12,9 +12,9 @@ from valley.equality import Pair
 
 
 @pytest.fixture(scope="module")
-def judge():
-    with equality.Judge(workers=2) as judge:
-        yield judge
+def comparer():
+    with equality.Comparer(workers=2) as comparer:
+        yield comparer
 
 
 SAME = [
@@ -37,28 +37,28 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("gold", "answer"), SAME)
-def test_the_headline_accepts_another_way_of_writing_the_answer(judge, gold, answer):
-    assert judge([Pair("headline", gold, answer)]).popitem()[1][0] is True
+def test_the_headline_accepts_another_way_of_writing_the_answer(comparer, gold, answer):
+    assert comparer([Pair("headline", gold, answer)]).popitem()[1][0] is True
 
 
 @pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
-@pytest.mark.parametrize("protocol", ["headline", "paper"])
-def test_no_protocol_accepts_another_answer(judge, protocol, gold, answer):
-    assert judge([Pair(protocol, gold, answer)]).popitem()[1][0] is False
+@pytest.mark.parametrize("grader", ["headline", "paper"])
+def test_no_grader_accepts_another_answer(comparer, grader, gold, answer):
+    assert comparer([Pair(grader, gold, answer)]).popitem()[1][0] is False
 
 
-def test_the_paper_is_generous_where_the_headline_is_strict(judge):
+def test_the_paper_is_generous_where_the_headline_is_strict(comparer):
     """Known weaknesses of the evaluator that the paper used, kept because they are its protocol."""
     for gold, answer in [("[3,4]", "(3,4)"), ("0.28", "28"), ("10000", "9999.5")]:
-        assert judge([Pair("paper", gold, answer)]).popitem()[1][0] is True
-        assert judge([Pair("headline", gold, answer)]).popitem()[1][0] is False
+        assert comparer([Pair("paper", gold, answer)]).popitem()[1][0] is True
+        assert comparer([Pair("headline", gold, answer)]).popitem()[1][0] is False
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9))
 def test_every_number_equals_itself_however_it_is_written(number):
     for written in (f"{number}", f"{number:,}", f"  ${number}$ ", f"{number}0"):
-        for protocol in ("headline", "paper"):
-            assert equality.quick(Pair(protocol, str(number), written)) is True
+        for grader in ("headline", "paper"):
+            assert equality.quick(Pair(grader, str(number), written)) is True
 
 
 @given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))

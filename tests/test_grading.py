@@ -13,13 +13,13 @@ from valley import equality, grading, reflection
 
 
 @pytest.fixture(scope="module")
-def judge():
-    with equality.Judge(workers=2) as judge:
-        yield judge
+def comparer():
+    with equality.Comparer(workers=2) as comparer:
+        yield comparer
 
 
-def verdict(judge, text, gold, finish="stop"):
-    return grading.grade([(text, finish, gold)], judge)[0]
+def verdict(comparer, text, gold, finish="stop"):
+    return grading.grade([(text, finish, gold)], comparer)[0]
 
 
 @pytest.mark.parametrize(
@@ -76,27 +76,29 @@ def test_the_papers_extraction_falls_back_to_the_last_number(text, found):
     assert grading.paper_answer(text) == found
 
 
-def test_a_box_inside_the_reasoning_is_no_answer(judge):
-    assert verdict(judge, r"<think>\boxed{7}</think> I am not sure.", "7")["outcome"] == "no answer"
-    assert verdict(judge, r"<think>\boxed{8}</think> It is \boxed{7}.", "7")["outcome"] == "correct"
+def test_a_box_inside_the_reasoning_is_no_answer(comparer):
+    assert verdict(comparer, r"<think>\boxed{7}</think> I am not sure.", "7")["outcome"] == "no answer"
+    assert verdict(comparer, r"<think>\boxed{8}</think> It is \boxed{7}.", "7")["outcome"] == "correct"
 
 
-def test_each_verdict_credits_what_it_should_and_nothing_else(judge):
+def test_each_verdict_credits_what_it_should_and_nothing_else(comparer):
     cases = {
         "boxed": (r"\boxed{7}", "stop"), "stated": ("The final answer is 7.", "stop"), "bare": ("So we get 7", "stop"),
         "cut": (r"\boxed{7} but", "length"),
     }  # fmt: skip
-    found = {name: verdict(judge, text, "7", finish) for name, (text, finish) in cases.items()}
+    found = {name: verdict(comparer, text, "7", finish) for name, (text, finish) in cases.items()}
     assert [name for name, row in found.items() if row["correct"]] == ["boxed", "stated"]
     assert [name for name, row in found.items() if row["correct_boxed"]] == ["boxed"]
     assert [name for name, row in found.items() if row["correct_paper"]] == ["boxed", "stated", "bare", "cut"]
     assert found["bare"]["source_paper"] == "last number"
 
 
-def test_every_outcome_class_is_reached(judge):
+def test_every_outcome_class_is_reached(comparer):
     cases = [(r"\boxed{7}", "stop"), (r"\boxed{8}", "stop"), ("seven", "stop"), ("one two three", "length"),
              ("I am not sure. " + "wait, let me check. " * 40, "length")]  # fmt: skip
-    assert tuple(verdict(judge, text, "7", finish)["outcome"] for text, finish in cases) == grading.OUTCOMES
+    assert (
+        tuple(verdict(comparer, text, "7", finish)["outcome"] for text, finish in cases) == grading.OUTCOMES
+    )
 
 
 def test_a_text_loops_when_its_last_quarter_is_one_block_three_times_or_more():
@@ -195,28 +197,28 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_is_graded_wrong_in_bounded_time(judge, name):
+def test_hostile_text_is_graded_wrong_in_bounded_time(comparer, name):
     begun = time.perf_counter()
     for finish in ("stop", "length"):
-        row = verdict(judge, HOSTILE[name], r"\frac{13}{2}", finish)
+        row = verdict(comparer, HOSTILE[name], r"\frac{13}{2}", finish)
         assert (row["correct"], row["correct_paper"]) == (False, False)
         assert len(row["answer"] or "") <= equality.LONGEST + 1
     assert time.perf_counter() - begun < 2 * equality.KILL_AFTER + 5
 
 
-def test_one_comparison_that_hangs_takes_no_other_down(judge):
+def test_one_comparison_that_hangs_takes_no_other_down(comparer):
     good = (r"\boxed{0.25}", "stop", r"\frac{1}{4}")
-    rows = grading.grade([good, (HOSTILE["a power tower"], "stop", r"\frac{2}{3}"), good, good], judge)
+    rows = grading.grade([good, (HOSTILE["a power tower"], "stop", r"\frac{2}{3}"), good, good], comparer)
     assert [row["correct"] for row in rows] == [True, False, True, True]
     assert [row["timeout"] for row in rows] == [False, True, False, False]
 
 
-def test_a_worker_that_dies_costs_one_answer(judge):
+def test_a_worker_that_dies_costs_one_answer(comparer):
     """What kills a process outright (here: a signal nothing handles) is a timeout of that comparison alone."""
-    judge([equality.Pair("headline", r"\frac{1}{3}", "0.25")])
-    future = judge.pool.schedule(os.abort)
+    comparer([equality.Pair("headline", r"\frac{1}{3}", "0.25")])
+    future = comparer.pool.schedule(os.abort)
     assert equality.outcome(future)[0] is None
-    assert judge([equality.Pair("headline", r"\frac{1}{7}", r"\frac{2}{14}")]).popitem()[1][0] is True
+    assert comparer([equality.Pair("headline", r"\frac{1}{7}", r"\frac{2}{14}")]).popitem()[1][0] is True
 
 
 # ---- verdicts that are not ours
@@ -231,17 +233,17 @@ def labelled(name):
 
 
 @pytest.mark.parametrize(("benchmark", "published"), [("aime24", 6.7), ("amc23", 42.5)])
-@pytest.mark.parametrize("protocol", ["correct", "correct_paper"])
-def test_verdicts_on_real_competition_answers_are_those_published(judge, benchmark, published, protocol):
+@pytest.mark.parametrize("grader", ["correct", "correct_paper"])
+def test_verdicts_on_real_competition_answers_are_those_published(comparer, benchmark, published, grader):
     rows, labels = labelled(f"rgeval_qwen2.5-3b-instruct_{benchmark}")
-    graded = grading.grade([(row["response"], "stop", str(row["gold"])) for row in rows], judge)
-    assert [row[protocol] for row in graded] == labels
-    assert round(100 * sum(row[protocol] for row in graded) / len(rows), 1) == published
+    graded = grading.grade([(row["response"], "stop", str(row["gold"])) for row in rows], comparer)
+    assert [row[grader] for row in graded] == labels
+    assert round(100 * sum(row[grader] for row in graded) / len(rows), 1) == published
 
 
-def test_the_papers_verdict_agrees_with_the_evaluator_it_used(judge):
+def test_the_papers_verdict_agrees_with_the_evaluator_it_used(comparer):
     rows, labels = labelled("qwen25math_math100_x8")
-    graded = grading.grade([(row["response"], "stop", row["gold"]) for row in rows], judge)
+    graded = grading.grade([(row["response"], "stop", row["gold"]) for row in rows], comparer)
     assert (
         sum(row["correct_paper"] == label for row, label in zip(graded, labels, strict=True)) / len(rows)
         >= 0.995

@@ -199,14 +199,14 @@ def test_a_judge_killed_half_way_continues_and_ends_with_the_same_labels(
     command = [sys.executable, "scripts/warm.py", "scripts/judge.py",
                *map(str, judge_flags(base, responses, synthetic / "task.parquet", killed, chunk=1))]  # fmt: skip
     job = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while len(list(tmp_path.glob("killed.parquet.parts/*/0*.parquet"))) < 3:
+    while len(list(tmp_path.glob("killed.parquet.chunks/*/0*.parquet"))) < 3:
         assert job.poll() is None, "finished before it could be killed"
         time.sleep(0.01)
     job.kill()
     job.wait()
     assert not killed.exists()
     time.sleep(0.3)  # the server ends the forked child, too
-    kept = len(list(tmp_path.glob("killed.parquet.parts/*/0*.parquet")))
+    kept = len(list(tmp_path.glob("killed.parquet.chunks/*/0*.parquet")))
     output = script("judge", *judge_flags(base, responses, synthetic / "task.parquet", killed, chunk=1))
     assert sum("/24 chunks" in line for line in output.splitlines()) == 24 - kept
     assert records.read_parquet(whole).to_pylist() == records.read_parquet(killed).to_pylist()

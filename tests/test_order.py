@@ -14,7 +14,7 @@ import order_traces
 import pytest
 from conftest import DATA, REPOSITORY, script
 
-from valley import lengths, prompts, records
+from valley import prompts, records, token_counts
 
 TRACE = {"answer": "1", "solution": "s", "source": "x", "correctness_math_verify": [False, True, True],
          "correctness_llama": [False, False, True]}  # fmt: skip
@@ -162,7 +162,7 @@ def byte_level(digits: str):
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    pattern = next(p for p in lengths.SPLITS if f"|{digits}|" in p)
+    pattern = next(p for p in token_counts.SPLITS if f"|{digits}|" in p)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -218,42 +218,42 @@ SAMPLE = (
 @pytest.mark.parametrize("kind", [r"\p{N}", r"\p{N}{1,3}", "whole text"])
 def test_remembered_parts_give_the_very_count_of_the_whole_text(kind):
     tokenizer = fast(kind, [SAMPLE])
-    parts_in = lengths.parts_of(tokenizer)
+    pieces_in = token_counts.pieces_of(tokenizer)
     rng = random.Random(0)
-    parts = ["let", "me", "12", "345", "that's", "x", ".", ",", ";", "=", ")", "}", "-", " ", "  ", "\n", " \n", "\t", "\xa0",
+    pieces = ["let", "me", "12", "345", "that's", "x", ".", ",", ";", "=", ")", "}", "-", " ", "  ", "\n", " \n", "\t", "\xa0",
              "é", "e\u0301", " \u0301", "▁", "中", "🙂", "क़", "<eos>", " a", " the", " b", "\r\n", ">", "</", "\\", "{", "^", "(",
              "/", "$", ":", "'", "s"]  # fmt: skip
-    texts = [SAMPLE, *("".join(rng.choices(parts, k=rng.randint(0, 80))) for _ in range(500))]
+    texts = [SAMPLE, *("".join(rng.choices(pieces, k=rng.randint(0, 80))) for _ in range(500))]
     whole = [len(ids) for ids in prompts.completion_ids(tokenizer, texts)]
     known = {}
-    for _ in range(2):  # the second time many parts are known
-        assert lengths.completion_lengths(tokenizer, texts, parts_in, known) == whole
+    for _ in range(2):  # the second time many pieces are known
+        assert token_counts.completion_lengths(tokenizer, texts, pieces_in, known) == whole
     assert len(known) > 20
     for room in (
         20,
         60,
     ):  # with room to spare a count may be too large, but never on the other side of the room
-        bounds = lengths.completion_lengths(tokenizer, texts, parts_in, known, [room] * len(texts))
+        bounds = token_counts.completion_lengths(tokenizer, texts, pieces_in, known, [room] * len(texts))
         assert all(
             bound >= count and (bound > room) == (count > room)
             for bound, count in zip(bounds, whole, strict=True)
         )
-    assert all(count - 1 <= lengths.size(text) for count, text in zip(whole, texts, strict=True))
+    assert all(count - 1 <= token_counts.size(text) for count, text in zip(whole, texts, strict=True))
 
 
 def test_tokenizers_that_join_words_or_are_unknown_count_whole_texts(base):
     from tokenizers import AddedToken, normalizers
 
-    assert lengths.parts_of(prompts.load_tokenizer(base)) is None
+    assert token_counts.pieces_of(prompts.load_tokenizer(base)) is None
     tokenizer = fast(r"\p{N}", [SAMPLE])
     tokenizer.add_tokens([AddedToken("so what", normalized=False)])
-    assert lengths.parts_of(tokenizer) is None
+    assert token_counts.pieces_of(tokenizer) is None
     tokenizer = fast(r"\p{N}", [SAMPLE])
     tokenizer.add_tokens([AddedToken("<s>", rstrip=True)])
-    assert lengths.parts_of(tokenizer) is None
+    assert token_counts.pieces_of(tokenizer) is None
     tokenizer = fast(r"\p{N}", [SAMPLE])
     tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
-    assert lengths.parts_of(tokenizer) is None
+    assert token_counts.pieces_of(tokenizer) is None
 
 
 def test_a_row_must_fit_under_every_tokenizer_and_tokens_are_the_first_ones(tmp_path):
@@ -295,7 +295,7 @@ def test_parts_are_those_of_a_split_at_the_places_where_no_token_goes_on(kind):
         r"\p{N}": r"(?<=[0-9A-Za-z])(?=[ \n\\^{}()\[\]=+*/,.;:$&-])",
         "whole text": r"(?<=[0-9A-Za-z.,;:=)}+\-])(?= )",
     }[kind]
-    parts_in, rng = lengths.parts_of(fast(kind, [SAMPLE])), random.Random(0)
+    pieces_in, rng = token_counts.pieces_of(fast(kind, [SAMPLE])), random.Random(0)
     for text in [
         SAMPLE,
         *(
@@ -303,11 +303,11 @@ def test_parts_are_those_of_a_split_at_the_places_where_no_token_goes_on(kind):
             for _ in range(3000)
         ),
     ]:
-        assert list(filter(None, parts_in.findall(text))) == list(filter(None, re.split(places, text)))
+        assert list(filter(None, pieces_in.findall(text))) == list(filter(None, re.split(places, text)))
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path):
-    """Each of them remembers other parts; batches are finished out of order."""
+    """Each of them remembers other pieces; batches are finished out of order."""
     rng, models = random.Random(0), []
     for name, texts in (("words", [SAMPLE]), ("bytes", ["x"])):
         tokenizer = fast(r"\p{N}", texts)

@@ -186,14 +186,14 @@ def test_generation_killed_half_way_continues_and_ends_with_the_same_responses(t
         *map(str, generate_flags(base, synthetic, killed)),
     ]
     job = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while len(parts := sorted(tmp_path.glob("killed.parquet.parts/*/0*.parquet"))) < 3:
+    while len(parts := sorted(tmp_path.glob("killed.parquet.chunks/*/0*.parquet"))) < 3:
         assert job.poll() is None, "finished before it could be killed"
         time.sleep(0.01)
     job.kill()
     job.wait()
     assert not killed.exists()
     time.sleep(0.3)  # the server ends the forked child, too
-    parts = sorted(tmp_path.glob("killed.parquet.parts/*/0*.parquet"))
+    parts = sorted(tmp_path.glob("killed.parquet.chunks/*/0*.parquet"))
     output = script("generate", *generate_flags(base, synthetic, killed))
     remade = [line.split("/")[0] for line in output.splitlines() if "/24 chunks" in line]
     assert len(remade) == 24 - len(parts)

@@ -157,12 +157,12 @@ def test_the_reward_is_the_graders_headline_verdict():
     """
     cases = [(r"\boxed{7}", 1), (r"\boxed{8}", 1), (r"\boxed{7}", 5), ("7", 1), ("The final answer is 7.", 1),
              (r"\boxed{\frac{14}{2}}", 1), (r"\boxed{9^{9^{9^9}}}", 1)]  # fmt: skip
-    with equality.Judge() as judge:
-        reward = rl.make_reward(end_token=1, judge=judge)
+    with equality.Comparer() as comparer:
+        reward = rl.make_reward(end_token=1, comparer=comparer)
         completions = [[{"role": "assistant", "content": text}] for text, _ in cases]
         found = reward(completions, [[5, last] for _, last in cases], ["7"] * len(cases))
         triples = [(text, "stop" if last == 1 else "length", "7") for text, last in cases]
-        assert found == [float(row["correct"]) for row in grading.grade(triples, judge)]
+        assert found == [float(row["correct"]) for row in grading.grade(triples, comparer)]
     assert found == [1, 0, 0, 0, 1, 1, 0]
 
 

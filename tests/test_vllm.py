@@ -151,7 +151,7 @@ def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_res
     out = tmp_path / "chain.parquet"
     job = subprocess.Popen(command(model, task, out, "vllm", 2, 0.8, 4), cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True,
                            stderr=(tmp_path / "log").open("w"), env=os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"})  # fmt: skip
-    while not (parts := list(tmp_path.glob("chain.parquet.parts/*/0*.parquet"))):
+    while not (parts := list(tmp_path.glob("chain.parquet.chunks/*/0*.parquet"))):
         assert job.poll() is None, (tmp_path / "log").read_text()[-3000:]
         time.sleep(0.01)
     started = workers(job.pid)
@@ -161,7 +161,7 @@ def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_res
     assert "chain.parquet: a worker process died" in (tmp_path / "log").read_text()
     assert not out.exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)  # none is left holding a GPU
-    parts = list(tmp_path.glob("chain.parquet.parts/*/0*.parquet"))
+    parts = list(tmp_path.glob("chain.parquet.chunks/*/0*.parquet"))
     assert 0 < len(parts) < CHUNKS
 
     output = run(command(model, task, out, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="0,1")

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from valley import environment, prompts, records
 
-# What a part and the responses record of vLLM's sampling, as vLLM holds it after its own checks (greedy
+# What a chunk and the responses record of vLLM's sampling, as vLLM holds it after its own checks (greedy
 # resets top_p).
 VLLM_SAMPLING = (
     "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens",

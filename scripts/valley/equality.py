@@ -1,8 +1,8 @@
-"""Is this answer the gold answer? Two protocols: Math-Verify for our headline, the Qwen2.5-Math evaluator's
+"""Is this answer the gold answer? Two graders: Math-Verify for our headline, the Qwen2.5-Math evaluator's
 for the paper's.
 
 Strings and numbers are compared at once. What needs algebra goes to worker processes that are killed when one
-answer takes too long or too much memory (`Judge`), for sympy can hang for ever on what a model writes.
+answer takes too long or too much memory (`Comparer`), for sympy can hang for ever on what a model writes.
 Nothing is evaluated as code.
 """
 
@@ -34,11 +34,11 @@ MODULUS = re.compile(r"\\[bp]?mod\b")
 
 
 class Pair(NamedTuple):
-    """A comparison to be made: by which protocol (`headline`, `paper`; `gold`: can it be read at all?), of
+    """A comparison to be made: by which grader (`headline`, `paper`; `gold`: can it be read at all?), of
     what with what.
     """
 
-    protocol: str
+    grader: str
     gold: str
     answer: str
 
@@ -71,13 +71,13 @@ def words(answer: str) -> str | None:
 def quick(pair: Pair) -> bool | None:
     """The verdict where strings, numbers or words decide; None where algebra has to."""
     gold, answer = pair.gold, pair.answer
-    if pair.protocol == "gold":
+    if pair.grader == "gold":
         return True if number(gold) is not None or words(gold) is not None else None
     if normal(gold) == normal(answer) != "":
         return True
     left, right = number(gold), number(answer)
     if left is not None and right is not None:
-        if pair.protocol == "paper":
+        if pair.grader == "paper":
             return close(float(left), float(right))
         whole = left == left.to_integral() and right == right.to_integral()
         if left == right or whole or abs(left - right) > Decimal("0.01") * max(1, abs(left)):
@@ -154,7 +154,7 @@ def is_expression(gold: str, _answer: str) -> bool:
     return expression(gold) is not None
 
 
-# ---- the paper's protocol
+# ---- the paper's grader
 
 
 UNITS = [
@@ -320,7 +320,7 @@ def decide(pair: Pair) -> tuple[bool | None, float]:
     signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        verdict = DECIDE[pair.protocol](pair.gold, pair.answer)
+        verdict = DECIDE[pair.grader](pair.gold, pair.answer)
     except (TookTooLong, MemoryError):
         verdict = None
     except Exception:  # what a parser cannot digest is no answer; any bad text may raise anything there
@@ -330,7 +330,7 @@ def decide(pair: Pair) -> tuple[bool | None, float]:
     return verdict, time.perf_counter() - begun
 
 
-class Judge:
+class Comparer:
     """Verdicts on pairs: the quick ones at once, the others from `workers` processes, each pair decided once.
 
     A comparison that overruns its time inside C code is killed with its process, which is replaced. Workers
@@ -395,6 +395,6 @@ def unreadable(golds: list[str]) -> list[str]:
     equal them.
     """
     pairs = [Pair("gold", gold, gold) for gold in golds]
-    with Judge() as judge:
-        verdicts = judge(pairs)
+    with Comparer() as comparer:
+        verdicts = comparer(pairs)
     return [pair.gold for pair in dict.fromkeys(pairs) if not verdicts[pair][0]]

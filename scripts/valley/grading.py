@@ -15,7 +15,7 @@ Three verdicts, from the strictest idea of an answer to the loosest:
 import collections
 import re
 
-from valley.equality import LONGEST, Judge, Pair, normal
+from valley.equality import LONGEST, Comparer, Pair, normal
 
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
 BOX = re.compile(r"\\boxed\s*\{")
@@ -121,7 +121,7 @@ def extract(response: str, finish_reason: str) -> dict:
     }
 
 
-def grade(responses: list[tuple[str, str, str]], judge: Judge, paper: bool = True) -> list[dict]:
+def grade(responses: list[tuple[str, str, str]], comparer: Comparer, paper: bool = True) -> list[dict]:
     """Verdicts on (response, finish reason, gold answer) triples; finish reason `stop` means the model ended
     by itself.
 
@@ -140,7 +140,7 @@ def grade(responses: list[tuple[str, str, str]], judge: Judge, paper: bool = Tru
             Pair("paper", gold, row["answer_paper"]) if paper and row["answer_paper"] is not None else None
         )
         pairs.append((headline, loose))
-    verdicts = judge([pair for both in pairs for pair in both if pair])
+    verdicts = comparer([pair for both in pairs for pair in both if pair])
     verdicts[None] = (False, 0.0)
     for row, (headline, loose), (response, _, _) in zip(rows, pairs, responses, strict=True):
         row["correct"], row["correct_paper"] = bool(verdicts[headline][0]), bool(verdicts[loose][0])

@@ -51,8 +51,8 @@ def ours(rows: list[dict]) -> float:
         ]
     )
     begun = time.perf_counter()
-    with equality.Judge(workers=2) as judge:
-        grade.grade_task(table, gold, "real", 1, "the benchmark", judge, count=False)
+    with equality.Comparer(workers=2) as comparer:
+        grade.grade_task(table, gold, "real", 1, "the benchmark", comparer, count=False)
     return time.perf_counter() - begun
 
 
@@ -61,8 +61,8 @@ def start() -> float:
     parser.
     """
     begun = time.perf_counter()
-    with equality.Judge(workers=2) as judge:
-        judge(
+    with equality.Comparer(workers=2) as comparer:
+        comparer(
             [
                 equality.Pair("headline", r"\sqrt{2}", rf"\{{\sqrt{{{i}}}, \frac{{1}}{{{i}}}\}}")
                 for i in (3, 5, 7, 11)

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from valley import environment, prompts
 
-# No token of the usual tokenizers spans certain places, so the counts of the parts between them add up: those
-# of frequent parts are remembered, the rest of a trace is tokenised as one text (any two parts meet at such a
-# place, too). `parts_of` says where a tokenizer has them, if it does.
-KNOWN_PARTS = 200_000
+# No token of the usual tokenizers spans certain places, so the counts of the pieces between them add up: those
+# of frequent pieces are remembered, the rest of a trace is tokenised as one text (any two pieces meet at such a
+# place, too). `pieces_of` says where a tokenizer has them, if it does.
+KNOWN_PIECES = 200_000
 
 
 def between(before: str, after: str) -> re.Pattern:
-    """Finds the parts of a text that is cut wherever one of the characters `before` meets one of `after`, and
-    an empty part.
+    """Finds the pieces of a text that is cut wherever one of the characters `before` meets one of `after`, and
+    an empty piece.
 
     Both are the inside of a regex class and share no character. The same as splitting at a look-behind, in
     two thirds of the time.
@@ -32,21 +32,21 @@ def between(before: str, after: str) -> re.Pattern:
 
 
 # The pre-tokenisers of Qwen and Llama 3. No match goes on from a letter or digit to one of the characters
-# that SPLIT_PARTS cuts before, and none looks behind: text may be cut there before it is split.
+# that SPLIT_PIECES cuts before, and none looks behind: text may be cut there before it is split.
 SPLITS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
     + digits
     + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     for digits in (r"\p{N}", r"\p{N}{1,3}")
 }
-SPLIT_PARTS = between(r"0-9A-Za-z", r" \n\\^{}()\[\]=+*/,.;:$&\-")
-SPACE_PARTS = between(r"0-9A-Za-z.,;:=)}+\-", " ")
+SPLIT_PIECES = between(r"0-9A-Za-z", r" \n\\^{}()\[\]=+*/,.;:$&\-")
+SPACE_PIECES = between(r"0-9A-Za-z.,;:=)}+\-", " ")
 
 
-def parts_of(tokenizer) -> re.Pattern | None:
-    """Finds the parts of a text whose counts add up to its own, none of which exceeds its `size`.
+def pieces_of(tokenizer) -> re.Pattern | None:
+    """Finds the pieces of a text whose counts add up to its own, none of which exceeds its `size`.
 
-    Known for a byte-level BPE behind one of SPLITS, and (SPACE_PARTS) for a BPE on whole texts with byte
+    Known for a byte-level BPE behind one of SPLITS, and (SPACE_PIECES) for a BPE on whole texts with byte
     fallback whose only normaliser writes ▁ for a space, provided that no token goes on across such a place.
     None for all others.
     """
@@ -63,29 +63,31 @@ def parts_of(tokenizer) -> re.Pattern | None:
     ):
         return None
     added = [token["content"] for token in spec["added_tokens"]]
-    parts = splitter.get("pretokenizers", [])
+    pieces = splitter.get("pretokenizers", [])
     at_space = {"String": " "}
     if normalizer == {"type": "Replace", "pattern": at_space, "content": "▁"} and model["byte_fallback"]:
         tokens = [*added, *(token.replace("▁", " ") for token in model["vocab"])]
         whole = (
-            splitter.get("pattern", at_space) == at_space and not parts
+            splitter.get("pattern", at_space) == at_space and not pieces
         )  # a split at spaces finds none any more
-        found = SPACE_PARTS if whole else None
+        found = SPACE_PIECES if whole else None
     else:
-        known = [part["type"] for part in parts] == ["Split", "ByteLevel"] and normalizer["type"] in (
+        known = [piece["type"] for piece in pieces] == ["Split", "ByteLevel"] and normalizer["type"] in (
             None,
             "NFC",
         )
-        known = known and parts[0]["pattern"].get("Regex") in SPLITS and parts[0]["behavior"] == "Isolated"
+        known = known and pieces[0]["pattern"].get("Regex") in SPLITS and pieces[0]["behavior"] == "Isolated"
         tokens = added  # the others lie within one match
         found = (
-            SPLIT_PARTS if known and not parts[1]["add_prefix_space"] and not parts[1]["use_regex"] else None
+            SPLIT_PIECES
+            if known and not pieces[1]["add_prefix_space"] and not pieces[1]["use_regex"]
+            else None
         )
     return found if found and all(len(found.findall(token)) <= 2 for token in tokens) else None
 
 
 def size(text: str) -> int:
-    """No fewer than the tokens of a text under a tokenizer whose parts are known (`parts_of`).
+    """No fewer than the tokens of a text under a tokenizer whose pieces are known (`pieces_of`).
 
     Each token covers at least one byte (a byte-level BPE merges bytes; byte fallback gives a character no
     token knows one token a byte). NFC leaves ASCII alone and makes other text at most three times as long in
@@ -96,27 +98,27 @@ def size(text: str) -> int:
 
 
 def completion_lengths(
-    tokenizer, traces: list[str], parts_in, known: dict, room: list[int] | None = None
+    tokenizer, traces: list[str], pieces_in, known: dict, room: list[int] | None = None
 ) -> list[int]:
-    """Tokens of each trace with its end token; `known` remembers the counts of frequent parts.
+    """Tokens of each trace with its end token; `known` remembers the counts of frequent pieces.
 
     Where `room` is given, a trace that fits its room even if each byte of its rest were a token gets that
     larger count; so only as much of it is looked up as usually shows that.
     """
-    if parts_in is None:
+    if pieces_in is None:
         return [len(ids) for ids in prompts.completion_ids(tokenizer, traces)]
     counted, rest, unknown = [], [], collections.Counter()
     for i, trace in enumerate(traces):
         end = max(0, 2 * (size(trace) - room[i])) if room else len(trace)
-        parts = parts_in.findall(trace[:end])
-        tail = "".join(parts[-2:]) + trace[end:]  # the last part may go on there
-        del parts[-2:]
-        missing = list(itertools.filterfalse(known.__contains__, parts))
-        counted.append(sum(map(known.get, parts, itertools.repeat(0))))
+        pieces = pieces_in.findall(trace[:end])
+        tail = "".join(pieces[-2:]) + trace[end:]  # the last piece may go on there
+        del pieces[-2:]
+        missing = list(itertools.filterfalse(known.__contains__, pieces))
+        counted.append(sum(map(known.get, pieces, itertools.repeat(0))))
         rest.append("".join(missing) + tail)
         unknown.update(missing)
-    if len(known) < KNOWN_PARTS:
-        frequent = [part for part, count in unknown.items() if count > 2]
+    if len(known) < KNOWN_PIECES:
+        frequent = [piece for piece, count in unknown.items() if count > 2]
         known.update(
             (p, len(ids) - 1)
             for p, ids in zip(frequent, prompts.completion_ids(tokenizer, frequent), strict=True)
@@ -135,14 +137,14 @@ def token_counter(folders: list[Path], system: str | None, suffix: str, limit: i
     loaded = []
     for folder in folders:
         tokenizer = prompts.load_tokenizer(folder)
-        loaded.append((tokenizer, parts_of(tokenizer), {}))
+        loaded.append((tokenizer, pieces_of(tokenizer), {}))
 
     def count(pairs: list[tuple[str, str]]) -> list[int | None]:
         tokens: list[int | None] = [0] * len(pairs)
-        for place, (tokenizer, parts_in, known) in enumerate(loaded):
+        for place, (tokenizer, pieces_in, known) in enumerate(loaded):
             asked = [i for i, length in enumerate(tokens) if length is not None]
             if (
-                place and parts_in
+                place and pieces_in
             ):  # after the first tokenizer: only rows whose bytes and end token could exceed
                 rendered = prompts.rendered(tokenizer, [pairs[i][0] for i in asked], system, suffix)
                 asked = [
@@ -156,7 +158,7 @@ def token_counter(folders: list[Path], system: str | None, suffix: str, limit: i
             room = (
                 [limit - length for length in prompt] if place else None
             )  # the first one's counts are kept, so exact
-            ended = completion_lengths(tokenizer, [pairs[i][1] for i in asked], parts_in, known, room)
+            ended = completion_lengths(tokenizer, [pairs[i][1] for i in asked], pieces_in, known, room)
             for i, begun, length in zip(asked, prompt, ended, strict=True):
                 if begun + length > limit:
                     tokens[i] = None

@@ -1,7 +1,6 @@
-"""Generation in parts: what a killed job has finished stays on disk, and the next one makes only what is
-missing.
+"""Generation in chunks: what a killed job has finished stays on disk, the next one makes what is missing.
 
-Work is cut into chunks of `args.chunk` prompts; each becomes a part under `<out>.parts/` as it finishes, with
+Work is cut into chunks of `args.chunk` prompts; each becomes a file under `<out>.chunks/` as it finishes, with
 seeds of its own, so a job that was killed and continued ends with the same responses. Used by generate.py and
 judge.py.
 """
@@ -25,7 +24,7 @@ class Response(NamedTuple):
     finish_reason: str  # stop (an end token) or length
 
 
-def chunks(items: list[tuple], size: int) -> list[list[tuple]]:
+def cut(items: list[tuple], size: int) -> list[list[tuple]]:
     """(what, prompt ids) in lists of `size`: similar prompt lengths together, longest first.
 
     Longest first finds out-of-memory errors at once; similar lengths need little padding.
@@ -38,18 +37,18 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
     """(table, record) of the rows that `row(what, response)` makes of all items, (what, prompt ids), sorted
     by `keys`.
 
-    `sources` with the arguments is what tells this work from other work. The parts are removed by `finish`.
+    `sources` with the arguments is what tells this work from other work. The chunks are removed by `finish`.
     """
     gpus = engines.visible_gpus() if args.engine == "vllm" else []
     if len(gpus) > 1:  # work smaller than a chunk a GPU is spread over all; vLLM's seeds do not depend on it
         args.chunk = min(args.chunk, math.ceil(len(items) / len(gpus)))
 
-    # Parts of other work (another model, task or parameter) must not be continued: they lie under another
+    # Chunks of other work (another model, task or parameter) must not be continued: they lie under another
     # name.
     identity = [records.settings(args, "out"), records.identity(args.model), *sources]
-    parts = folder(args.out) / grid.fingerprint(identity)
-    work = chunks(items, args.chunk)
-    files = [parts / f"{number:05}.parquet" for number in range(len(work))]
+    made = folder(args.out) / grid.fingerprint(identity)
+    work = cut(items, args.chunk)
+    files = [made / f"{number:05}.parquet" for number in range(len(work))]
     todo = [
         (number, [ids for _, ids in chunk], args.seed * 1_000_003 + number * args.chunk)
         for number, chunk in enumerate(work)
@@ -83,12 +82,12 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
 
 
 def folder(out):
-    """Where the parts of a file lie."""
-    return out.with_name(f"{out.name}.parts")
+    """Where the chunks of a file lie."""
+    return out.with_name(f"{out.name}.chunks")
 
 
 def finish(out, record: dict):
-    """Remove the parts of this work: all of it is in the file now."""
+    """Remove the chunks of this work: all of it is in the file now."""
     shutil.rmtree(folder(out) / record["identity"])
     if not any(folder(out).iterdir()):
         folder(out).rmdir()
