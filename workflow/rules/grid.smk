@@ -55,7 +55,8 @@ def by_content(path, same):
     """
     if same:
         return ancient(path)
-    Path(path).touch()
+    if os.access(path, os.W_OK):  # else its age decides
+        Path(path).touch()
     return path
 
 
@@ -63,11 +64,9 @@ def template_of(wildcards):
     """The chat template of a model's family; the one that its base was made with is saved in the base."""
     template = config["families"][config["models"][wildcards.model]["family"]]["template"]
     saved = Path(base_model(wildcards.model, wildcards.get("seed"))) / "chat_template.jinja"
-    return (
-        by_content(template, saved.read_bytes() == Path(template).read_bytes())
-        if saved.exists()
-        else template
-    )
+    if not saved.exists() or not Path(template).exists():
+        return template
+    return by_content(template, saved.read_bytes() == Path(template).read_bytes())
 
 
 def table(name):
@@ -119,7 +118,10 @@ def judged(model, run, seed):
 def judge_prompt_of(wildcards):
     """The judge's prompt; labels hold the hash of the one that they were asked with."""
     labels = Path(cell(wildcards.model, wildcards.run, wildcards.seed, "judged.parquet"))
-    asked = records.parquet_provenance(labels).get("prompt_sha256") if labels.exists() else None
+    try:
+        asked = records.parquet_provenance(labels).get("prompt_sha256")
+    except (OSError, ValueError):  # no labels yet. Snakemake takes an error here for a rule that does not apply
+        asked = None
     return by_content(JUDGE_PROMPT, asked == records.sha256(JUDGE_PROMPT)) if asked else JUDGE_PROMPT
 
 
