@@ -17,9 +17,10 @@ from pathlib import Path
 import jinja2
 import numpy
 import pandas
-from page import inline, number
 
-from valley import figures_compare, flags, records, sides, statistics
+from valley import flags, records, sides, statistics
+from valley.figures import studies, svg
+from valley.figures.html import inline, number
 from valley.grid import HEADLINE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,11 +211,11 @@ def main():
     sized = cells.assign(examples=[sides.data_size(a or b, run) for run in cells.run]).dropna(
         subset="examples"
     )
-    figures = {"differences": figures_compare.forest(cells, names)}
-    figures |= {"sizes": figures_compare.by_size(sized, names) if len(sized) else None}
+    figures = {"differences": studies.forest(cells, names)}
+    figures |= {"sizes": studies.against_size(sized, names) if len(sized) else None}
     for name, figure in figures.items():
         if figure:
-            figures_compare.save(figure, out / f"{name}.svg")
+            svg.save(figure, out / f"{name}.svg")
     said = counts(table, args.confidence)
     page = {
         "names": names,
@@ -223,7 +224,7 @@ def main():
         "counts": said,
         "missing": missing,
         "figures": {name: figure and inline(out / f"{name}.svg") for name, figure in figures.items()},
-        "kinds": figures_compare.KINDS,
+        "kinds": studies.KINDS,
         "headline": HEADLINE,
         "whole": plain(whole),
         "rest": plain(table.drop(whole.index)),

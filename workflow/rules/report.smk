@@ -232,9 +232,10 @@ rule calibrate:
 rule figure:
     input:
         script="scripts/figure.py",
-        drawing="scripts/valley/drawing.py",
-        bars="scripts/valley/figures_bars.py",
-        runs="scripts/valley/figures_runs.py",
+        figures=[
+            f"scripts/valley/figures/{name}.py"
+            for name in ("tidy", "style", "panels", "svg", "sizes", "bars", "runs")
+        ],
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
@@ -284,6 +285,7 @@ rule costs:
 rule page:
     input:
         script="scripts/page.py",
+        html="scripts/valley/figures/html.py",
         template="workflow/report/page.html.jinja",
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED, *DECIDED, "costs"]],
         examples=at("report/tables/examples.parquet"),
