@@ -1,5 +1,4 @@
-"""Two studies side by side: mine against the paper, mine against yours, before against after a change of the
-code.
+"""Two studies side by side: mine against yours or the paper, before against after a change.
 
     python scripts/compare.py --a studies/miniature --b ../other/studies/miniature
     python scripts/compare.py --a paper --b .

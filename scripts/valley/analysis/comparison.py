@@ -230,9 +230,7 @@ def cell_rows(a: Side, b: Side, name: tuple[str, str], confidence: float) -> lis
 
 
 def over_seeds(differences: list[float], confidence: float) -> tuple[float | None, float | None]:
-    """t interval of the differences by seed; none where they are equal without being zero, for that is no
-    spread to go by.
-    """
+    """t interval of differences by seed; none where equal without being zero: no spread to go by."""
     if len(set(differences)) > 1:
         return intervals.over_seeds(differences, confidence)
     return (0.0, 0.0) if len(differences) > 1 and not any(differences) else (None, None)
