@@ -9,6 +9,7 @@ The figures themselves are functions in valley/figures/, see FIGURES below.
 from pathlib import Path
 
 from valley import flags, records
+from valley.analysis.measures import Tasks
 from valley.figures import bars, runs, sizes, svg, tidy
 
 FIGURES = {
@@ -36,7 +37,7 @@ def main():
     args = parser.parse_args()
 
     tables = {name: tidy.read(args.tables / f"{name}.csv") for name in tidy.NEEDED}
-    tasks = tidy.Tasks(args.headline, args.length, args.calculations)
+    tasks = Tasks(args.headline, args.length, args.calculations)
     figure, data = FIGURES[args.figure](tables, tasks)
     svg.save(figure, args.svg, args.png)
     with records.whole(args.data) as temporary:

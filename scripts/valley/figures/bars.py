@@ -3,6 +3,7 @@
 import pandas
 from matplotlib.patches import Patch
 
+from valley.analysis.measures import Tasks
 from valley.figures import panels, tidy
 from valley.figures.style import GREY, OUTCOMES, look, looks
 from valley.grid import HEADLINE
@@ -10,7 +11,7 @@ from valley.grid import HEADLINE
 BAR = 0.24  # inches
 
 
-def outcomes(tables: dict, tasks: tidy.Tasks):
+def outcomes(tables: dict, tasks: Tasks):
     """Stacked shares of outcome classes a run; their change against base; what became of what the base solved."""
     cells = tables["cells"]
     whole = cells[(cells.task == HEADLINE) & cells.step.isna()]
@@ -94,7 +95,7 @@ def beside(ax, rows: pandas.DataFrame, place: dict, what: str):
         panels.dot(ax, row.value, y, look("black"), panels.hover(row, what), 4)
 
 
-def recipes(tables: dict, tasks: tidy.Tasks):
+def recipes(tables: dict, tasks: Tasks):
     """Change against base: each control recipe beside the protocol at the same size, and long minus short."""
     cells = tables["cells"]
     sft = cells[(cells.task == HEADLINE) & (cells.stage == "sft")]

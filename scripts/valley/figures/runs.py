@@ -5,6 +5,7 @@ import pandas
 from matplotlib.ticker import MaxNLocator
 
 from valley import grid
+from valley.analysis.measures import Tasks
 from valley.figures import panels, sizes, tidy
 from valley.figures.style import looks
 from valley.figures.svg import TITLED
@@ -24,7 +25,7 @@ def by_run(data: pandas.DataFrame, cells: pandas.DataFrame) -> pandas.DataFrame:
     return data.sort_values("run", key=lambda runs: runs.map(ranks), kind="stable")
 
 
-def budget(tables: dict, tasks: tidy.Tasks):
+def budget(tables: dict, tasks: Tasks):
     """Accuracy had the limit been lower, a line a run; intervals at the full limit, where they are those of the cell."""
     cells = tables["cells"]
     ends = ["problems_low", "problems_high"]
@@ -54,7 +55,7 @@ def budget(tables: dict, tasks: tidy.Tasks):
     return figure, data
 
 
-def errors(tables: dict, tasks: tidy.Tasks):
+def errors(tables: dict, tasks: Tasks):
     """Accuracy by calculations with the fit of p^k, accuracy by length, hazard of the first error, error rate by size."""
     cells, fits, steps = tables["cells"], tables["accumulation"], tables["accuracy_by_steps"]
     lengths, hazard = tables["accuracy_by_length"], tables["hazard"]
@@ -154,7 +155,7 @@ def of_fits(fits: pandas.DataFrame) -> str:
     return "\n".join(f"p^k {found}: {', '.join(short[fits.verdict == found])}" for found in told)
 
 
-def rl(tables: dict, tasks: tidy.Tasks):
+def rl(tables: dict, tasks: Tasks):
     """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a model."""
     cells, curve = tables["cells"], tables["rl_curves"]
     headline = cells[cells.task == HEADLINE]
@@ -168,8 +169,7 @@ def rl(tables: dict, tasks: tidy.Tasks):
     starts = starts.merge(begun, left_on=["model", "run", "seed"], right_on=["model", "start", "seed"])
     table = pandas.concat([starts, run]) if len(run) else run
     table = table.sort_values(["model", "series", "seed", "x"], kind="stable")
-    seed = curve.seed.astype(str).str.removeprefix("seed").astype(float)
-    reward = curve.assign(x=curve.step, series=curve.run.map(start), seed=seed)
+    reward = curve.assign(x=curve.step, series=curve.run.map(start), seed=curve.seed.astype(float))
     data = tidy.join(
         tidy.rows(table, "accuracy", "accuracy", "problems_"),
         tidy.rows(table, "length", "length", "length_"),

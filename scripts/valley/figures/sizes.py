@@ -9,6 +9,7 @@ import math
 import pandas
 
 from valley import grid
+from valley.analysis.measures import Tasks
 from valley.figures import panels, tidy
 from valley.figures.style import looks
 from valley.grid import HEADLINE
@@ -72,7 +73,7 @@ def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, acro
     return figure, axes, found
 
 
-def valley(tables: dict, tasks: tidy.Tasks):
+def valley(tables: dict, tasks: Tasks):
     """Accuracy and length against data size, a column a model, with the paper's values."""
     table, paper = sft_cells(tables), tables["paper"].assign(series="paper")
     table = table[table.task == HEADLINE]
@@ -100,7 +101,7 @@ def valley(tables: dict, tasks: tidy.Tasks):
     return figure, data
 
 
-def benchmarks(tables: dict, tasks: tidy.Tasks):
+def benchmarks(tables: dict, tasks: Tasks):
     """Accuracy and length of each task against data size, the protocol alone."""
     table = sft_cells(tables)
     table = table[(table.task != HEADLINE) & (table.recipe == "protocol")]
@@ -117,7 +118,7 @@ def benchmarks(tables: dict, tasks: tidy.Tasks):
     return figure, data
 
 
-def efficiency(tables: dict, tasks: tidy.Tasks):
+def efficiency(tables: dict, tasks: Tasks):
     """Accuracy per 1,000 tokens against data size."""
     table = sft_cells(tables)
     table = table[table.task == HEADLINE]
@@ -138,7 +139,7 @@ def efficiency(tables: dict, tasks: tidy.Tasks):
     return figure, data
 
 
-def reflection(tables: dict, tasks: tidy.Tasks):
+def reflection(tables: dict, tasks: Tasks):
     """Share of reflective responses, and lengths of these and of the others, against data size."""
     table = sft_cells(tables)
     table = table[table.task == HEADLINE]
@@ -169,7 +170,7 @@ def reflection(tables: dict, tasks: tidy.Tasks):
     return figure, data
 
 
-def arithmetic(tables: dict, tasks: tidy.Tasks):
+def arithmetic(tables: dict, tasks: Tasks):
     """Accuracy, length, calculations and errors a calculation against data size, on the tasks whose calculations count."""
     table = sft_cells(tables)
     table = table[table.task.isin(tasks.calculations) & (table.recipe == "protocol")]

@@ -7,7 +7,6 @@ A row for each point, bar and curve, with `kind`, `measure` (which panel), `mode
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy
 import pandas
@@ -33,14 +32,6 @@ NEEDED = {
     "recipes": ["model", "run", "recipe", "seed", "to_protocol", "to_protocol_low", "to_protocol_high"],
     "hazard": ["model", "run", "first", "last", "hazard", "low", "high"],
 }  # fmt: skip
-
-
-class Tasks(NamedTuple):
-    """Which tasks count for what: the headline accuracy, the headline length, the counted calculations."""
-
-    headline: list[str]
-    length: list[str]
-    calculations: list[str]
 
 
 def read(path: Path) -> pandas.DataFrame:
