@@ -13,10 +13,9 @@ SHOWN = [
 ]
 CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
-AGGREGATED = ["cells", "summary", "rl_curves", "crossings"]
-BESIDE = ["replicates", "paper", "subsets"]
+AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
-COMPARED = ["recovery", "recipes"]
+RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
 
 # A figure is drawn where the grid has what it shows.
@@ -39,8 +38,12 @@ rule aggregate:
         code=imports("aggregate"),
         scores=SCORES,
         curves=CURVES,
+        cards=CARDS,
+        problems=at("report/tables/problems.parquet"),
+        reference="workflow/reference/paper_fig2.csv",
     output:
         report([table(name) for name in AGGREGATED], category="Tables", caption="../report/tables.rst"),
+        latex=report(at("report/tables/accuracy.tex"), category="Tables", caption="../report/tables.rst"),
         finding=at("report/finding.txt"),
     log:
         at("logs/aggregate.log"),
@@ -52,14 +55,15 @@ rule aggregate:
     params:
         examples=examples_flags(),
         headline=config["report"]["headline"],
+        names=paper_names(),
         confidence=config["report"]["confidence"],
         tables=lambda w: at("report/tables"),
     message:
         "Aggregate all scores into tables"
     shell:
-        "python {input.script:q} --scores {input.scores:q} --curves {input.curves:q} --examples {params.examples}"
-        " --headline {params.headline:q} --confidence {params.confidence:q} --tables {params.tables:q}"
-        " --finding {output.finding:q} 2> {log:q}"
+        "python {input.script:q} --scores {input.scores:q} --curves {input.curves:q} --cards {input.cards:q}"
+        " --examples {params.examples} --headline {params.headline:q} --reference {input.reference:q} --names {params.names:q}"
+        " --confidence {params.confidence:q} --tables {params.tables:q} --finding {output.finding:q} 2> {log:q}"
 
 
 rule analyse:
@@ -88,41 +92,15 @@ rule analyse:
         " 2> {log:q}"
 
 
-rule context:
+rule recovery:
     input:
-        script="scripts/context.py",
-        code=imports("context"),
-        tables=[table(name) for name in AGGREGATED],
-        reference="workflow/reference/paper_fig2.csv",
-        cards=CARDS,
-    output:
-        report([table(name) for name in BESIDE], category="Tables", caption="../report/tables.rst"),
-        latex=report(at("report/tables/accuracy.tex"), category="Tables", caption="../report/tables.rst"),
-    log:
-        at("logs/context.log"),
-    localrule: True
-    conda:
-        CPU_ENV
-    params:
-        names=paper_names(),
-        tables=lambda w: at("report/tables"),
-        confidence=config["report"]["confidence"],
-    message:
-        "Set the scores beside the paper's"
-    shell:
-        "python {input.script:q} --tables {params.tables:q} --reference {input.reference:q} --names {params.names:q}"
-        " --cards {input.cards:q} --confidence {params.confidence:q} 2> {log:q}"
-
-
-rule contrasts:
-    input:
-        script="scripts/contrasts.py",
-        code=imports("contrasts"),
+        script="scripts/recovery.py",
+        code=imports("recovery"),
         problems=at("report/tables/problems.parquet"),
     output:
-        report([table(name) for name in COMPARED], category="Tables", caption="../report/tables.rst"),
+        report([table(name) for name in RECOVERED], category="Tables", caption="../report/tables.rst"),
     log:
-        at("logs/contrasts.log"),
+        at("logs/recovery.log"),
     localrule: True
     conda:
         CPU_ENV
@@ -130,7 +108,7 @@ rule contrasts:
         tables=lambda w: at("report/tables"),
         study=study_flags(),
     message:
-        "Compare recipes and find recovery points"
+        "Find recovery points and compare recipes"
     shell:
         "python {input.script:q} --tables {params.tables:q} {params.study} 2> {log:q}"
 
@@ -235,7 +213,7 @@ rule figure:
     input:
         script="scripts/figure.py",
         code=imports("figure"),
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),
@@ -290,7 +268,7 @@ rule page:
         script="scripts/page.py",
         code=imports("page"),
         template="workflow/report/page.html.jinja",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED, *DECIDED, "costs"]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
         config=at("report/config.json"),
