@@ -1,0 +1,142 @@
+"""Studies whose truth is known: responses drawn from stated accuracies, lengths and noise, as cells in memory.
+
+What `make power` and the tests forge: every problem is easy or hard for all cells alike, a little more so for some
+models and some trainings, and k samples of it are right with one probability. The training of a cell moves its
+accuracy by a normal error. The three benchmarks of the paper differ by a fixed amount of difficulty, so that one
+accuracy, the mean of them, gives all three.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy
+
+EASE = {"aime24": (-4.0, 2.0), "aime90": (-3.6, 2.0), "amc23": (-1.2, 2.0), "amc83": (-1.2, 2.0), "math500": (0.6, 2.2)}
+OWN = 0.5  # logits by which a problem is easier for a model, and again for one training of it, than for the others
+ABILITY = numpy.linspace(-12, 14, 521)
+
+
+class Truth(NamedTuple):
+    """What a cell would do on all problems of a kind: accuracy (mean over its tasks), tokens, and what else is counted."""
+
+    accuracy: float
+    tokens: float = 1000.0
+    reflective: float = 0.0
+    cut: float = 0.0  # share of responses that are cut off, wrong all of them
+    no_answer: float = 0.0  # share of finished responses in which no answer is found, wrong all of them
+    calculations: float = 10.0
+    wrong: float = 0.2  # wrong calculations a response
+
+
+@functools.cache
+def rates(tasks: tuple[str, ...]) -> numpy.ndarray:
+    """Mean accuracy over tasks at each ABILITY, problems of their kind integrated out."""
+    from scipy import special
+
+    nodes, weights = numpy.polynomial.hermite_e.hermegauss(41)
+    total = 0.0
+    for task in tasks:
+        middle, spread = EASE.get(task, (0.0, 2.0))
+        wide = (spread**2 + 2 * OWN**2) ** 0.5
+        total = total + special.expit(ABILITY[:, None] + middle + wide * nodes) @ (weights / weights.sum())
+    return total / len(tasks)
+
+
+def ability(accuracy: float, tasks: tuple[str, ...]) -> float:
+    """The ability at which the mean accuracy over tasks is as wanted."""
+    return float(numpy.interp(accuracy, rates(tasks), ABILITY))
+
+
+def study(truths: dict[tuple, Truth], tasks: dict[str, tuple[int, int]], headline: tuple[str, ...], noise: float, rng, arithmetic: dict | None = None) -> dict:
+    """Cells, task by task problems × COLUMNS, from a Truth by (model, run, seed).
+
+    `tasks`: {name: (problems, samples)}. `noise`: standard deviation of a training's accuracy. `arithmetic`: the Truth
+    of tasks outside the headline by the same keys. A base is given, not trained: it has no noise.
+    """
+    from scipy import special
+
+    from valley.quantities import COLUMNS
+
+    sizes = {name: count for name, (count, _) in tasks.items()}
+    draw = lambda scale, count: rng.normal(0, scale, count)  # noqa: E731
+    ease = {task: EASE.get(task, (0.0, 2.0))[0] + draw(EASE.get(task, (0.0, 2.0))[1], n) for task, n in sizes.items()}
+    by_model = {(model, task): draw(OWN, n) for model in dict.fromkeys(key[0] for key in truths) for task, n in sizes.items()}
+    trained: dict = {}
+    cells = {}
+    for (model, run, seed), truth in truths.items():
+        whole = (model, run.split("@")[0], seed)
+        moved = 0.0 if run == "base" else trained.setdefault((*whole, "noise"), rng.normal(0, noise))
+        cell = {}
+        for task, (count, samples) in tasks.items():
+            inside = task in headline
+            said = truth if inside or not arithmetic else arithmetic.get((model, run, seed), truth)
+            usable = (1 - said.cut) * (1 - said.no_answer)
+            level = ability(min(0.999, max(1e-4, (said.accuracy + moved) / usable)), tuple(headline) if inside else (task,))
+            own = trained.setdefault((*whole, task), draw(OWN, count))
+            rate = special.expit(level + ease[task] + by_model[model, task] + own)
+            correct, cut, none = (rng.binomial(samples, p) / samples for p in (rate * usable, numpy.full(count, said.cut), numpy.full(count, said.no_answer * (1 - said.cut))))
+            cut, none = numpy.minimum(cut, 1 - correct), numpy.minimum(none, 1 - correct)
+            none = numpy.minimum(none, 1 - correct - cut)
+            tokens = said.tokens * numpy.exp(rng.normal(-0.08, 0.4, count))
+            reflective = rng.binomial(samples, numpy.full(count, said.reflective)) / samples
+            made = rng.poisson(said.calculations * samples, count) / samples
+            wrong = rng.poisson(said.wrong * samples, count) / samples
+            columns = {"correct": correct, "correct_boxed": correct, "correct_paper": correct, "tokens": tokens, "reflective": reflective,
+                       "tokens_reflective": reflective * (tokens + 2000 * (1 - said.reflective)), "calculations": made,
+                       "wrong_calculations": numpy.minimum(wrong, made), "cut": cut, "no answer": none, "distinct": numpy.full(count, float(samples))}  # fmt: skip
+            cell[task] = numpy.column_stack([columns[name] for name in COLUMNS])
+        cells[model, run, seed] = cell
+    return cells
+
+
+PAPER_TASKS = {"aime24": (30, 8), "amc23": (40, 8), "math500": (500, 4), "arithmetic": (400, 4)}
+HEADLINE = ("aime24", "amc23", "math500")
+
+# What the paper does not print, filled in from its sentences (section 5): accuracies of 0.5B between its two values, and
+# what RL reaches, in points above the base, from each start (its figure 7 is drawn alone).
+FILLED = {("Qwen2.5-0.5B-Instruct", 8000): (7.0, 7600.0), ("Qwen2.5-0.5B-Instruct", 220000): (11.0, 7000.0), ("Qwen2.5-0.5B-Instruct", 0): (14.0, 600.0)}
+RL_GAIN = {"base": 0.05, "smallest": -0.01, "larger": 0.09}
+
+
+def paper_truths(wanted: list[tuple], names: dict[str, str], examples: dict[str, int], reference, effect: bool = True) -> tuple[dict, dict]:
+    """({cell: Truth} of the headline, the same of arithmetic) as the paper has them, for cells (model, run, seed).
+
+    `names`: the paper's name of a model; one that it lacks takes the values of its 1.5B. `reference`: its figure 2.
+    Values between its sizes are interpolated in the logarithm of the size, those beyond taken from the nearest. Without
+    `effect` nothing happens: each accuracy is the base's, each length twice the base's, all at the claims' thresholds.
+    """
+    from valley import grid
+
+    curves: dict = {}
+    for row in reference.itertuples():
+        accuracy, tokens = FILLED.get((row.model, row.train_examples), (row.accuracy_pct, row.response_tokens))
+        curves.setdefault(row.model, {})[row.train_examples] = (accuracy / 100, tokens)
+    for (model, size), (accuracy, tokens) in FILLED.items():
+        curves.setdefault(model, {})[size] = (accuracy / 100, tokens)
+
+    def at(model: str, size: int) -> tuple[float, float]:
+        curve = curves.get(names.get(model), curves["Qwen2.5-1.5B-Instruct"])
+        if not size:
+            return curve[0]
+        sizes = sorted(filter(None, curve))
+        return tuple(float(numpy.interp(numpy.log(size), numpy.log(sizes), [curve[s][i] for s in sizes])) for i in (0, 1))
+
+    smallest = min((examples[size] for _, run, _ in wanted if (size := grid.parse_run(run).size)), default=0)
+    headline, arithmetic = {}, {}
+    for key in wanted:
+        model, run = key[0], grid.parse_run(key[1])
+        size = examples[run.size] if run.size else 0
+        (base, length), (accuracy, tokens) = at(model, 0), at(model, size)
+        share = accuracy / base
+        if run.rl:
+            start = "base" if not size else "smallest" if size == smallest else "larger"
+            accuracy, tokens = base + RL_GAIN[start] * base / 0.3, 0.85 * tokens
+            accuracy = max(accuracy, at(model, size)[0] + 0.01)
+        if not effect:
+            accuracy, share, tokens = base, 1.0, length * (2 if size else 1)
+        long = bool(size)
+        headline[key] = Truth(accuracy, tokens, (0.75 if effect else 0.05) if long else 0.03 if effect else 0.05)
+        counted = 40.0 if long and effect else 10.0
+        wrong = counted * (0.015 if long and effect else 0.02)
+        arithmetic[key] = Truth(min(0.97, 0.75 * share**0.8), (3600.0 if effect else 1200.0) if long else 600.0, 0.0, calculations=counted, wrong=wrong)
+    return headline, arithmetic
