@@ -71,17 +71,20 @@ class Interval(NamedTuple):
         )
 
 
-def over_problems(benchmarks: list[numpy.ndarray]) -> tuple[tuple[float, float], ...]:
+def over_problems(benchmarks: list[numpy.ndarray], unit: float = 0.0) -> tuple[tuple[float, float], ...]:
     """(variance of the mean, degrees of freedom) of each benchmark's values, one value a problem.
 
     The variance of a benchmark borrows from the mean of all with SHARED prior degrees of freedom (Smyth 2004): one on
-    which few problems differ by chance does not pretend to know everything.
+    which few problems differ by chance does not pretend to know everything. Where no problem differs from another on
+    any, one is taken to, by `unit`.
     """
     if all(len(values) < 2 for values in benchmarks):
         return ((math.nan, 1.0),)
     freedom = [len(values) - 1 for values in benchmarks]
     spread = [float(values.var(ddof=1)) if len(values) > 1 else math.nan for values in benchmarks]
     pooled = float(numpy.nanmean(spread))
+    if not pooled:
+        return tuple(((unit / (df + 1)) ** 2, SHARED + df) for df in freedom)
     return tuple(
         ((SHARED * pooled + (df * own if df else 0.0)) / (SHARED + df) / (df + 1), SHARED + df)
         for df, own in zip(freedom, spread, strict=True)
@@ -94,7 +97,8 @@ def mean(benchmarks: list[numpy.ndarray], least: float = -math.inf, most: float 
     Differences of two cells make it the paired change, an accuracy lies between 0 and 1.
     """
     parts = [numpy.asarray(values, float) / len(benchmarks) for values in benchmarks]
-    return Interval(sum(float(part.mean()) for part in parts), over_problems(parts), least=least, most=most)
+    unit = 1 / len(parts) if math.isfinite(most) else 0.0
+    return Interval(sum(float(part.mean()) for part in parts), over_problems(parts, unit), least=least, most=most)
 
 
 def change(left: list[numpy.ndarray], right: list[numpy.ndarray]) -> Interval:
@@ -183,6 +187,19 @@ def extreme(rule: str, intervals: list[Interval | None], expect: dict, training:
         return over(expect["above"]), under(expect["above"])
     low, high = expect["about"] - expect["within"], expect["about"] + expect["within"]
     return max(over(low), under(high)), min(under(low), over(high))
+
+
+def extreme_ends(rule: str, intervals: list[Interval], confidence: float) -> tuple[float, float, float]:
+    """(value, low, high) of the lowest or the highest of several quantities.
+
+    The lowest is above the lowest lower end as surely as a single one is; that one of them lies below needs Bonferroni's.
+    """
+    one = [interval.ends(confidence) for interval in intervals]
+    several = [interval.ends(1 - (1 - confidence) / len(intervals)) for interval in intervals]
+    values = [interval.value for interval in intervals]
+    if rule == "the lowest":
+        return min(values), min(low for low, _ in one), min(high for _, high in several)
+    return max(values), max(low for low, _ in several), max(high for _, high in one)
 
 
 def verdict(p_for: float, p_against: float, confidence: float) -> str:

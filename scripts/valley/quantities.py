@@ -17,7 +17,7 @@ import pandas
 from valley import grid, paired, records
 
 COLUMNS = ("correct", "correct_boxed", "correct_paper", "tokens", "reflective", "tokens_reflective", "calculations",
-           "wrong_calculations", "cut", "no answer", "distinct")  # fmt: skip
+           "wrong_calculations", "cut", "no answer", "same")  # fmt: skip
 GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 # Standard deviation of one training, as the prior has it: in points where the measure is a share, else relative.
 PRIOR = {"accuracy": 0.01, "reflection": 0.02}
@@ -272,7 +272,8 @@ def combined(left: Side, right: Side | None, part: dict, noise: tuple[float, flo
             moved += side.trainings * (slope * (1.0 if measure in PRIOR else side.value)) ** 2
     most = 1.0 if measure in PRIOR and "over" not in part else math.inf
     least = -math.inf if measure == "reflection_gap" else -most if "minus" in part else 0.0
-    problems = paired.over_problems(list(whole.by_problem.values()))
+    unit = abs(by_left) / len(whole.by_problem) if measure in PRIOR else 0.0
+    problems = paired.over_problems(list(whole.by_problem.values()), unit)
     return paired.Interval(value, problems, (noise[0] * moved, noise[1]), least, most)
 
 
