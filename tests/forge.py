@@ -1,14 +1,177 @@
 """Forged studies: from stated truths to answers in memory and grades on disk, and the ways in which data deceive.
 
-Each way takes the cells of an honest study and spoils them as the world would: what then looks like a valley, or like
-recovery, is none. `grades` writes what grade.py would have written, so that the whole report can be made of it.
+Each way spoils an honest study as the world would: what then looks like a valley, or like recovery, is none. `on_disk`
+writes what grade.py would have written, so that the whole report can be made of it.
 """
 
-import functools
 from pathlib import Path
 
 import numpy
 import pandas
+import yaml
+from conftest import REPOSITORY
 
-from valley import forged, grid, records
-from valley.check import load_config
+from valley import check, forged, grid, records, verdicts
+from valley.grid import Cell
+from valley.quantities import COLUMNS, Study, Tasks
+from valley.recovery_new import recovery
+
+CONFIG = check.load([])
+REFERENCE = pandas.read_csv(REPOSITORY / "workflow/reference/paper_fig2.csv")
+CLAIMS = yaml.safe_load((REPOSITORY / "workflow/reference/claims.yaml").read_text(encoding="utf-8"))
+EXAMPLES = {size: grid.examples_of(CONFIG, size) for size in CONFIG["sizes"]}
+NAMES = forged.paper_names(CONFIG, REFERENCE)
+PARAMETERS = {model: entry["parameters"] for model, entry in CONFIG["models"].items()}
+TASKS = Tasks(forged.HEADLINE, ("math500",), ("arithmetic",))
+SMALLEST = "sft-8k"
+LARGER = ("sft-64k", "sft-128k", "sft-220k")
+
+
+def wanted(seeds: int = 1, rl: bool = False) -> list[Cell]:
+    """The cells of the paper's grid with so many seeds; a base once."""
+    found = grid.cells(CONFIG)
+    return [
+        cell._replace(seed=seed)
+        for cell in found
+        if rl or not cell.parsed.rl
+        for seed in range(seeds if cell.run != "base" else 1)
+    ]
+
+
+def truths(effect: bool = True, seeds: int = 1, rl: bool = False) -> tuple[dict, dict]:
+    """What the paper's cells would do: ({cell: Truth} of the headline, the same of arithmetic)."""
+    return forged.paper_truths(wanted(seeds, rl), NAMES, EXAMPLES, REFERENCE, effect)
+
+
+def cells(headline: dict, arithmetic: dict, rng, noise: float = 0.0, tasks: dict | None = None) -> dict:
+    """Answers that fit the truths."""
+    return forged.study(headline, tasks or forged.PAPER_TASKS, forged.HEADLINE, noise, rng, arithmetic)
+
+
+def honest(rng, noise: float = 0.0, effect: bool = True, seeds: int = 1, rl: bool = False) -> dict:
+    """The cells of the paper's design, with its effects or with none."""
+    return cells(*truths(effect, seeds, rl), rng, noise)
+
+
+def study(made: dict, asked: list | None = None) -> Study:
+    """A study of these cells; `asked` are those that its grid wants, if they are others."""
+    return Study(made, asked or list(made), EXAMPLES, TASKS)
+
+
+def held(of: Study, claims: dict = CLAIMS, **known) -> dict[tuple[str, str], dict]:
+    """The rows of claims.csv by claim and part."""
+    nothing = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
+    facts = verdicts.Known(nothing, recovery(of, 0.95), PARAMETERS)._replace(**known)
+    return {(row["claim"], row["part"]): row for row in verdicts.held(of, claims, facts, 0.95)[0]}
+
+
+def column(cell: dict, task: str, name: str) -> numpy.ndarray:
+    """A view of one measure of a cell's answers to a task, to be changed in place."""
+    return cell[task][:, COLUMNS.index(name)]
+
+
+def set_correct(cell: dict, task: str, values: numpy.ndarray):
+    """Give a cell other correct answers to a task, by every grader."""
+    for name in ("correct", "correct_boxed", "correct_paper"):
+        column(cell, task, name)[:] = values
+
+
+def truncation_only(rng) -> dict:
+    """A valley of length alone: half of the answers of SFT runs are cut off, what finishes is as right as the base's."""
+    headline, arithmetic = truths(effect=False)
+    for cell, truth in headline.items():
+        if cell.run == SMALLEST:
+            headline[cell] = truth._replace(accuracy=truth.accuracy * 0.5, cut=0.5)
+    return cells(headline, arithmetic, rng)
+
+
+def grader_bug(rng) -> dict:
+    """A valley of the grader: 40 % of the answers at the smallest size cannot be read, the others are the base's."""
+    headline, arithmetic = truths(effect=False)
+    for cell, truth in headline.items():
+        if cell.run == SMALLEST:
+            headline[cell] = truth._replace(accuracy=truth.accuracy * 0.6, no_answer=0.4)
+    return cells(headline, arithmetic, rng)
+
+
+def memorised(rng) -> tuple[dict, frozenset]:
+    """Recovery by leaks alone: a quarter of the problems, known by heart at the larger sizes; and which they are."""
+    made = honest(rng, effect=False)
+    leaks = frozenset((task, i) for task in forged.HEADLINE for i in range(forged.PAPER_TASKS[task][0] // 4))
+    for cell, answers in made.items():
+        for task, place in leaks if cell.run in LARGER else ():
+            for name in ("correct", "correct_boxed", "correct_paper"):
+                column(answers, task, name)[place] = 1.0
+    return made, leaks
+
+
+def one_benchmark(rng, task: str = "amc23", left: float = 0.1) -> dict:
+    """A drop in one benchmark alone: of what was right there at the base, `left` is right at the smallest size."""
+    made = honest(rng, effect=False)
+    samples = forged.PAPER_TASKS[task][1]
+    for cell, answers in made.items():
+        if cell.run == SMALLEST:
+            right = (column(answers, task, "correct") * samples).round().astype(int)
+            set_correct(answers, task, rng.binomial(right, left) / samples)
+    return made
+
+
+def copied_seeds(rng) -> dict:
+    """Three seeds of every training, all of them the first one's answers."""
+    made = honest(rng, noise=0.03, effect=False, seeds=3)
+    return {cell: made[cell._replace(seed=0)] for cell in made}
+
+
+def same_samples(made: dict) -> dict:
+    """The same cells, had every problem been answered k times with one and the same response."""
+    for answers in made.values():
+        for task in answers:
+            column(answers, task, "same")[:] = 1.0
+    return made
+
+
+def at_the_edge(rng, accuracy: float) -> dict:
+    """Nothing happens to models that solve next to nothing, or next to everything."""
+    headline, arithmetic = truths(effect=False)
+    return cells({cell: truth._replace(accuracy=accuracy) for cell, truth in headline.items()}, arithmetic, rng)
+
+
+def on_disk(made: dict, root: Path, tasks: dict | None = None, gold=lambda cell, task, i: str(i)):
+    """Grades of every cell below `root`, as grade.py writes them: one row a response."""
+    for cell, answers in made.items():
+        rows = []
+        for task, (count, samples) in (tasks or forged.PAPER_TASKS).items():
+            share = {name: (column(answers, task, name) * samples).round().astype(int) for name in COLUMNS if name != "tokens"}
+            tokens = column(answers, task, "tokens").round().astype(int)
+            for i in range(count):
+                for sample in range(samples):
+                    right = sample < share["correct"][i]
+                    cut = sample >= samples - share["cut"][i]
+                    none = not cut and sample >= samples - share["cut"][i] - share["no answer"][i]
+                    reflects = (sample * 7 + i) % samples < share["reflective"][i]
+                    rows.append(
+                        {
+                            "task": task,
+                            "id": f"{i:04}",
+                            "sample": sample,
+                            "gold": gold(cell, task, i),
+                            "answer": None if cut or none else str(i) if right else "no",
+                            "boxed": not cut and not none,
+                            "correct": right,
+                            "correct_boxed": right,
+                            "correct_paper": right,
+                            "source_paper": None if cut or none else "box",
+                            "outcome": "correct" if right else "truncated" if cut else "no answer" if none else "wrong",
+                            "timeout": False,
+                            "tokens": int(tokens[i]) + sample,
+                            "finish_reason": "length" if cut else "stop",
+                            "reflective": reflects,
+                            "keywords": reflects,
+                            "judged": None,
+                            "calculations": int(column(answers, task, "calculations")[i]) if task == "arithmetic" else None,
+                            "wrong_calculations": int(column(answers, task, "wrong_calculations")[i]) if task == "arithmetic" else None,
+                            "first_wrong": None,
+                        }
+                    )
+        path = Path(root) / "results" / cell.model / cell.run / f"seed{cell.seed}" / "grades.parquet"
+        records.write_parquet(path, rows, provenance={})

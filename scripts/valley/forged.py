@@ -63,20 +63,22 @@ def study(truths: dict[tuple, Truth], tasks: dict[str, tuple[int, int]], headlin
     by_model = {(model, task): draw(OWN, n) for model in dict.fromkeys(key[0] for key in truths) for task, n in sizes.items()}
     trained: dict = {}
     cells = {}
-    for (model, run, seed), truth in truths.items():
+    for key, truth in truths.items():
+        model, run, seed = key
         whole = (model, run.split("@")[0], seed)
         moved = 0.0 if run == "base" else trained.setdefault((*whole, "noise"), rng.normal(0, noise))
         cell = {}
         for task, (count, samples) in tasks.items():
             inside = task in headline
-            said = truth if inside or not arithmetic else arithmetic.get((model, run, seed), truth)
+            said = truth if inside or not arithmetic else arithmetic.get(key, truth)
             usable = (1 - said.cut) * (1 - said.no_answer)
             level = ability(min(0.999, max(1e-4, (said.accuracy + moved) / usable)), tuple(headline) if inside else (task,))
             own = trained.setdefault((*whole, task), draw(OWN, count))
             rate = special.expit(level + ease[task] + by_model[model, task] + own)
-            correct, cut, none = (rng.binomial(samples, p) / samples for p in (rate * usable, numpy.full(count, said.cut), numpy.full(count, said.no_answer * (1 - said.cut))))
-            cut, none = numpy.minimum(cut, 1 - correct), numpy.minimum(none, 1 - correct)
-            none = numpy.minimum(none, 1 - correct - cut)
+            cut = rng.binomial(samples, said.cut, count)
+            none = rng.binomial(samples - cut, said.no_answer)
+            correct = rng.binomial(samples - cut - none, rate)
+            cut, none, correct = (counted / samples for counted in (cut, none, correct))
             tokens = said.tokens * numpy.exp(rng.normal(-0.08, 0.4, count))
             reflective = rng.binomial(samples, numpy.full(count, said.reflective)) / samples
             made = rng.poisson(said.calculations * samples, count) / samples
@@ -85,7 +87,7 @@ def study(truths: dict[tuple, Truth], tasks: dict[str, tuple[int, int]], headlin
                        "tokens_reflective": reflective * (tokens + 2000 * (1 - said.reflective)), "calculations": made,
                        "wrong_calculations": numpy.minimum(wrong, made), "cut": cut, "no answer": none, "same": numpy.zeros(count)}  # fmt: skip
             cell[task] = numpy.column_stack([columns[name] for name in COLUMNS])
-        cells[model, run, seed] = cell
+        cells[key] = cell
     return cells
 
 
@@ -100,6 +102,13 @@ RL_ENDS = {  # accuracy after RL from the base, from the smallest size, from a l
     "Qwen2.5-1.5B-Instruct": (0.33, 0.28, 0.41),
     "Qwen2.5-3B-Instruct": (0.43, 0.37, 0.53),
 }
+
+
+def paper_names(config: dict, reference) -> dict[str, str]:
+    """The paper's name of each model of a config that it has, by the last part of its source."""
+    known = {name.lower(): name for name in reference.model.unique()}
+    sources = {model: entry["source"].rsplit("/", 1)[-1].lower() for model, entry in config["models"].items()}
+    return {model: known[source] for model, source in sources.items() if source in known}
 
 
 def paper_truths(wanted: list[tuple], names: dict[str, str], examples: dict[str, int], reference, effect: bool = True) -> tuple[dict, dict]:

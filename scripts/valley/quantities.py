@@ -205,7 +205,10 @@ class Study:
         return self._noise[measure, tasks, grader]
 
     def _pooled_noise(self, measure: str, tasks: tuple, grader: str) -> tuple[float, float]:
-        """Contrasts between trainings of one cell, and of curves around a parabola in log size."""
+        """Contrasts between trainings of one cell, and of curves around a parabola in log size.
+
+        The smallest size is left out of the curves: what happens there is the effect, not its noise.
+        """
         found = []
         scale = (lambda side: 1.0) if measure in PRIOR else (lambda side: 1 / side.value if side.value else 0.0)
 
@@ -224,7 +227,7 @@ class Study:
                     sides = [self.of_cell((model, run, s), measure, tasks, grader) for s in seeds[run]]
                     if measure in PRIOR or all(side.value > 0 for side in sides):
                         add(sides, _residuals(numpy.ones((len(sides), 1))), 1.0)
-            seeds = {run: self.seeds(model, [run])[0][run] for run in self.sizes(model)}
+            seeds = {run: self.seeds(model, [run])[0][run] for run in self.sizes(model)[1:]}
             curve = [run for run in seeds if seeds[run]]
             if len(curve) > 3:
                 sides = [self.side(model, {run: 1.0}, seeds, measure, tasks, grader) for run in curve]
