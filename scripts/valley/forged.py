@@ -152,3 +152,9 @@ def paper_truths(wanted: list[tuple], names: dict[str, str], examples: dict[str,
         wrong = counted * (0.015 if long and effect else 0.02)
         arithmetic[key] = Truth(min(0.97, 0.75 * share**0.8), (3600.0 if effect else 1200.0) if long else 600.0, 0.0, calculations=counted, wrong=wrong)
     return headline, arithmetic
+
+
+def design(config: dict) -> dict[str, tuple[int, int]]:
+    """{task: (problems, samples)} of the grid's tasks; a task without a stated number of problems counts as 100."""
+    chosen = {task: config["tasks"][task] for task in config["grid"]["tasks"]}
+    return {task: (entry.get("problems") or entry.get("limit") or 100, entry["samples"]) for task, entry in chosen.items()}
