@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas
 
-from valley import flags, records
+from valley import flags, places, records
 
 
 def wall_times(folder: Path) -> pandas.DataFrame:
@@ -32,7 +32,7 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
     for file in models.glob("*/seed*/pretrain.json"):
         work["pretrain"] += records.read_json(file)["seconds"]
     for file in results.glob("*/*/seed*/train.json"):
-        work["rl" if "+rl" in file.parts[-3] else "sft"] += records.read_json(file)["seconds"]
+        work[places.cell_of(file).parsed.stage] += records.read_json(file)["seconds"]
     for file in results.glob("*/*/seed*/responses/*.parquet"):
         work["generate"] += records.parquet_provenance(file).get("seconds", 0.0)
     for file in results.glob("*/*/seed*/judged.parquet"):

@@ -25,6 +25,7 @@ RUN = re.compile(
     rf"(?P<rl>\+rl(\.(?P<rl_recipe>{RECIPE}))?(@(?P<step>[0-9]+))?)?"
 )
 
+ALONG = "@"  # ends what stands for every checkpoint of an RL run
 HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 RL_END = 3  # checkpoints whose mean is the end of an RL run, the run itself the last; never the best one
 
@@ -103,6 +104,11 @@ def parse_run(run: str) -> Run:
         match["rl_recipe"],
         step and int(step),
     )
+
+
+def continued(start: str) -> str:
+    """The name of the RL run that continues an SFT run or a base by the protocol."""
+    return f"{start}+rl"
 
 
 def along(runs: list[str], whole: str) -> list[str]:

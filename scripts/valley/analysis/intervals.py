@@ -59,32 +59,6 @@ def over_problems(
     return max(0.0, low), min(1.0, high)
 
 
-def paired_difference(
-    benchmarks: list[tuple[numpy.ndarray, numpy.ndarray]], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """(difference, low, high) of two cells' mean accuracy on the same problems: rates of both, problem by
-    problem, each.
-
-    Bootstrap of the problems' differences within each benchmark. One on which fewer than five problems differ
-    shows the bootstrap next to no spread: there the differing problems count as an exact binomial sample,
-    each worth up to 1.
-    """
-    from scipy import stats
-
-    differences = [numpy.asarray(left) - numpy.asarray(right) for left, right in benchmarks]
-    means = [float(d.mean()) for d in differences]
-    differing = [int((d != 0).sum()) for d in differences]
-    if min(differing) >= 5:
-        low, high = resampled(differences, confidence)
-    else:
-        ends = []
-        for d, mean, count in zip(differences, means, differing, strict=True):
-            reach = stats.binomtest(count, len(d)).proportion_ci(confidence, method="exact").high
-            ends.append(resampled([d], confidence) if count >= 5 else (mean - reach, mean + reach))
-        low, high = join(means, ends)
-    return float(numpy.mean(means)), max(-1.0, low), min(1.0, high)
-
-
 @functools.cache
 def weights(problems: int, place: int = 0) -> numpy.ndarray:
     """RESAMPLES × problems: the share of each problem in each bootstrap draw. Seeded by `place`, one for each

@@ -12,8 +12,10 @@ Samples of one problem are no independent responses: all errors are computed ove
 import itertools
 
 import numpy
+import pandas
 
-from valley.statistics import totals
+from valley.analysis import intervals
+from valley.analysis.intervals import totals
 
 BINS = 8
 FEWEST = 20  # responses in a bin; fewer say nothing of a rate
@@ -115,3 +117,39 @@ def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 
                 }
             )
     return rows
+
+
+def add_up(rows: pandas.DataFrame, confidence: float) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """Tables `accumulation` and `hazard`, a row (or one a bin) a model and run, from responses that gave an
+    answer.
+
+    `independent` is the accuracy that the error rate per calculation would give were all calculations needed
+    and errors independent: far from `accuracy`, the calculations are not what goes wrong, or are mended.
+    """
+    fits, hazards = [], []
+    for (model, run), group in rows.groupby(["model", "run"], sort=False, observed=True):
+        made, wrong, problem = (
+            group.calculations.to_numpy(float),
+            group.wrong_calculations.to_numpy(float),
+            group.problem.to_numpy(),
+        )
+        rates = intervals.ratio(wrong, made, problem, confidence)
+        cell = {
+            "model": model,
+            "run": run,
+            "responses": len(group),
+            "accuracy": group.correct.mean(),
+            "steps": made.mean(),
+        }
+        fits.append(
+            cell
+            | dict(zip(("error_rate", "error_rate_low", "error_rate_high"), rates, strict=True))
+            | {"independent": float(((1 - rates[0]) ** made).mean()) if rates[0] is not None else None}
+            | fit(made, group.correct.to_numpy(float), problem, confidence)
+        )
+        bins = hazard(made, group.first_wrong.to_numpy(float), confidence)
+        hazards += [{"model": model, "run": run} | row for row in bins]
+    of_fits = ["model", "run", "responses", "accuracy", "steps", "error_rate", "error_rate_low", "error_rate_high", "independent",
+               "p", "p_low", "p_high", "p_value", "verdict"]  # fmt: skip
+    of_hazards = ["model", "run", "first", "last", "at_risk", "errors", "hazard", "low", "high"]
+    return pandas.DataFrame(fits, columns=of_fits), pandas.DataFrame(hazards, columns=of_hazards)
