@@ -6,15 +6,17 @@ writes what grade.py would have written, so that the whole report can be made of
 
 from pathlib import Path
 
-import numpy
 import pandas
 import yaml
 from conftest import REPOSITORY
 
-from valley import check, forged, grid, records, verdicts
+from valley import check, grid, places, records
+from valley.analysis import claims, forged
+from valley.analysis.cells import Answers, Study
+from valley.analysis.measures import COLUMNS, Tasks
+from valley.analysis.recovery import recovery
+from valley.grading import GRADERS
 from valley.grid import Cell
-from valley.quantities import COLUMNS, Study, Tasks
-from valley.recovery_new import recovery
 
 CONFIG = check.load([])
 REFERENCE = pandas.read_csv(REPOSITORY / "workflow/reference/paper_fig2.csv")
@@ -22,7 +24,7 @@ CLAIMS = yaml.safe_load((REPOSITORY / "workflow/reference/claims.yaml").read_tex
 EXAMPLES = {size: grid.examples_of(CONFIG, size) for size in CONFIG["sizes"]}
 NAMES = forged.paper_names(CONFIG, REFERENCE)
 PARAMETERS = {model: entry["parameters"] for model, entry in CONFIG["models"].items()}
-TASKS = Tasks(forged.HEADLINE, ("math500",), ("arithmetic",))
+TASKS = Tasks(list(forged.HEADLINE), ["math500"], ["arithmetic"])
 SMALLEST = "sft-8k"
 LARGER = ("sft-64k", "sft-128k", "sft-220k")
 
@@ -45,7 +47,7 @@ def truths(effect: bool = True, seeds: int = 1, rl: bool = False) -> tuple[dict,
 
 def cells(headline: dict, arithmetic: dict, rng, noise: float = 0.0, tasks: dict | None = None) -> dict:
     """Answers that fit the truths."""
-    return forged.study(headline, tasks or forged.PAPER_TASKS, forged.HEADLINE, noise, rng, arithmetic)
+    return forged.answers(headline, tasks or forged.PAPER_TASKS, forged.HEADLINE, noise, rng, arithmetic)
 
 
 def honest(rng, noise: float = 0.0, effect: bool = True, seeds: int = 1, rl: bool = False) -> dict:
@@ -55,25 +57,21 @@ def honest(rng, noise: float = 0.0, effect: bool = True, seeds: int = 1, rl: boo
 
 def study(made: dict, asked: list | None = None) -> Study:
     """A study of these cells; `asked` are those that its grid wants, if they are others."""
-    return Study(made, asked or list(made), EXAMPLES, TASKS)
+    return Study(made, asked or list(made), EXAMPLES)
 
 
-def held(of: Study, claims: dict = CLAIMS, **known) -> dict[tuple[str, str], dict]:
-    """The rows of claims.csv by claim and part."""
-    nothing = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
-    facts = verdicts.Known(nothing, recovery(of, 0.95), PARAMETERS)._replace(**known)
-    return {(row["claim"], row["part"]): row for row in verdicts.held(of, claims, facts, 0.95)[0]}
+def held(of: Study, asked: dict = CLAIMS, **known) -> dict[tuple[str, str], dict]:
+    """The rows of the table `claims` by claim and part."""
+    fits = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
+    facts = claims.Known(TASKS, fits, recovery(of, TASKS, 0.95), PARAMETERS)._replace(**known)
+    rows = claims.held(of, asked, facts)[0].to_dict("records")
+    return {(row["claim"], row["part"]): row for row in rows}
 
 
-def column(cell: dict, task: str, name: str) -> numpy.ndarray:
-    """A view of one measure of a cell's answers to a task, to be changed in place."""
-    return cell[task][:, COLUMNS.index(name)]
-
-
-def set_correct(cell: dict, task: str, values: numpy.ndarray):
+def set_correct(answers: Answers, task: str, values):
     """Give a cell other correct answers to a task, by every grader."""
-    for name in ("correct", "correct_boxed", "correct_paper"):
-        column(cell, task, name)[:] = values
+    for name in GRADERS.values():
+        answers.column(task, name)[:] = values
 
 
 def truncation_only(rng) -> dict:
@@ -97,12 +95,13 @@ def grader_bug(rng) -> dict:
 def memorised(rng) -> tuple[dict, frozenset]:
     """Recovery by leaks alone: a quarter of the problems, known by heart at the larger sizes; and which they are."""
     made = honest(rng, effect=False)
-    leaks = frozenset((task, i) for task in forged.HEADLINE for i in range(forged.PAPER_TASKS[task][0] // 4))
+    quarter = {task: forged.PAPER_TASKS[task][0] // 4 for task in forged.HEADLINE}
     for cell, answers in made.items():
-        for task, place in leaks if cell.run in LARGER else ():
-            for name in ("correct", "correct_boxed", "correct_paper"):
-                column(answers, task, name)[place] = 1.0
-    return made, leaks
+        for task, count in quarter.items() if cell.run in LARGER else ():
+            for name in GRADERS.values():
+                answers.column(task, name)[:count] = 1.0
+    ids = next(iter(made.values())).ids
+    return made, frozenset((task, i) for task, count in quarter.items() for i in ids[task][:count])
 
 
 def one_benchmark(rng, task: str = "amc23", left: float = 0.1) -> dict:
@@ -111,7 +110,7 @@ def one_benchmark(rng, task: str = "amc23", left: float = 0.1) -> dict:
     samples = forged.PAPER_TASKS[task][1]
     for cell, answers in made.items():
         if cell.run == SMALLEST:
-            right = (column(answers, task, "correct") * samples).round().astype(int)
+            right = (answers.column(task, "correct") * samples).round().astype(int)
             set_correct(answers, task, rng.binomial(right, left) / samples)
     return made
 
@@ -125,15 +124,17 @@ def copied_seeds(rng) -> dict:
 def same_samples(made: dict) -> dict:
     """The same cells, had every problem been answered k times with one and the same response."""
     for answers in made.values():
-        for task in answers:
-            column(answers, task, "same")[:] = 1.0
+        for task in answers.columns:
+            answers.column(task, "same")[:] = 1.0
     return made
 
 
 def at_the_edge(rng, accuracy: float) -> dict:
     """Nothing happens to models that solve next to nothing, or next to everything."""
     headline, arithmetic = truths(effect=False)
-    return cells({cell: truth._replace(accuracy=accuracy) for cell, truth in headline.items()}, arithmetic, rng)
+    return cells(
+        {cell: truth._replace(accuracy=accuracy) for cell, truth in headline.items()}, arithmetic, rng
+    )
 
 
 def on_disk(made: dict, root: Path, tasks: dict | None = None, gold=lambda cell, task, i: str(i)):
@@ -141,13 +142,17 @@ def on_disk(made: dict, root: Path, tasks: dict | None = None, gold=lambda cell,
     for cell, answers in made.items():
         rows = []
         for task, (count, samples) in (tasks or forged.PAPER_TASKS).items():
-            share = {name: (column(answers, task, name) * samples).round().astype(int) for name in COLUMNS if name != "tokens"}
-            tokens = column(answers, task, "tokens").round().astype(int)
+            share = {
+                name: (answers.column(task, name) * samples).round().astype(int)
+                for name in COLUMNS
+                if name != "tokens"
+            }
+            tokens = answers.column(task, "tokens").round().astype(int)
             for i in range(count):
                 for sample in range(samples):
                     right = sample < share["correct"][i]
-                    cut = sample >= samples - share["cut"][i]
-                    none = not cut and sample >= samples - share["cut"][i] - share["no answer"][i]
+                    cut = sample >= samples - share["truncated"][i]
+                    none = not cut and sample >= samples - share["truncated"][i] - share["no answer"][i]
                     reflects = (sample * 7 + i) % samples < share["reflective"][i]
                     rows.append(
                         {
@@ -161,17 +166,27 @@ def on_disk(made: dict, root: Path, tasks: dict | None = None, gold=lambda cell,
                             "correct_boxed": right,
                             "correct_paper": right,
                             "source_paper": None if cut or none else "box",
-                            "outcome": "correct" if right else "truncated" if cut else "no answer" if none else "wrong",
+                            "outcome": "correct"
+                            if right
+                            else "truncated"
+                            if cut
+                            else "no answer"
+                            if none
+                            else "wrong",
                             "timeout": False,
                             "tokens": int(tokens[i]) + sample,
                             "finish_reason": "length" if cut else "stop",
                             "reflective": reflects,
                             "keywords": reflects,
                             "judged": None,
-                            "calculations": int(column(answers, task, "calculations")[i]) if task == "arithmetic" else None,
-                            "wrong_calculations": int(column(answers, task, "wrong_calculations")[i]) if task == "arithmetic" else None,
+                            "calculations": int(answers.column(task, "calculations")[i])
+                            if task == "arithmetic"
+                            else None,
+                            "wrong_calculations": int(answers.column(task, "wrong_calculations")[i])
+                            if task == "arithmetic"
+                            else None,
                             "first_wrong": None,
                         }
                     )
-        path = Path(root) / "results" / cell.model / cell.run / f"seed{cell.seed}" / "grades.parquet"
+        path = places.folder(Path(root) / "results", cell) / "grades.parquet"
         records.write_parquet(path, rows, provenance={})

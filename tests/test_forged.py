@@ -4,7 +4,7 @@ import forge
 import numpy
 import pytest
 
-from valley import forged
+from valley.analysis import estimates
 
 
 @pytest.fixture
@@ -15,7 +15,10 @@ def rng():
 def test_a_valley_by_truncation_alone_holds_but_names_what_was_cut_off(rng):
     row = forge.held(forge.study(forge.truncation_only(rng)))["C1", "loss"]
     assert row["verdict"] == "holds, but"
-    assert "50% of responses are cut off against 0%: among those finished on both sides it is undecided" in row["but"]
+    assert (
+        "50% of responses are cut off against 0%: among those finished on both sides it is undecided"
+        in row["but"]
+    )
 
 
 def test_a_valley_that_the_grader_makes_holds_but_says_what_no_grader_can_read(rng):
@@ -33,7 +36,9 @@ def test_recovery_by_memorised_problems_holds_but_not_on_the_others(rng):
 
 def test_a_drop_in_one_benchmark_alone_holds_but_rests_on_it(rng):
     made = forge.one_benchmark(rng)
-    able = {cell: answers for cell, answers in made.items() if cell.model not in ("qwen2.5-0.5b", "llama3.2-1b")}
+    able = {
+        cell: answers for cell, answers in made.items() if cell.model not in ("qwen2.5-0.5b", "llama3.2-1b")
+    }
     row = forge.held(forge.study(able))["C1", "loss"]
     assert row["verdict"] == "holds, but"
     assert "it rests on amc23 alone" in row["but"]
@@ -47,8 +52,10 @@ def test_copied_seeds_are_noticed_and_count_once(rng):
     assert len(study.copies) == 9 * 6 * 2
     for part in (("C1", "loss"), ("C2", "recovery"), ("C2", "gain")):
         assert several[part]["verdict"].removesuffix(", but") == single[part]["verdict"]
-    every = study.estimate("gemma3-1b", {"sft-8k": 1.0}, {"base": 1.0}, {"measure": "accuracy", "minus": "base"}, "headline")
-    assert every[2] == 1  # one training
+    row, _ = estimates.estimate(
+        study, "gemma3-1b", {"sft-8k": 1.0}, {"base": 1.0}, "accuracy", "minus", forge.TASKS
+    )
+    assert row.trainings == 1
 
 
 def test_verdicts_on_copied_cells_say_so(rng):
@@ -56,7 +63,7 @@ def test_verdicts_on_copied_cells_say_so(rng):
     made |= {cell: made[cell._replace(seed=0)] for cell in made if cell.run == forge.SMALLEST}
     row = forge.held(forge.study(made))["C1", "loss"]
     assert row["verdict"] == "holds, but"
-    assert "sft-8k/seed1 is a copy of" in row["but"]
+    assert "/sft-8k/1 is a copy of" in row["but"]
 
 
 def test_the_same_sample_k_times_is_said(rng):
@@ -75,7 +82,10 @@ def test_a_missing_model_leaves_open_what_it_could_change_and_is_named(rng):
 
 
 def test_other_right_answers_under_the_same_ids_are_named(rng):
-    row = forge.held(forge.study(forge.honest(rng)), other_gold=("amc23",))["C1", "loss"]
+    made = forge.honest(rng)
+    for cell, answers in made.items():
+        answers.gold["amc23"] = ["1" if cell.run == forge.SMALLEST else "2"] * 40
+    row = forge.held(forge.study(made))["C1", "loss"]
     assert "right answers of amc23 differ between cells under the same ids" in row["but"]
 
 

@@ -145,6 +145,9 @@ def add_study(parser: argparse.ArgumentParser):
     parser.add_argument("--tables", required=True, type=Path, help="folder of the tables, read and written")
     parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell of the grid")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
+    parser.add_argument(
+        "--trained-bases", nargs="*", default=[], help="models whose base is trained here, one a seed"
+    )
     parser.add_argument("--confidence", type=float, default=0.95)
     add_tasks(parser)
 
@@ -157,9 +160,10 @@ def pairs(words: list[str], of: type = str) -> dict:
 def study(args: argparse.Namespace):
     """(the study, its tasks) that the flags of `add_study` name; the problems are read from the folder of tables."""
     from valley import grid, records
-    from valley.analysis.cells import Study
+    from valley.analysis.cells import Study, answers
     from valley.analysis.measures import Tasks
 
     problems = records.read_parquet(args.tables / "problems.parquet").to_pandas()
     tasks = Tasks(args.headline, args.length, args.calculations)
-    return Study(problems, map(grid.parse_cell, args.grid), pairs(args.examples, int)), tasks
+    wanted, examples = map(grid.parse_cell, args.grid), pairs(args.examples, int)
+    return Study(answers(problems), wanted, examples, args.trained_bases), tasks

@@ -11,7 +11,19 @@ from typing import NamedTuple
 
 import numpy
 
-EASE = {"aime24": (-4.0, 2.0), "aime90": (-3.6, 2.0), "amc23": (-1.2, 2.0), "amc83": (-1.2, 2.0), "math500": (0.6, 2.2)}
+from valley import grid
+from valley.analysis.cells import Answers
+from valley.analysis.measures import COLUMNS
+from valley.analysis.paper import is_same_model
+from valley.grading import GRADERS
+
+EASE = {
+    "aime24": (-4.0, 2.0),
+    "aime90": (-3.6, 2.0),
+    "amc23": (-1.2, 2.0),
+    "amc83": (-1.2, 2.0),
+    "math500": (0.6, 2.2),
+}
 OWN = 0.5  # logits by which a problem is easier for a model, and again for one training of it, than for the others
 ABILITY = numpy.linspace(-12, 14, 521)
 
@@ -47,48 +59,61 @@ def ability(accuracy: float, tasks: tuple[str, ...]) -> float:
     return float(numpy.interp(accuracy, rates(tasks), ABILITY))
 
 
-def study(truths: dict[tuple, Truth], tasks: dict[str, tuple[int, int]], headline: tuple[str, ...], noise: float, rng, arithmetic: dict | None = None) -> dict:
-    """Cells, task by task problems × COLUMNS, from a Truth by (model, run, seed).
+def answers(
+    truths: dict[grid.Cell, Truth],
+    tasks: dict[str, tuple[int, int]],
+    headline: tuple[str, ...],
+    noise: float,
+    rng,
+    others: dict[grid.Cell, Truth] | None = None,
+) -> dict[grid.Cell, Answers]:
+    """What cells answer that would do so on all problems of a kind.
 
-    `tasks`: {name: (problems, samples)}. `noise`: standard deviation of a training's accuracy. `arithmetic`: the Truth
-    of tasks outside the headline by the same keys. A base is given, not trained: it has no noise.
+    `tasks`: {name: (problems, samples)}. `noise`: standard deviation of a training's accuracy; a base is given, not
+    trained, and has none. `others`: the Truth on tasks outside the headline.
     """
     from scipy import special
 
-    from valley.quantities import COLUMNS
-
-    sizes = {name: count for name, (count, _) in tasks.items()}
-    draw = lambda scale, count: rng.normal(0, scale, count)  # noqa: E731
-    ease = {task: EASE.get(task, (0.0, 2.0))[0] + draw(EASE.get(task, (0.0, 2.0))[1], n) for task, n in sizes.items()}
-    by_model = {(model, task): draw(OWN, n) for model in dict.fromkeys(key[0] for key in truths) for task, n in sizes.items()}
-    trained: dict = {}
-    cells = {}
-    for key, truth in truths.items():
-        model, run, seed = key
-        whole = (model, run.split("@")[0], seed)
-        moved = 0.0 if run == "base" else trained.setdefault((*whole, "noise"), rng.normal(0, noise))
-        cell = {}
+    middle = {task: EASE.get(task, (0.0, 2.0)) for task in tasks}
+    ease = {task: rng.normal(*middle[task], count) for task, (count, _) in tasks.items()}
+    own: dict = {}  # what is a model's or a training's own
+    made = {}
+    for cell, truth in truths.items():
+        training = (cell.model, cell.parsed.whole, cell.seed)
+        moved = 0.0 if cell.run == "base" else own.setdefault(training, rng.normal(0, noise))
+        found = Answers({}, {}, {}, {})
         for task, (count, samples) in tasks.items():
-            inside = task in headline
-            said = truth if inside or not arithmetic else arithmetic.get(key, truth)
+            said = truth if task in headline or not others else others.get(cell, truth)
             usable = (1 - said.cut) * (1 - said.no_answer)
-            level = ability(min(0.999, max(1e-4, (said.accuracy + moved) / usable)), tuple(headline) if inside else (task,))
-            own = trained.setdefault((*whole, task), draw(OWN, count))
-            rate = special.expit(level + ease[task] + by_model[model, task] + own)
+            wanted = min(0.999, max(1e-4, (said.accuracy + moved) / usable))
+            level = ability(wanted, tuple(headline) if task in headline else (task,)) + ease[task]
+            for whose in ((cell.model, task), (*training, task)):
+                level = level + own.setdefault(whose, rng.normal(0, OWN, count))
             cut = rng.binomial(samples, said.cut, count)
             none = rng.binomial(samples - cut, said.no_answer)
-            correct = rng.binomial(samples - cut - none, rate)
-            cut, none, correct = (counted / samples for counted in (cut, none, correct))
+            correct = rng.binomial(samples - cut - none, special.expit(level)) / samples
             tokens = said.tokens * numpy.exp(rng.normal(-0.08, 0.4, count))
-            reflective = rng.binomial(samples, numpy.full(count, said.reflective)) / samples
-            made = rng.poisson(said.calculations * samples, count) / samples
-            wrong = rng.poisson(said.wrong * samples, count) / samples
-            columns = {"correct": correct, "correct_boxed": correct, "correct_paper": correct, "tokens": tokens, "reflective": reflective,
-                       "tokens_reflective": reflective * (tokens + 2000 * (1 - said.reflective)), "calculations": made,
-                       "wrong_calculations": numpy.minimum(wrong, made), "cut": cut, "no answer": none, "same": numpy.zeros(count)}  # fmt: skip
-            cell[task] = numpy.column_stack([columns[name] for name in COLUMNS])
-        cells[key] = cell
-    return cells
+            reflective = rng.binomial(samples, said.reflective, count) / samples
+            made_, wrong = (
+                rng.poisson(mean * samples, count) / samples for mean in (said.calculations, said.wrong)
+            )
+            columns = {
+                **dict.fromkeys(GRADERS.values(), correct),
+                "tokens": tokens,
+                "reflective": reflective,
+                "tokens_reflective": reflective * (tokens + 2000 * (1 - said.reflective)),
+                "calculations": made_,
+                "wrong_calculations": numpy.minimum(wrong, made_),
+                "truncated": cut / samples,
+                "no answer": none / samples,
+            }
+            found.columns[task] = numpy.column_stack(
+                [columns.get(name, numpy.zeros(count)) for name in COLUMNS]
+            )
+            found.ids[task] = [f"{i:04}" for i in range(count)]
+            found.samples[task] = samples
+        made[cell] = found
+    return made
 
 
 PAPER_TASKS = {"aime24": (30, 8), "amc23": (40, 8), "math500": (500, 4), "arithmetic": (400, 4)}
@@ -96,7 +121,11 @@ HEADLINE = ("aime24", "amc23", "math500")
 
 # What the paper does not print, filled in from its sentences (section 5): accuracies of 0.5B between its two values, and
 # where RL ends (its figure 7 has no numbers).
-FILLED = {("Qwen2.5-0.5B-Instruct", 8000): (7.0, 7600.0), ("Qwen2.5-0.5B-Instruct", 220000): (11.0, 7000.0), ("Qwen2.5-0.5B-Instruct", 0): (14.0, 600.0)}
+FILLED = {
+    ("Qwen2.5-0.5B-Instruct", 8000): (7.0, 7600.0),
+    ("Qwen2.5-0.5B-Instruct", 220000): (11.0, 7000.0),
+    ("Qwen2.5-0.5B-Instruct", 0): (14.0, 600.0),
+}
 RL_ENDS = {  # accuracy after RL from the base, from the smallest size, from a larger one; its 0.5B ends 13 % above the first
     "Qwen2.5-0.5B-Instruct": (0.161, 0.115, 0.182),
     "Qwen2.5-1.5B-Instruct": (0.33, 0.28, 0.41),
@@ -105,24 +134,28 @@ RL_ENDS = {  # accuracy after RL from the base, from the smallest size, from a l
 
 
 def paper_names(config: dict, reference) -> dict[str, str]:
-    """The paper's name of each model of a config that it has, by the last part of its source."""
-    known = {name.lower(): name for name in reference.model.unique()}
-    sources = {model: entry["source"].rsplit("/", 1)[-1].lower() for model, entry in config["models"].items()}
-    return {model: known[source] for model, source in sources.items() if source in known}
+    """The paper's name of each model of a config that it has."""
+    sources = {model: entry["source"].rsplit("/", 1)[-1] for model, entry in config["models"].items()}
+    known = list(reference.model.unique())
+    return {
+        model: paper for model, source in sources.items() for paper in known if is_same_model(source, paper)
+    }
 
 
-def paper_truths(wanted: list[tuple], names: dict[str, str], examples: dict[str, int], reference, effect: bool = True) -> tuple[dict, dict]:
+def paper_truths(
+    wanted: list[tuple], names: dict[str, str], examples: dict[str, int], reference, effect: bool = True
+) -> tuple[dict, dict]:
     """({cell: Truth} of the headline, the same of arithmetic) as the paper has them, for cells (model, run, seed).
 
     `names`: the paper's name of a model; one that it lacks takes the values of its 1.5B. `reference`: its figure 2.
     Values between its sizes are interpolated in the logarithm of the size, those beyond taken from the nearest. Without
     `effect` nothing happens: each accuracy is the base's, each length twice the base's, all at the claims' thresholds.
     """
-    from valley import grid
-
     curves: dict = {}
     for row in reference.itertuples():
-        accuracy, tokens = FILLED.get((row.model, row.train_examples), (row.accuracy_pct, row.response_tokens))
+        accuracy, tokens = FILLED.get(
+            (row.model, row.train_examples), (row.accuracy_pct, row.response_tokens)
+        )
         curves.setdefault(row.model, {})[row.train_examples] = (accuracy / 100, tokens)
     for (model, size), (accuracy, tokens) in FILLED.items():
         curves.setdefault(model, {})[size] = (accuracy / 100, tokens)
@@ -132,7 +165,10 @@ def paper_truths(wanted: list[tuple], names: dict[str, str], examples: dict[str,
         if not size:
             return curve[0]
         sizes = sorted(filter(None, curve))
-        return tuple(float(numpy.interp(numpy.log(size), numpy.log(sizes), [curve[s][i] for s in sizes])) for i in (0, 1))
+        return tuple(
+            float(numpy.interp(numpy.log(size), numpy.log(sizes), [curve[s][i] for s in sizes]))
+            for i in (0, 1)
+        )
 
     smallest = min((examples[size] for _, run, _ in wanted if (size := grid.parse_run(run).size)), default=0)
     headline, arithmetic = {}, {}
@@ -143,18 +179,32 @@ def paper_truths(wanted: list[tuple], names: dict[str, str], examples: dict[str,
         share = accuracy / base
         if run.rl:
             start = 0 if not size else 1 if size == smallest else 2
-            accuracy, tokens = RL_ENDS.get(names.get(model), [base * gain for gain in (1.12, 1.0, 1.38)])[start], 0.85 * tokens
+            accuracy, tokens = (
+                RL_ENDS.get(names.get(model), [base * gain for gain in (1.12, 1.0, 1.38)])[start],
+                0.85 * tokens,
+            )
         if not effect:
             accuracy, share, tokens = base, 1.0, length * (2 if size else 1)
         long = bool(size)
-        headline[key] = Truth(accuracy, tokens, (0.75 if effect else 0.05) if long else 0.03 if effect else 0.05)
+        headline[key] = Truth(
+            accuracy, tokens, (0.75 if effect else 0.05) if long else 0.03 if effect else 0.05
+        )
         counted = 40.0 if long and effect else 10.0
         wrong = counted * (0.015 if long and effect else 0.02)
-        arithmetic[key] = Truth(min(0.97, 0.75 * share**0.8), (3600.0 if effect else 1200.0) if long else 600.0, 0.0, calculations=counted, wrong=wrong)
+        arithmetic[key] = Truth(
+            min(0.97, 0.75 * share**0.8),
+            (3600.0 if effect else 1200.0) if long else 600.0,
+            0.0,
+            calculations=counted,
+            wrong=wrong,
+        )
     return headline, arithmetic
 
 
 def design(config: dict) -> dict[str, tuple[int, int]]:
     """{task: (problems, samples)} of the grid's tasks; a task without a stated number of problems counts as 100."""
     chosen = {task: config["tasks"][task] for task in config["grid"]["tasks"]}
-    return {task: (entry.get("problems") or entry.get("limit") or 100, entry["samples"]) for task, entry in chosen.items()}
+    return {
+        task: (entry.get("problems") or entry.get("limit") or 100, entry["samples"])
+        for task, entry in chosen.items()
+    }
