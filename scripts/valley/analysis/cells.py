@@ -84,7 +84,7 @@ def answers(problems: pandas.DataFrame) -> dict[Cell, Answers]:
         for task, rows in table.groupby("task", observed=True):
             rows = rows.sort_values("id")
             made.ids[task] = rows.id.tolist()
-            made.columns[task] = rows[list(COLUMNS)].to_numpy(float)
+            made.columns[task] = numpy.array(rows[list(COLUMNS)], float)
             made.samples[task] = int(rows.samples.iat[0])
             made.gold[task] = rows.gold.tolist()
         found[Cell(str(key[0]), str(key[1]), int(key[2]))] = made
@@ -161,14 +161,18 @@ class Study:
         return run != "base" or model in self.trained_bases
 
     def resolve(self, model: str, selector: str, rl: bool = False) -> tuple[list[dict[str, float]], str]:
-        """([weights by run] that a selector stands for, why there are none): one side of a comparison each.
+        """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side each.
 
         `rl`: RL is compared, so sizes are those from which it starts. What is called the largest size must not be the
         smallest of the grid, nor the smallest another; a mean of sizes needs two.
         """
         match = SELECTOR.fullmatch(selector)
         if not match:
-            raise grid.ConfigError(f"{selector!r} is no selector")
+            whole = (
+                grid.along(self.runs(model), selector)[-grid.RL_END :] if grid.parse_run(selector).rl else []
+            )
+            runs = whole or [run for run in self.runs(model) if run == selector]
+            return [dict.fromkeys(runs, 1 / len(runs))] if runs else [], "the grid has no such cells"
         plain, chosen = self.sizes(model), self.sizes(model, match["recipe"], rl)
         least, half = self.count(plain[0]) if plain else 0, len(chosen) // 2
         groups = {

@@ -64,11 +64,8 @@ def lint(claims: dict, schema: Path):
     rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
     for error in jsonschema.Draft202012Validator(rules).iter_errors(claims):
         error = jsonschema.exceptions.best_match([error])
-        hint = (
-            ". YAML reads on, off, yes and no as true and false: quote them"
-            if isinstance(error.instance, bool)
-            else ""
-        )
+        odd = isinstance(error.instance, dict) and not all(isinstance(key, str) for key in error.instance)
+        hint = ". YAML reads on, off, yes and no as true and false: quote them" if odd else ""
         yield f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}{hint}"
         return
     for name, claim in claims.items():
@@ -109,25 +106,22 @@ def decide(
 
 
 def order(known: Known) -> tuple[str, str]:
-    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau of parameters and recovery sizes, by permutation.
+    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau of parameters and recovery, by permutation.
 
-    A model that is back before the first size, or not by the last, is censored there: it ties with others like it and
-    comes before, or after, all that recover within the grid (Gehan's ranks).
+    Recovery is known to lie between two sizes, before the first, or beyond the last: models in one of these intervals
+    tie, and those that are not back within the grid come after all others (Gehan 1965).
     """
     from scipy import stats
 
     points = known.points[known.points.model.isin(known.parameters)]
-    size = points.model.map(known.parameters).to_numpy(float)
     if len(points) < 2:
         return "undecided", "fewer than two models with all their sizes"
-    at = points["at"].to_numpy(float)
-    later = numpy.sign(stats.rankdata(at)[:, None] - stats.rankdata(at))
+    size, ranks = points.model.map(known.parameters).to_numpy(float), stats.rankdata(points.by)
+    later = numpy.sign(ranks[:, None] - ranks)
+    pairs = max(1.0, float(numpy.abs(later).sum()))
 
-    def tau(ours, axis=-1):
-        larger = numpy.sign(ours[..., :, None] - ours[..., None, :])
-        return (larger * later).sum(axis=(-2, -1)) / max(
-            1.0, numpy.sqrt((larger[..., :, :] ** 2).sum(axis=(-2, -1)).max() * (later**2).sum())
-        )
+    def tau(ours: numpy.ndarray, axis: int = -1) -> numpy.ndarray:
+        return (numpy.sign(ours[..., :, None] - ours[..., None, :]) * later).sum(axis=(-2, -1)) / pairs
 
     result = stats.permutation_test(
         (size,),
@@ -137,14 +131,14 @@ def order(known: Known) -> tuple[str, str]:
         vectorized=True,
         rng=numpy.random.default_rng(0),
     )
-    censored = int((points["at"] == math.inf).sum())
-    why = f"tau {result.statistic:+.2f}, p {result.pvalue:.2f}, {len(points)} models, {censored} of them not back within the grid"
-    if result.pvalue > 1 - known.confidence:
-        few = 2 / math.factorial(len(points)) > 1 - known.confidence
-        return "undecided", why + (
-            ": no order of so few models can decide; more models" if few else ": more models"
-        )
-    return "holds" if result.statistic < 0 else "fails", why
+    beyond = int(numpy.isinf(points.by.to_numpy(float)).sum())
+    why = f"tau {result.statistic:+.2f}, p {result.pvalue:.2f}, {len(points)} models, {beyond} of them not back within the grid"
+    if result.pvalue <= 1 - known.confidence:
+        return "holds" if result.statistic < 0 else "fails", why
+    few = 2 / math.factorial(len(points)) > 1 - known.confidence
+    return "undecided", why + (
+        ": no order of so few models can decide; more models" if few else ": more models"
+    )
 
 
 def adds_up(study: Study, known: Known, part: dict) -> tuple[str, str]:
