@@ -1,5 +1,4 @@
-"""Do our base models score what the paper's did? To be asked before any GPU trains: the rest is measured
-against them.
+"""Do our base models score what the paper's did? Asked before any GPU trains.
 
     python scripts/calibrate.py --scores results/qwen2.5-1.5b/base/seed0/scores.json --reference workflow/reference/paper_fig2.csv \\
         --models qwen2.5-1.5b=Qwen2.5-1.5B-Instruct --out /tmp/calibration.csv

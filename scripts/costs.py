@@ -1,5 +1,4 @@
-"""What a study cost and what made it: jobs and times by rule; commits, versions, hardware, GPU-hours and
-seeds.
+"""What a study cost and what made it: times by rule; commits, versions, hardware, GPU-hours, seeds.
 
     python scripts/costs.py --benchmarks benchmarks --results results --models models --out /tmp/costs.csv \\
         --provenance /tmp/provenance.json
@@ -41,9 +40,7 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
 
 
 def provenance(results: Path) -> dict:
-    """What the records of all cells say of their making: every value that occurs, and the GPU-hours of
-    training and generation.
-    """
+    """What the records of all cells say of their making: every value that occurs, and the GPU-hours."""
     trained = [records.read_json(file) for file in sorted(results.glob("*/*/seed*/train.json"))]
     generated = [
         records.parquet_provenance(file) for file in sorted(results.glob("*/*/seed*/responses/*.parquet"))

@@ -1,5 +1,4 @@
-"""Pick stored responses for the page: of every outcome, of every disagreement of the graders, and the same
-problem at three sizes.
+"""Pick stored responses for the page: every outcome, every dispute of graders, a problem at three sizes.
 
     python scripts/examples.py --results results --cells S/base/0 S/sft-64/0 --out /tmp/examples.parquet
 
@@ -68,8 +67,7 @@ def of_each_kind(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def beside(cells: dict[str, pandas.DataFrame]) -> list[pandas.DataFrame]:
-    """The first sample of PROBLEMS problems in the cells of base, smallest and largest size (in this order),
-    one model.
+    """The first sample of PROBLEMS problems in base, smallest and largest size (in this order), one model.
 
     Problems that the base solves and the smallest size does not come first: they show what went wrong.
     """

@@ -102,7 +102,7 @@ CURVE = {**PLAIN, **RL}
     ("claim", "part", "holds", "fails", "undecided"),
     [
         ("C1", "loss", PLAIN, PLAIN | {"sft-8k": 0.7}, PLAIN | {"sft-8k": 0.5}),
-        ("C1", "depth", PLAIN | {"sft-8k": 0.1}, PLAIN | {"sft-8k": 0.3}, PLAIN | {"sft-8k": 0.2}),
+        ("C1", "depth", PLAIN | {"sft-8k": 0.1}, PLAIN | {"sft-8k": 0.3}, PLAIN | {"sft-8k": 0.17}),
         ("C2", "recovery", PLAIN, PLAIN | {"sft-220k": 0.1}, PLAIN | {"sft-220k": 0.2}),
         ("C2", "gain", PLAIN, PLAIN | {"sft-220k": 0.3}, PLAIN | {"sft-220k": 0.5}),
         ("C3", "efficiency", PLAIN, PLAIN | {"sft-220k": 0.1}, PLAIN | {"sft-220k": 0.156}),

@@ -44,7 +44,7 @@ def study(
                         drawn.normal(1000, 100, problems) + length,
                     )
                     rows += [{"model": model, "run": name, "seed": seed, "task": task, "id": f"{prefix}{i}", "samples": samples,
-                              **dict.fromkeys(COLUMNS, 0.0), "correct": c, "correct_paper": c, "tokens": t} for i, (c, t) in
+                              **dict.fromkeys(COLUMNS, 0.0), "gold": answer, "correct": c, "correct_paper": c, "tokens": t} for i, (c, t) in
                              enumerate(zip(solved, tokens, strict=True))]  # fmt: skip
     report = folder / "report"
     records.write_parquet(report / "tables/problems.parquet", rows)
@@ -55,12 +55,6 @@ def study(
     }  # fmt: skip
     records.write_json(report / "config.json", config)
     (report / "finding.txt").write_text("a finding\n")
-    gold = [
-        {"task": task, "id": f"{prefix}{i}", "gold": answer}
-        for task, (n, _) in SIZES.items()
-        for i in range(n)
-    ]
-    records.write_parquet(folder / "results/m/base/seed0/grades.parquet", gold)
     return folder
 
 

@@ -13,7 +13,7 @@ import seaborn
 from valley import records
 
 KINDS = {"paired": ("#0173b2", "paired problem by problem"), "unpaired": ("#de8f05", "unpaired: other problems"),
-         "one side": ("#029e73", "interval of the study alone")}  # fmt: skip
+         "one side": ("#029e73", "samples and training noise of both")}  # fmt: skip
 seaborn.set_theme(context="paper", style="whitegrid", palette="colorblind")
 
 

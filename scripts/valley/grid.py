@@ -118,9 +118,7 @@ def along(runs: list[str], whole: str) -> list[str]:
 
 
 def cells(config: dict) -> list[Cell]:
-    """All cells that `grid.cells` asks for, each once, with the RL checkpoints that
-    `rl.checkpoints` adds.
-    """
+    """All cells that `grid.cells` asks for, each once, and the checkpoints that `rl.checkpoints` adds."""
     found: dict[Cell, None] = {}
     for block in config["grid"]["cells"]:
         for model in block["models"]:

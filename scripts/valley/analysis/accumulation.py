@@ -1,5 +1,4 @@
-"""Do errors add up over the steps of a response? The hypothesis p^k, fitted and put to the test, and where
-errors fall.
+"""Do errors add up over the steps of a response? p^k fitted and put to the test, and where errors fall.
 
 If each calculation were right with the same probability p whatever came before, a response with k
 calculations would be right with probability p^k (paper, section 7: "errors add up with length"). The fit says
@@ -95,9 +94,7 @@ def worst(
 
 
 def binned(values: numpy.ndarray) -> numpy.ndarray:
-    """The bin of each value, 0 and up: at most BINS of about equal counts, equal values together, none below
-    FEWEST.
-    """
+    """The bin of each value: at most BINS of about equal counts, equal values together, none below FEWEST."""
     wanted = max(1, min(BINS, len(values) // FEWEST))
     edges = numpy.unique(numpy.quantile(values, numpy.linspace(0, 1, wanted + 1)[1:-1], method="higher"))
     bins = numpy.searchsorted(edges, values, side="left")
@@ -111,8 +108,7 @@ def binned(values: numpy.ndarray) -> numpy.ndarray:
 
 
 def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 0.95) -> list[dict]:
-    """Probability that the j-th calculation is the first wrong one, given that all before were right, by bins
-    of j.
+    """Probability that the j-th calculation is wrong, all before being right, by bins of j.
 
     `first_wrong` is NaN for a response without a wrong calculation. p^k says the hazard is the same for all
     j. Intervals are Wilson's, over calculations.
@@ -144,8 +140,7 @@ def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 
 
 
 def add_up(rows: pandas.DataFrame, confidence: float) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """Tables `accumulation` and `hazard`, a row (or one a bin) a model and run, from responses that gave an
-    answer.
+    """Tables `accumulation` and `hazard`, a row (or one a bin) a run, from responses that gave an answer.
 
     `independent` is the accuracy that the error rate per calculation would give were all calculations needed
     and errors independent: far from `accuracy`, the calculations are not what goes wrong, or are mended.

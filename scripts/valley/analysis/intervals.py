@@ -19,9 +19,7 @@ PRIOR_FREEDOM = 10  # what the prior of the training noise weighs, in degrees of
 
 
 def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
-    """Unbiased pass@k: mean over problems of 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, equation 1); needs k
-    ≤ n.
-    """
+    """Unbiased pass@k, mean over problems of 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, eq. 1); k ≤ n."""
     from scipy.special import comb
 
     if not 1 <= k <= samples:
@@ -29,25 +27,34 @@ def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
     return float(numpy.mean(1 - comb(samples - numpy.asarray(solved), k, exact=False) / comb(samples, k)))
 
 
-def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of avg@k for these very problems, were they sampled anew.
+def samples_variance(benchmarks: list[tuple[numpy.ndarray, int]]) -> float:
+    """Variance of the mean accuracy of benchmarks, (solved counts, k) each, were these very problems sampled anew.
 
-    Normal, with the posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)):
-    the plain variance is zero wherever all k samples agree, and a zero spread of few samples is no certainty.
+    The posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)): the plain variance is
+    zero wherever all k samples agree, and a zero spread of few samples is no certainty.
     """
     from scipy import stats
 
+    parts = [stats.beta.var(c + 0.5, k - c + 0.5).sum() / len(c) ** 2 for c, k in benchmarks]
+    return float(sum(parts)) / len(parts) ** 2
+
+
+def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Normal interval of avg@k for these very problems, were they sampled anew."""
     solved = numpy.asarray(solved)
-    variance = stats.beta.var(solved + 0.5, samples - solved + 0.5).sum() / len(solved) ** 2
-    mean, half = solved.mean() / samples, stats.norm.ppf(0.5 + confidence / 2) * variance**0.5
-    return max(0.0, float(mean - half)), min(1.0, float(mean + half))
+    whole = Interval(
+        float(solved.mean()) / samples,
+        ((samples_variance([(solved, samples)]), math.inf),),
+        least=0.0,
+        most=1.0,
+    )
+    return whole.ends(confidence)
 
 
 def over_problems(
     benchmarks: list[tuple[numpy.ndarray, int]], confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of the mean accuracy of benchmarks, were other problems of their kind drawn: (solved counts,
-    k) each.
+    """Interval of the mean accuracy of benchmarks, (solved counts, k) each, were other problems drawn.
 
     Student's t, benchmark by benchmark as for a change. One whose accuracy is below FEW or above 1 − FEW, where that
     covers badly, or with a single problem, enters with an exact binomial interval instead.
@@ -103,8 +110,7 @@ def totals(values: numpy.ndarray, problem: numpy.ndarray) -> numpy.ndarray:
 def ratio(
     top: numpy.ndarray, bottom: numpy.ndarray, problem: numpy.ndarray, confidence: float = 0.95
 ) -> tuple:
-    """(estimate, low, high) of sum(top) / sum(bottom), two values a response; Nones where the bottom is
-    nothing.
+    """(estimate, low, high) of sum(top) / sum(bottom), two values a response; Nones over nothing.
 
     A mean (bottom all 1), a mean over some responses (bottom 0 or 1), a rate per calculation. Normal
     interval, linearised, over problems as clusters: samples of one problem are no independent responses

@@ -12,9 +12,7 @@ HALVINGS = 4  # the budgets: the largest limit, and half of it so many times
 
 
 def drop(problems: pandas.DataFrame, headline: list[str]) -> pandas.DataFrame:
-    """`share`, `change` against the base of the same model and seed, and `of_solved`, a row a cell and
-    outcome class.
-    """
+    """`share`, `change` against the same model's and seed's base, `of_solved`: a row a cell and outcome."""
     classes = list(grading.OUTCOMES)
     table = problems[problems.task.isin(headline)]
     keys = ["model", "seed", "task", "id"]

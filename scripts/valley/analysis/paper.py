@@ -25,8 +25,7 @@ def is_same_model(ours: str, paper: str) -> bool:
 def beside_paper(
     cells: pandas.DataFrame, reference: pandas.DataFrame, names: dict[str, str]
 ) -> pandas.DataFrame:
-    """The paper's values of our models, ours of the first seed beside them by the paper's verdict; a row a
-    size.
+    """The paper's values of our models, our first seed's by the paper's grader beside them; a row a size.
 
     `examples` is ours where the two agree within a tenth (220k is all that is left of the traces, there and
     here).

@@ -62,9 +62,7 @@ def crossings(scores: dict[Cell, dict]) -> pandas.DataFrame:
 
 
 def end_points(cells: pandas.DataFrame) -> pandas.DataFrame:
-    """Cells with every RL run's checkpoints replaced by one row: the mean of the last three (the run itself
-    is the last).
-    """
+    """Cells with each RL run's checkpoints replaced by one row, the mean of the last three (it is the last)."""
     numeric = [c for c in cells.select_dtypes("number").columns if c not in ("seed", "step", "examples")]
     kept = [cells[cells.stage != "rl"]]
     rl = cells[cells.stage == "rl"].assign(whole=lambda t: [grid.parse_run(run).whole for run in t.run])
@@ -78,9 +76,7 @@ def end_points(cells: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
-    """One row a model, run and task: mean over seeds with extremes and t interval, beside the base of the
-    same seeds.
-    """
+    """One row a model, run and task: mean over seeds, extremes, t interval, beside the same seeds' base."""
     rows = []
     ends = end_points(cells)
     base = ends[ends.stage == "base"].set_index(["model", "seed", "task"]).accuracy
@@ -125,9 +121,7 @@ def short(value: float) -> str:
 
 
 def finding(table: pandas.DataFrame) -> str:
-    """One sentence a model on all its seeds: base, the smallest size, and how many seeds are above the base
-    at the largest.
-    """
+    """One sentence a model: base, the smallest size, and how many seeds are above the base at the largest."""
     sentences = []
     for model, group in table.groupby("model", sort=False):
         base = group[group.stage == "base"]
@@ -147,8 +141,7 @@ def finding(table: pandas.DataFrame) -> str:
 
 
 def replicates(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
-    """How far two trainings of the same cell differ: a row a model and measure, where it has PAIRS pairs of
-    seeds or more.
+    """How far two trainings of a cell differ: a row a model and measure with PAIRS pairs of seeds or more.
 
     `sd` of one run, pooled over the runs with several seeds; `band`: what the difference of two such runs
     stays within.
@@ -193,8 +186,7 @@ def subsets(cards: list[Path]) -> pandas.DataFrame:
 
 
 def latex(table: pandas.DataFrame) -> str:
-    """Accuracy in percent by model and run as a LaTeX table (booktabs): the mean, and in brackets the lowest
-    and highest seed.
+    """Accuracy in percent by model and run as a LaTeX table (booktabs), lowest and highest seed in brackets.
 
     With one seed the brackets hold the interval over problems.
     """
