@@ -11,7 +11,7 @@ PARTITION ?= gpu
 REQUEST ?= --gpus=1
 CANARY = $(if $(findstring miniature,$(STUDY)),config/canary-miniature.yaml,config/canary.yaml)
 
-.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page figures release compare lock
+.PHONY: demo test test-slow test-slurm lint format plan power fetch-check calibrate doctor canary status regrade page figures release compare lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -58,6 +58,10 @@ format: $(VENV)/complete
 
 plan: $(VENV)/complete  ## jobs, GPU-hours, wall time and disk: make plan STUDY="--configfile config/one-gpu.yaml" GPUS=1
 	$(BIN)/python scripts/plan.py $(STUDY) --gpus $(GPUS)
+	$(BIN)/python scripts/power.py $(STUDY) --brief --repetitions 20
+
+power: $(VENV)/complete  ## what this study could decide: the odds of every verdict, before any data: make power STUDY=
+	$(BIN)/python scripts/power.py $(STUDY)
 
 fetch-check: $(VENV)/complete  ## licences, token, pins and disk, before anything is downloaded
 	$(BIN)/python scripts/fetch_check.py $(STUDY)

@@ -114,6 +114,7 @@ rule claims:
     input:
         script="scripts/claims.py",
         claims="workflow/reference/claims.yaml",
+        schema="workflow/schemas/claims.schema.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
         cards=CARDS,
@@ -131,11 +132,12 @@ rule claims:
         tables=lambda w: at("report/tables"),
         study=study_flags(),
         parameters=parameters(),
+        known=known_flags(),
     message:
         "Hold the paper's claims against the study"
     shell:
         "python {input.script} --claims {input.claims} --tables {params.tables} {params.study} --parameters {params.parameters} --cards {input.cards}"
-        " 2> {log}"
+        " {params.known} 2> {log}"
 
 
 # Texts for the page: the first seed of every run but the checkpoints along RL.
