@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas
 
 from valley import flags, records
-from valley.analysis import claims, tables
+from valley.analysis import cells, claims, tables
+from valley.analysis.measures import Tasks
 from valley.check import ROOT
 from valley.grid import ConfigError
 
@@ -37,7 +38,8 @@ def main():
         asked = claims.read(args.claims, SCHEMA)
     except ConfigError as error:
         records.fail(args.claims, str(error), f"The language: the head of {args.claims}, and {SCHEMA}")
-    study, tasks = flags.study(args)
+    study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int), args.trained_bases)
+    tasks = Tasks(args.headline, args.length, args.calculations)
     reflective = any(records.read_json(card)["reflective"] > 0 for card in args.cards)
     points, fits = (pandas.read_csv(args.tables / f"{name}.csv") for name in ("recovery", "accumulation"))
     known = claims.Known(

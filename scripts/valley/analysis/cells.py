@@ -226,3 +226,11 @@ class Study:
             for run in runs
         }
         return counted, list(map(str, missing))
+
+
+def load(
+    tables: Path, wanted: list[str], examples: dict[str, int], trained_bases: Iterable[str] = ()
+) -> Study:
+    """The study whose problems lie in a folder of tables; `wanted` are the cells of its grid, model/run/seed."""
+    problems = records.read_parquet(tables / "problems.parquet").to_pandas()
+    return Study(answers(problems), map(grid.parse_cell, wanted), examples, trained_bases)
