@@ -91,10 +91,6 @@ fetch-check: $(VENV)/complete  ## licences, token, pins and disk of the study, b
 	$(SAY)
 	$(BIN)/python scripts/fetch_check.py $(CONFIG)
 
-fetch-check: $(VENV)/complete  ## licences, token, pins and disk of the study, before anything is downloaded
-	$(SAY)
-	$(BIN)/python scripts/fetch_check.py $(CONFIG)
-
 fetch: $(VENV)/complete  ## all that the study needs from the network, which only this step uses
 	$(SAY)
 	$(BIN)/snakemake --profile profiles/local $(CONFIG) -- fetch

@@ -5,10 +5,9 @@
 
 A and B are folders of studies (their report/ is read; a released folder will do) or `paper`. For every cell
 that both have: A, B and B − A, paired problem by problem where both answered the same problems, else unpaired
-and labelled so; seed by seed and over the seeds that both have. Against the paper the paper's grader counts, and
-each cell is `replicated`, `not`, or one `cannot tell`, from samples and training noise on both sides. Prints the
-headline accuracies and writes `compare.csv` (all of it),
-`compare.html` and the figures in it.
+and labelled so; seed by seed and over the seeds that both have. Against the paper the paper's grader counts,
+and each cell is `replicated`, `not`, or one `cannot tell`, from samples and training noise on both sides.
+Prints the headline accuracies and writes `compare.csv` (all of it), `compare.html` and the figures in it.
 """
 
 import re

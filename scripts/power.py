@@ -1,10 +1,12 @@
-"""What could this study decide? For each part of each claim the chance that it holds or fails, before any data.
+"""What could this study decide? For each part of each claim the chance that it holds or fails, before any
+data.
 
     python scripts/power.py --configfile config/one-gpu.yaml --repetitions 100
 
-Forges studies of this very design (models, runs, seeds, problems, samples) in which the paper's effects are true, and
-others in which nothing happens, and holds the claims against them with the code that gives the verdicts. `--seeds`
-tries another number of seeds than the grid's. What the paper has no numbers of is filled in (valley/analysis/forged.py).
+Forges studies of this very design (models, runs, seeds, problems, samples) in which the paper's effects are
+true, and others in which nothing happens, and holds the claims against them with the code that gives the
+verdicts. `--seeds` tries another number of seeds than the grid's. What the paper has no numbers of is filled
+in (valley/analysis/forged.py).
 """
 
 import collections

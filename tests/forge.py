@@ -1,7 +1,8 @@
-"""Forged studies: from stated truths to answers in memory and grades on disk, and the ways in which data deceive.
+"""Forged studies: from stated truths to answers in memory and grades on disk, and the ways in which data
+deceive.
 
-Each way spoils an honest study as the world would: what then looks like a valley, or like recovery, is none. `on_disk`
-writes what grade.py would have written, so that the whole report can be made of it.
+Each way spoils an honest study as the world would: what then looks like a valley, or like recovery, is none.
+`on_disk` writes what grade.py would have written, so that the whole report can be made of it.
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ CLAIMS = yaml.safe_load((REPOSITORY / "workflow/reference/claims.yaml").read_tex
 EXAMPLES = {size: grid.examples_of(CONFIG, size) for size in CONFIG["sizes"]}
 NAMES = forged.paper_names(CONFIG, REFERENCE)
 PARAMETERS = {model: entry["parameters"] for model, entry in CONFIG["models"].items()}
-TASKS = Tasks(list(forged.HEADLINE), ["math500"], ["arithmetic"])
+TASKS = Tasks(list(forged.PAPER_HEADLINE), ["math500"], ["arithmetic"])
 SMALLEST = "sft-8k"
 LARGER = ("sft-64k", "sft-128k", "sft-220k")
 
@@ -47,7 +48,9 @@ def truths(effect: bool = True, seeds: int = 1, rl: bool = False) -> tuple[dict,
 
 def cells(headline: dict, arithmetic: dict, rng, noise: float = 0.0, tasks: dict | None = None) -> dict:
     """Answers that fit the truths."""
-    return forged.answers(headline, tasks or forged.PAPER_TASKS, forged.HEADLINE, noise, rng, arithmetic)
+    return forged.answers(
+        headline, tasks or forged.PAPER_TASKS, forged.PAPER_HEADLINE, noise, rng, arithmetic
+    )
 
 
 def honest(rng, noise: float = 0.0, effect: bool = True, seeds: int = 1, rl: bool = False) -> dict:
@@ -75,7 +78,9 @@ def set_correct(answers: Answers, task: str, values):
 
 
 def truncation_only(rng) -> dict:
-    """A valley of length alone: half of the answers of SFT runs are cut off, what finishes is as right as the base's."""
+    """A valley of length alone: half of the answers of SFT runs are cut off, what finishes is as right as the
+    base's.
+    """
     headline, arithmetic = truths(effect=False)
     for cell, truth in headline.items():
         if cell.run == SMALLEST:
@@ -84,7 +89,9 @@ def truncation_only(rng) -> dict:
 
 
 def grader_bug(rng) -> dict:
-    """A valley of the grader: 40 % of the answers at the smallest size cannot be read, the others are the base's."""
+    """A valley of the grader: 40 % of the answers at the smallest size cannot be read, the others are the
+    base's.
+    """
     headline, arithmetic = truths(effect=False)
     for cell, truth in headline.items():
         if cell.run == SMALLEST:
@@ -93,9 +100,11 @@ def grader_bug(rng) -> dict:
 
 
 def memorised(rng) -> tuple[dict, frozenset]:
-    """Recovery by leaks alone: a quarter of the problems, known by heart at the larger sizes; and which they are."""
+    """Recovery by leaks alone: a quarter of the problems, known by heart at the larger sizes; and which they
+    are.
+    """
     made = honest(rng, effect=False)
-    quarter = {task: forged.PAPER_TASKS[task][0] // 4 for task in forged.HEADLINE}
+    quarter = {task: forged.PAPER_TASKS[task][0] // 4 for task in forged.PAPER_HEADLINE}
     for cell, answers in made.items():
         for task, count in quarter.items() if cell.run in LARGER else ():
             for name in GRADERS.values():
@@ -105,7 +114,9 @@ def memorised(rng) -> tuple[dict, frozenset]:
 
 
 def one_benchmark(rng, task: str = "amc23", left: float = 0.1) -> dict:
-    """A drop in one benchmark alone: of what was right there at the base, `left` is right at the smallest size."""
+    """A drop in one benchmark alone: of what was right there at the base, `left` is right at the smallest
+    size.
+    """
     made = honest(rng, effect=False)
     samples = forged.PAPER_TASKS[task][1]
     for cell, answers in made.items():

@@ -1,4 +1,6 @@
-"""Intervals of paired changes, the noise of training, and rules over several models: do they keep what they promise?"""
+"""Intervals of paired changes, the noise of training, and rules over several models: do they keep what they
+promise?
+"""
 
 import math
 
@@ -13,7 +15,9 @@ DESIGN = ((30, 8), (40, 8), (500, 4))  # problems and samples of AIME, AMC, MATH
 
 
 def paired_rates(rng, bases: tuple, effect: float):
-    """(left, right) rates of the three benchmarks; problems differ in ease, and in how much a change moves them."""
+    """(left, right) rates of the three benchmarks; problems differ in ease, and in how much a change moves
+    them.
+    """
     for (count, samples), base in zip(DESIGN, bases, strict=True):
         ease, moved = rng.normal(0, 2.0, count), rng.normal(effect, 0.8, count)
         level = special.logit(base) * 1.7

@@ -28,8 +28,8 @@ def fit(
 
     `steps` k ≥ 1, `correct` 0 or 1, `problem` an integer label, one each a response. Returns `p`, `p_low`,
     `p_high`, `p_value` of the test that p^k gives the accuracy in every bin of k (None with fewer than two
-    bins), `deviation`: by how much the accuracy of the worst bin is off, with its ends, and `verdict`: `fails`
-    (rejected), `not rejected`, `too few lengths`, or `no spread` where all or none are right.
+    bins), `deviation`: by how much the accuracy of the worst bin is off, with its ends, and `verdict`:
+    `fails` (rejected), `not rejected`, `too few lengths`, or `no spread` where all or none are right.
     """
     from scipy import optimize, stats
 
@@ -82,8 +82,8 @@ def worst(
 ) -> dict:
     """`deviation` of the bin that is furthest off, in accuracy, with its ends.
 
-    It is at most the largest upper end of any bin, and at least the largest lower end at Bonferroni's level: what is
-    expected of the largest of several (intervals.extreme_ends).
+    It is at most the largest upper end of any bin, and at least the largest lower end at Bonferroni's level:
+    what is expected of the largest of several (intervals.extreme_ends).
     """
     deviations, errors = abs(residuals) / responses, numpy.sqrt(covariance.diagonal()) / responses
     bins = [

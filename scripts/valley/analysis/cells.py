@@ -1,7 +1,7 @@
 """The cells of a study in memory, in one form: what each answered, problem by problem.
 
-`by_problem` makes the table `problems` from grades, one row a cell, task and problem with the means over its samples;
-every comparison of cells, within a study and between two, starts from it.
+`by_problem` makes the table `problems` from grades, one row a cell, task and problem with the means over its
+samples; every comparison of cells, within a study and between two, starts from it.
 """
 
 import re
@@ -17,13 +17,19 @@ from valley.analysis.measures import COLUMNS
 from valley.grid import Cell
 
 KEYS = list(Cell._fields)
-GRADES = ["task", "id", "gold", "answer", "tokens", *grading.GRADERS.values(), "outcome", "reflective", "calculations", "wrong_calculations",
-          "first_wrong"]  # fmt: skip
+GRADES = ["task", "id", "gold", "answer", "tokens", *grading.GRADERS.values(), "outcome", "reflective",
+          "calculations", "wrong_calculations", "first_wrong"]  # fmt: skip
 # What stands for runs in place of their names, so that one sentence holds for studies of any sizes.
 SELECTOR = re.compile(
     r"(?P<size>base|smallest|largest|each size|last three sizes|larger sizes|smaller sizes)"
     rf"(\.(?P<recipe>[a-z0-9]+))?(?P<rl>\+rl(?P<when>{grid.ALONG}| throughout)?)?"
 )
+
+
+def is_of_rl(selector: str) -> bool:
+    """True for a selector, or a run's name, that stands for RL runs."""
+    match = SELECTOR.fullmatch(selector)
+    return bool(match["rl"]) if match else grid.parse_run(selector).rl
 
 
 def load_grades(paths: list[Path]) -> pandas.DataFrame:
@@ -106,8 +112,9 @@ def pooled(several: list[Answers]) -> Answers:
 class Study:
     """The cells of a study, and what its grid asks for.
 
-    `trained_bases`: the models whose base is trained here, one for each seed; a given base stands beside all seeds.
-    `copies`: pairs of cells with the same responses to the last token; of trainings that are copies one counts.
+    `trained_bases`: the models whose base is trained here, one for each seed; a given base stands beside all
+    seeds. `copies`: pairs of cells with the same responses to the last token; of trainings that are copies
+    one counts.
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class Study:
         self.cells, self.wanted, self.examples = answered, dict.fromkeys(wanted), examples
         self.models = list(dict.fromkeys(cell.model for cell in self.wanted))
         self.trained_bases, self.copies, self.other_gold = set(trained_bases), {}, set()
-        self.remembered: dict = {}  # what estimates.py has worked out of single cells, and the noise of training
+        self.remembered: dict = {}  # what estimates.py has worked out, by what it is
         first, order, gold = {}, {}, {}
         for cell, made in answered.items():
             for task, ids in made.ids.items():
@@ -161,10 +168,11 @@ class Study:
         return run != "base" or model in self.trained_bases
 
     def resolve(self, model: str, selector: str, rl: bool = False) -> tuple[list[dict[str, float]], str]:
-        """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side each.
+        """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side
+        each.
 
-        `rl`: RL is compared, so sizes are those from which it starts. What is called the largest size must not be the
-        smallest of the grid, nor the smallest another; a mean of sizes needs two.
+        `rl`: RL is compared, so sizes are those from which it starts. What is called the largest size must
+        not be the smallest of the grid, nor the smallest another; a mean of sizes needs two.
         """
         match = SELECTOR.fullmatch(selector)
         if not match:
@@ -194,7 +202,9 @@ class Study:
         return [], one or "the grid has no such cells"
 
     def _along(self, model: str, start: str, when: str | None) -> list[dict[str, float]]:
-        """RL from a start: its end (mean of the last RL_END checkpoints), each checkpoint (`@`), or their mean."""
+        """RL from a start: its end (mean of the last RL_END checkpoints), each checkpoint (`@`), or their
+        mean.
+        """
         steps = grid.along(self.runs(model), grid.continued(start))
         if when == grid.ALONG:
             return [{run: 1.0} for run in steps]
@@ -202,8 +212,8 @@ class Study:
         return [dict.fromkeys(steps, 1 / len(steps))] if steps else []
 
     def seeds(self, model: str, runs: list[str]) -> tuple[dict[str, list[int]], list[str]]:
-        """({run: the seeds of it that count}, missing cells): of trained runs the seeds that all have, of a given
-        base all of its own.
+        """({run: the seeds of it that count}, missing cells): of trained runs the seeds that all have, of a
+        given base all of its own.
         """
         trained = [run for run in runs if self.is_trained(model, run)]
         common = set.intersection(*(set(self.runs_of[model].get(run, [])) for run in trained or runs))

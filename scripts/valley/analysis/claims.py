@@ -1,8 +1,9 @@
-"""What the paper claims, held against a study: the language of claims.yaml, and the verdict on every part of it.
+"""What the paper claims, held against a study: the language of claims.yaml, and the verdict on every part of
+it.
 
-A part speaks of several models at once; its rule, written beside it before any data, says how many must agree. Verdicts
-count the noise of training; what the trainings of this study show by themselves stands beside them. How intervals and
-rules work: intervals.py; what could make a verdict mean something else: sanity.py.
+A part speaks of several models at once; its rule, written beside it before any data, says how many must
+agree. Verdicts count the noise of training; what the trainings of this study show by themselves stands beside
+them. How intervals and rules work: intervals.py; what could make a verdict mean something else: sanity.py.
 """
 
 import math
@@ -40,7 +41,9 @@ class Known(NamedTuple):
     confidence: float = 0.95
 
     def of(self, part: dict) -> Tasks:
-        """The tasks a part looks at: those whose calculations are counted in place of all others where it says so."""
+        """The tasks a part looks at: those whose calculations are counted in place of all others where it
+        says so.
+        """
         return Tasks(*[self.tasks.calculations] * 3) if part.get("tasks") == "calculations" else self.tasks
 
 
@@ -57,7 +60,9 @@ def read(path: Path, schema: Path) -> dict:
 
 
 def lint(claims: dict, schema: Path):
-    """Sentences on what is wrong with claims: keys, types and selectors by the schema, and what a schema cannot say."""
+    """Sentences on what is wrong with claims: keys, types and selectors by the schema, and what a schema
+    cannot say.
+    """
     import jsonschema
     import yaml
 
@@ -106,10 +111,11 @@ def decide(
 
 
 def order(known: Known) -> tuple[str, str]:
-    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau of parameters and recovery, by permutation.
+    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau of parameters and recovery, by
+    permutation.
 
-    Recovery is known to lie between two sizes, before the first, or beyond the last: models in one of these intervals
-    tie, and those that are not back within the grid come after all others (Gehan 1965).
+    Recovery is known to lie between two sizes, before the first, or beyond the last: models in one of these
+    intervals tie, and those that are not back within the grid come after all others (Gehan 1965).
     """
     from scipy import stats
 
@@ -142,7 +148,9 @@ def order(known: Known) -> tuple[str, str]:
 
 
 def adds_up(study: Study, known: Known, part: dict) -> tuple[str, str]:
-    """(verdict, why) of p^k: is the largest deviation of any number of calculations surely within what is allowed?"""
+    """(verdict, why) of p^k: is the largest deviation of any number of calculations surely within what is
+    allowed?
+    """
     table = known.fits.set_index(["model", "run"])
     verdicts, said = [], []
     for model in asked_of(study, part):

@@ -1,7 +1,9 @@
-"""Two studies as sides of a comparison: their cells, whether they answered the same problems, how far they differ.
+"""Two studies as sides of a comparison: their cells, whether they answered the same problems, how far they
+differ.
 
-Several training seeds of a cell are pooled: their means over samples are averaged, their samples add up. Against the
-paper the paper's grader counts, and both sides answered the same problems: what may differ is samples and trainings.
+Several training seeds of a cell are pooled: their means over samples are averaged, their samples add up.
+Against the paper the paper's grader counts, and both sides answered the same problems: what may differ is
+samples and trainings.
 """
 
 import math
@@ -107,7 +109,8 @@ def restricted(cell: Answers, tasks) -> Answers:
 def change(
     left: Answers, right: Answers, headline: list[str], same: set[str], grader: str, confidence: float
 ) -> dict[str, tuple]:
-    """(kind, difference, low, high) of accuracy for every task that both cells have and for the headline mean.
+    """(kind, difference, low, high) of accuracy for every task that both cells have and for the headline
+    mean.
 
     Right minus left: paired over problems for the tasks in `same`, and for the mean when all its tasks are.
     """
@@ -125,7 +128,9 @@ def change(
 
 
 def longer(left: Answers, right: Answers, tasks: list[str], same: set[str], confidence: float) -> tuple:
-    """(difference, low, high) of the mean length over tasks, right minus left; paired when all tasks are in `same`."""
+    """(difference, low, high) of the mean length over tasks, right minus left; paired when all tasks are in
+    `same`.
+    """
     sides = lengths(right, tasks), lengths(left, tasks)
     paired = set(tasks) <= same
     whole = intervals.mean([b - a for b, a in zip(*sides, strict=True)]) if paired else apart(*sides)
@@ -164,7 +169,9 @@ def paper_cells(side: Side, reference: pandas.DataFrame) -> tuple[dict[tuple[str
 
 
 def cell_rows(a: Side, b: Side, name: tuple[str, str], confidence: float) -> list[dict]:
-    """Rows of one cell of two studies: tasks and headline mean, over seeds and, where there are several, seed by seed."""
+    """Rows of one cell of two studies: tasks and headline mean, over seeds and, where there are several, seed
+    by seed.
+    """
     left, right = a.cells[name], b.cells[name]
     common = sorted(left.keys() & right.keys())
     groups = {"all": (common or sorted(left), common or sorted(right))}
@@ -217,8 +224,8 @@ def replication(
 ) -> Interval:
     """Our accuracy minus the paper's, each what its samples and trainings make of the same problems.
 
-    The paper's samples are taken to vary as ours do on one training. `trainings`: ours, and the paper's (0 of a base that
-    nobody trained). Nothing here is over problems: both sides answered the same.
+    The paper's samples are taken to vary as ours do on one training. `trainings`: ours, and the paper's (0 of
+    a base that nobody trained). Nothing here is over problems: both sides answered the same.
     """
     once = [cell.samples[task] // max(1, trainings[0]) for task in side.headline]
     ours = intervals.samples_variance([(cell.solved(t, side.grader), cell.samples[t]) for t in side.headline])

@@ -1,8 +1,9 @@
-"""Quantities on cells with their variances: a measure of one side, its difference from another's, or their ratio.
+"""Quantities on cells with their variances: a measure of one side, its difference from another's, or their
+ratio.
 
-A side is a weighted mean of cells: a run over its training seeds, the end of an RL run, the last three sizes. The
-variance over problems is that of its values by problem, that over trainings is pooled over the whole study. What they
-rest on: docs/statistics.md.
+A side is a weighted mean of cells: a run over its training seeds, the end of an RL run, the last three sizes.
+The variance over problems is that of its values by problem, that over trainings is pooled over the whole
+study. What they rest on: docs/statistics.md.
 """
 
 import collections
@@ -15,7 +16,7 @@ import numpy
 
 from valley import grid
 from valley.analysis import intervals
-from valley.analysis.cells import Answers, Study
+from valley.analysis.cells import Answers, Study, is_of_rl
 from valley.analysis.intervals import Interval
 from valley.analysis.measures import RELATIVE, SHARES, Tasks, measured, tasks_of
 from valley.grid import HEADLINE, Cell
@@ -24,7 +25,9 @@ STEP = 1e-30  # of the complex steps that give gradients: any will do, nothing c
 
 
 class Side(NamedTuple):
-    """A measure of a weighted mean of cells: its value, its linear part problem by problem, what trainings it holds."""
+    """A measure of a weighted mean of cells: its value, its linear part problem by problem, what trainings it
+    holds.
+    """
 
     value: float
     by_problem: dict[
@@ -78,7 +81,9 @@ def side(
 
 @functools.cache
 def residuals(count: int, sizes: tuple | None = None) -> numpy.ndarray:
-    """Orthonormal contrasts, one a column, of `count` seeds from their mean, or of cells from a parabola in log size."""
+    """Orthonormal contrasts, one a column, of `count` seeds from their mean, or of cells from a parabola in
+    log size.
+    """
     design = numpy.vander(numpy.log(sizes), 3) if sizes else numpy.ones((count, 1))
     return numpy.linalg.qr(design, mode="complete")[0][:, design.shape[1] :]
 
@@ -86,8 +91,8 @@ def residuals(count: int, sizes: tuple | None = None) -> numpy.ndarray:
 def noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple[float, float]:
     """(variance of one training, degrees of freedom), of a share in its own unit, else relative to the value.
 
-    From contrasts between the seeds of a run, and of each model's curve around a parabola in log size. The smallest
-    size is left out of the curves: what happens there is the effect, not its noise.
+    From contrasts between the seeds of a run, and of each model's curve around a parabola in log size. The
+    smallest size is left out of the curves: what happens there is the effect, not its noise.
     """
     key = ("noise", measure, str(tasks), grader)
     if key in study.remembered:
@@ -152,7 +157,9 @@ def combined(
 
 
 class Row(NamedTuple):
-    """A comparison of one model: the weights by run of both sides, its estimate (None while cells are missing)."""
+    """A comparison of one model: the weights by run of both sides, its estimate (None while cells are
+    missing).
+    """
 
     model: str
     left: dict[str, float]
@@ -168,7 +175,9 @@ class Row(NamedTuple):
 
 
 def named(weights: dict[str, float]) -> str:
-    """A side's name: its run (the end of an RL run by the run), or the first and last of those it is the mean of."""
+    """A side's name: its run (the end of an RL run by the run), or the first and last of those it is the mean
+    of.
+    """
     runs = list(weights)
     return (
         runs[-1] if len({grid.parse_run(r).whole for r in runs}) == 1 else f"mean of {runs[0]} … {runs[-1]}"
@@ -203,7 +212,7 @@ def compared(
 ) -> tuple[list[Row], list[str], str]:
     """(comparisons, missing cells, why there is none) of what a part of a claim compares for a model."""
     how = next((key for key in ("minus", "over") if key in part), "value")
-    rl = any("+rl" in part.get(key, "") for key in ("of", "minus", "over"))
+    rl = any(is_of_rl(part[key]) for key in ("of", "minus", "over") if key in part)
     left, why = study.resolve(model, part["of"], rl)
     right, why_right = study.resolve(model, part[how], rl) if how in part else ([None], "")
     pairs = list(itertools.product(left, right))
@@ -225,7 +234,8 @@ def changes(
 ) -> dict[str, tuple[float, float, float]]:
     """(left − right, low, high) in accuracy for every task that both answered and for the headline mean.
 
-    The paired change of two cells, over problems: tables, claims and comparisons all have theirs from `combined`.
+    The paired change of two cells, over problems: tables, claims and comparisons all have theirs from
+    `combined`.
     """
     groups = {task: [task] for task in left.columns if task in right.columns}
     groups |= {HEADLINE: headline} if headline and set(headline) <= set(groups) else {}

@@ -1,9 +1,10 @@
-"""Studies whose truth is known: responses drawn from stated accuracies, lengths and noise, as cells in memory.
+"""Studies whose truth is known: responses drawn from stated accuracies, lengths and noise, as cells in
+memory.
 
-What `make power` and the tests forge: every problem is easy or hard for all cells alike, a little more so for some
-models and some trainings, and k samples of it are right with one probability. The training of a cell moves its
-accuracy by a normal error. The three benchmarks of the paper differ by a fixed amount of difficulty, so that one
-accuracy, the mean of them, gives all three.
+What `make power` and the tests forge: every problem is easy or hard for all cells alike, a little more so for
+some models and some trainings, and k samples of it are right with one probability. The training of a cell
+moves its accuracy by a normal error. The three benchmarks of the paper differ by a fixed amount of
+difficulty, so that one accuracy, the mean of them, gives all three.
 """
 
 import functools
@@ -24,12 +25,14 @@ EASE = {
     "amc83": (-1.2, 2.0),
     "math500": (0.6, 2.2),
 }
-OWN = 0.5  # logits by which a problem is easier for a model, and again for one training of it, than for the others
+OWN = 0.5  # logits by which a problem is easier for a model, and again for one training, than for the others
 ABILITY = numpy.linspace(-12, 14, 521)
 
 
 class Truth(NamedTuple):
-    """What a cell would do on all problems of a kind: accuracy (mean over its tasks), tokens, and what else is counted."""
+    """What a cell would do on all problems of a kind: accuracy (mean over its tasks), tokens, and what else
+    is counted.
+    """
 
     accuracy: float
     tokens: float = 1000.0
@@ -69,8 +72,8 @@ def answers(
 ) -> dict[grid.Cell, Answers]:
     """What cells answer that would do so on all problems of a kind.
 
-    `tasks`: {name: (problems, samples)}. `noise`: standard deviation of a training's accuracy; a base is given, not
-    trained, and has none. `others`: the Truth on tasks outside the headline.
+    `tasks`: {name: (problems, samples)}. `noise`: standard deviation of a training's accuracy; a base is
+    given, not trained, and has none. `others`: the Truth on tasks outside the headline.
     """
     from scipy import special
 
@@ -117,16 +120,16 @@ def answers(
 
 
 PAPER_TASKS = {"aime24": (30, 8), "amc23": (40, 8), "math500": (500, 4), "arithmetic": (400, 4)}
-HEADLINE = ("aime24", "amc23", "math500")
+PAPER_HEADLINE = ("aime24", "amc23", "math500")
 
-# What the paper does not print, filled in from its sentences (section 5): accuracies of 0.5B between its two values, and
-# where RL ends (its figure 7 has no numbers).
+# What the paper does not print, filled in from its sentences (section 5): accuracies of 0.5B between its two
+# values, and where RL ends (its figure 7 has no numbers).
 FILLED = {
     ("Qwen2.5-0.5B-Instruct", 8000): (7.0, 7600.0),
     ("Qwen2.5-0.5B-Instruct", 220000): (11.0, 7000.0),
     ("Qwen2.5-0.5B-Instruct", 0): (14.0, 600.0),
 }
-RL_ENDS = {  # accuracy after RL from the base, from the smallest size, from a larger one; its 0.5B ends 13 % above the first
+RL_ENDS = {  # accuracy after RL from the base, the smallest size, a larger one: 0.5B ends 13 % above the first
     "Qwen2.5-0.5B-Instruct": (0.161, 0.115, 0.182),
     "Qwen2.5-1.5B-Instruct": (0.33, 0.28, 0.41),
     "Qwen2.5-3B-Instruct": (0.43, 0.37, 0.53),
@@ -145,11 +148,13 @@ def paper_names(config: dict, reference) -> dict[str, str]:
 def paper_truths(
     wanted: list[tuple], names: dict[str, str], examples: dict[str, int], reference, effect: bool = True
 ) -> tuple[dict, dict]:
-    """({cell: Truth} of the headline, the same of arithmetic) as the paper has them, for cells (model, run, seed).
+    """({cell: Truth} of the headline, the same of arithmetic) as the paper has them, for cells (model, run,
+    seed).
 
-    `names`: the paper's name of a model; one that it lacks takes the values of its 1.5B. `reference`: its figure 2.
-    Values between its sizes are interpolated in the logarithm of the size, those beyond taken from the nearest. Without
-    `effect` nothing happens: each accuracy is the base's, each length twice the base's, all at the claims' thresholds.
+    `names`: the paper's name of a model; one that it lacks takes the values of its 1.5B. `reference`: its
+    figure 2. Values between its sizes are interpolated in the logarithm of the size, those beyond taken from
+    the nearest. Without `effect` nothing happens: each accuracy is the base's, each length twice the base's,
+    all at the claims' thresholds.
     """
     curves: dict = {}
     for row in reference.itertuples():
@@ -202,7 +207,9 @@ def paper_truths(
 
 
 def design(config: dict) -> dict[str, tuple[int, int]]:
-    """{task: (problems, samples)} of the grid's tasks; a task without a stated number of problems counts as 100."""
+    """{task: (problems, samples)} of the grid's tasks; a task without a stated number of problems counts as
+    100.
+    """
     chosen = {task: config["tasks"][task] for task in config["grid"]["tasks"]}
     return {
         task: (entry.get("problems") or entry.get("limit") or 100, entry["samples"])

@@ -1,9 +1,10 @@
 """Intervals and one-sided tests: over samples, problems and trainings, and over several models at once.
 
-What an interval is over is said in its name. A mean over problems has Student's t interval on its values by problem, a
-change on the differences of two cells; the noise of a training, of which one training knows nothing, comes from all
-cells of a study and a prior. Accuracies are kept as solved counts, an array of c_i correct responses out of k for every
-problem of a benchmark, or as rates c_i / k. Methods, assumptions and sources: docs/statistics.md.
+What an interval is over is said in its name. A mean over problems has Student's t interval on its values by
+problem, a change on the differences of two cells; the noise of a training, of which one training knows
+nothing, comes from all cells of a study and a prior. Accuracies are kept as solved counts, an array of c_i
+correct responses out of k for every problem of a benchmark, or as rates c_i / k. Methods, assumptions and
+sources: docs/statistics.md.
 """
 
 import math
@@ -28,10 +29,11 @@ def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
 
 
 def samples_variance(benchmarks: list[tuple[numpy.ndarray, int]]) -> float:
-    """Variance of the mean accuracy of benchmarks, (solved counts, k) each, were these very problems sampled anew.
+    """Variance of the mean accuracy of benchmarks, (solved counts, k) each, were these very problems sampled
+    anew.
 
-    The posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)): the plain variance is
-    zero wherever all k samples agree, and a zero spread of few samples is no certainty.
+    The posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)): the plain
+    variance is zero wherever all k samples agree, and a zero spread of few samples is no certainty.
     """
     from scipy import stats
 
@@ -56,8 +58,8 @@ def over_problems(
 ) -> tuple[float, float]:
     """Interval of the mean accuracy of benchmarks, (solved counts, k) each, were other problems drawn.
 
-    Student's t, benchmark by benchmark as for a change. One whose accuracy is below FEW or above 1 − FEW, where that
-    covers badly, or with a single problem, enters with an exact binomial interval instead.
+    Student's t, benchmark by benchmark as for a change. One whose accuracy is below FEW or above 1 − FEW,
+    where that covers badly, or with a single problem, enters with an exact binomial interval instead.
     """
     rates = [numpy.asarray(solved) / samples for solved, samples in benchmarks]
     extreme = [len(rate) < 2 or not FEW <= rate.mean() <= 1 - FEW for rate in rates]
@@ -138,7 +140,9 @@ def over_seeds(values: list[float], confidence: float = 0.95) -> tuple[float, fl
 
 
 class Interval(NamedTuple):
-    """A quantity with its variances and their degrees of freedom: over problems, a pair a benchmark, and over trainings."""
+    """A quantity with its variances and their degrees of freedom: over problems, a pair a benchmark, and over
+    trainings.
+    """
 
     value: float
     problems: tuple[tuple[float, float], ...]
@@ -178,7 +182,8 @@ class Interval(NamedTuple):
         return self._replace(value=-self.value).below(-threshold, training)
 
     def tests(self, expect: dict, training: bool = True) -> tuple[float, float]:
-        """p-values (in favour, against) of what is expected: `below` or `above` a value, or `about` one `within` some.
+        """p-values (in favour, against) of what is expected: `below` or `above` a value, or `about` one
+        `within` some.
 
         The latter by two one-sided tests (Schuirmann 1987): both must speak for it, either may speak against.
         """
@@ -196,9 +201,9 @@ class Interval(NamedTuple):
 def over_benchmarks(benchmarks: list[numpy.ndarray], unit: float = 0.0) -> tuple[tuple[float, float], ...]:
     """(variance of the mean, degrees of freedom) of each benchmark's values, one value a problem.
 
-    The variance of a benchmark borrows from the mean of all with SHARED prior degrees of freedom (Smyth 2004): one on
-    which few problems differ by chance does not pretend to know everything. Where no problem differs from another on
-    any, one is taken to, by `unit`.
+    The variance of a benchmark borrows from the mean of all with SHARED prior degrees of freedom (Smyth
+    2004): one on which few problems differ by chance does not pretend to know everything. Where no problem
+    differs from another on any, one is taken to, by `unit`.
     """
     if all(len(values) < 2 for values in benchmarks):
         return ((math.nan, 1.0),)
@@ -226,17 +231,20 @@ def mean(benchmarks: list[numpy.ndarray], least: float = -math.inf, most: float 
 
 
 def change(left: list[numpy.ndarray], right: list[numpy.ndarray]) -> Interval:
-    """The paired change of two cells: left minus right, benchmark by benchmark, the same problems in the same order."""
+    """The paired change of two cells: left minus right, benchmark by benchmark, the same problems in the same
+    order.
+    """
     return mean([numpy.subtract(a, b) for a, b in zip(left, right, strict=True)], -1.0, 1.0)
 
 
 def training_noise(contrasts: list[tuple[float, float, float]], prior: float) -> tuple[float, float]:
-    """(variance of one training, degrees of freedom) from contrasts between cells that no effect should move, and a prior.
+    """(variance of one training, degrees of freedom) from contrasts between cells that no effect should move,
+    and a prior.
 
-    A contrast is (value, its variance over problems, c), with value² expected to be that variance plus c times the
-    training's. The scale `prior` counts PRIOR_FREEDOM degrees of freedom, each contrast as many as it knows:
-    w = (cτ² / (cτ² + V))², so that τ² = (10·prior² + Σ w (v² − V) / c) / (10 + Σ w): the mode, in log τ, of a normal
-    likelihood under a scaled inverse χ² prior.
+    A contrast is (value, its variance over problems, c), with value² expected to be that variance plus c
+    times the training's. The scale `prior` counts PRIOR_FREEDOM degrees of freedom, each contrast as many as
+    it knows: w = (cτ² / (cτ² + V))², so that τ² = (10·prior² + Σ w (v² − V) / c) / (10 + Σ w): the mode, in
+    log τ, of a normal likelihood under a scaled inverse χ² prior.
     """
     values, variances, weights = (
         (numpy.array(column) for column in zip(*contrasts, strict=True))
@@ -256,10 +264,11 @@ def training_noise(contrasts: list[tuple[float, float, float]], prior: float) ->
 
 
 def at_least(count: int, p_values: list[float]) -> float:
-    """p-value of "at least `count` of these are true" (partial conjunction, Benjamini & Heller 2008, by Simes' test).
+    """p-value of "at least `count` of these are true" (partial conjunction, Benjamini & Heller 2008, by
+    Simes' test).
 
-    With `count` 1 some is, with all of them every one is (the largest p-value). Valid for independent or positively
-    dependent tests, as those of models are that answered the same problems.
+    With `count` 1 some is, with all of them every one is (the largest p-value). Valid for independent or
+    positively dependent tests, as those of models are that answered the same problems.
     """
     largest = numpy.sort(p_values)[count - 1 :]
     return float(min(1.0, (len(largest) / numpy.arange(1, len(largest) + 1) * largest).min()))
@@ -280,7 +289,8 @@ def average(intervals: list[Interval]) -> Interval:
 
 
 def rule_count(rule: str, total: int) -> int | None:
-    """How many of `total` a rule asks for: `every`, `any`, or `at least 8 of 9`, a share that is rounded up where there are others.
+    """How many of `total` a rule asks for: `every`, `any`, or `at least 8 of 9`, a share that is rounded up
+    where there are others.
 
     None for a rule that does not count (`on average`, `the lowest`, `the highest`).
     """
@@ -293,7 +303,9 @@ def rule_count(rule: str, total: int) -> int | None:
 def by_rule(
     rule: str, intervals: list[Interval | None], expect: dict, training: bool = True
 ) -> tuple[float, float]:
-    """p-values (in favour, against) of what a rule says of several quantities; None is one that is still missing."""
+    """p-values (in favour, against) of what a rule says of several quantities; None is one that is still
+    missing.
+    """
     there = [interval for interval in intervals if interval is not None]
     if rule == "on average":
         return average(there).tests(expect, training) if len(there) == len(intervals) else (1.0, 1.0)
@@ -329,7 +341,8 @@ def extreme(
 def extreme_ends(rule: str, intervals: list[Interval], confidence: float) -> tuple[float, float, float]:
     """(value, low, high) of the lowest or the highest of several quantities.
 
-    The lowest is above the lowest lower end as surely as a single one is; that one of them lies below needs Bonferroni's.
+    The lowest is above the lowest lower end as surely as a single one is; that one of them lies below needs
+    Bonferroni's.
     """
     one = [interval.ends(confidence) for interval in intervals]
     several = [interval.ends(1 - (1 - confidence) / len(intervals)) for interval in intervals]

@@ -1,7 +1,9 @@
-"""What no claim of the paper asks for: where a model is back at its base, and whether it is the data or the recipe.
+"""What no claim of the paper asks for: where a model is back at its base, and whether it is the data or the
+recipe.
 
-A curve that dips at one size by chance has not gone back: isotonic regression of the changes against the base (weighted
-by their variances) uses all sizes, and where it crosses zero, in the logarithm of the size, the model recovers.
+A curve that dips at one size by chance has not gone back: isotonic regression of the changes against the base
+(weighted by their variances) uses all sizes, and where it crosses zero, in the logarithm of the size, the
+model recovers.
 """
 
 import math
@@ -37,8 +39,8 @@ def crossing(sizes: list[int], changes: list[float], weights: list[float]) -> tu
 def recovery(study: Study, tasks: Tasks, confidence: float) -> pandas.DataFrame:
     """Between which sizes each model gets back to its base and stays, where about, and an interval for that.
 
-    The estimate `at` lies in (`after`, `by`]. `earliest` and `latest`: the sizes between which the curves of upper and
-    of lower ends cross, training noise counted; infinite where one does not within the grid.
+    The estimate `at` lies in (`after`, `by`]. `earliest` and `latest`: the sizes between which the curves of
+    upper and of lower ends cross, training noise counted; infinite where one does not within the grid.
     """
     rows = []
     for model in study.models:
@@ -61,7 +63,8 @@ def recovery(study: Study, tasks: Tasks, confidence: float) -> pandas.DataFrame:
 
 
 def recipes(study: Study, tasks: Tasks, confidence: float) -> pandas.DataFrame:
-    """Accuracy of each SFT run minus the base's (`change`), and of a control minus the protocol's (`to_protocol`).
+    """Accuracy of each SFT run minus the base's (`change`), and of a control minus the protocol's
+    (`to_protocol`).
 
     A row over all seeds (`seed` is all), then one a seed, whose interval is over problems alone.
     """

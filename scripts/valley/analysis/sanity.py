@@ -1,7 +1,9 @@
-"""What could make a verdict mean something else, looked for before it is given: a claim that rests on one "holds, but …".
+"""What could make a verdict mean something else, looked for before it is given: a claim that rests on one
+"holds, but …".
 
-Each check says in a sentence what it found, or nothing. It looks at the cells that a part compares, and asks the same
-question by the same rule again: among finished responses, had unreadable ones been right, on problems that did not leak.
+Each check says in a sentence what it found, or nothing. It looks at the cells that a part compares, and asks
+the same question by the same rule again: among finished responses, had unreadable ones been right, on
+problems that did not leak.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from valley.analysis.measures import COLUMNS
 from valley.grading import GRADERS
 from valley.grid import Cell
 
-FEW = 0.02  # a difference in the share of responses that are cut off which cannot explain much
+CUT = 0.02  # a difference in the share of responses that are cut off which cannot explain much
 UNREADABLE = 0.05  # share of responses without an answer
 SAME = 0.9  # share of the problems whose k samples are all the same: they are one sample
 
@@ -37,7 +39,9 @@ class Question(NamedTuple):
         return of(side, task, GRADERS[self.part.get("grader", "headline")])
 
     def again(self, differences: Callable) -> tuple[str, float]:
-        """(verdict, mean change) by the part's rule, `differences` of (left, right, task) giving each problem's change."""
+        """(verdict, mean change) by the part's rule, `differences` of (left, right, task) giving each
+        problem's change.
+        """
         made = []
         for row, (left, right) in zip(self.rows, self.sides, strict=True):
             values = [differences(left, right, task) for task in self.tasks]
@@ -98,9 +102,11 @@ def share(asked: Question, measure: Callable) -> tuple[float, float]:
 
 
 def truncation(asked: Question) -> list[str]:
-    """Is it the same among responses that finished on both sides? And had every one that was cut off been right?"""
+    """Is it the same among responses that finished on both sides? And had every one that was cut off been
+    right?
+    """
     left, right = share(asked, cut)
-    if abs(left - right) < FEW:
+    if abs(left - right) < CUT:
         return []
 
     def finished(a: Answered, b: Answered, task: str) -> numpy.ndarray:
