@@ -192,6 +192,9 @@ def add_study(parser: argparse.ArgumentParser):
     parser.add_argument("--tables", required=True, type=Path, help="folder of the tables, read and written")
     parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell of the grid")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
+    parser.add_argument(
+        "--trained-bases", nargs="*", default=[], help="models whose base is trained here, one a seed"
+    )
     parser.add_argument("--confidence", type=float, default=0.95)
     add_tasks(parser)
 

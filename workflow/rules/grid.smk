@@ -346,7 +346,33 @@ def study_flags():
     return (
         f"--grid {' '.join(grid_names())} --examples {examples_flags()}"
         f" --confidence {config['report']['confidence']} {tasks_flags()}"
+        + flag("--trained-bases", [m for m in used_models() if grid.is_pretrained_here(config, m)])
     )
+
+
+def flag(name, values):
+    """A flag with its values; nothing where there are none."""
+    return f" {name} {' '.join(values)}" if values else ""
+
+
+def used_models():
+    """The models of the grid."""
+    return list(dict.fromkeys(cell.model for cell in CELLS))
+
+
+def leaking():
+    """Headline tasks whose problems are not taken out of the traces; synthetic ones never hold any."""
+    clean = set(config["traces"]["decontaminate"])
+    return (
+        []
+        if config["traces"]["source"] == "synthetic"
+        else [t for t in config["report"]["headline"] if t not in clean]
+    )
+
+
+def known_flags():
+    """What claims.py must know of a study beside its cells."""
+    return ("--judged" if config["report"]["judge"] else "") + flag("--leaking", leaking())
 
 
 def tasks_flags():
