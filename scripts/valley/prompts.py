@@ -8,6 +8,7 @@ tokenizer's end token.
 
 import re
 
+THOUGHT_END = "</think>"  # as R1 closes its reasoning
 MARK = "\ufdd0"  # a Unicode noncharacter: no text holds it
 
 
@@ -85,10 +86,10 @@ def completion_ids(tokenizer, completions: list[str]) -> list[list[int]]:
 
 
 def training_rows(
-    tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int
+    tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int | None
 ) -> list[dict]:
     """`input_ids` and `labels` for TRL's SFTTrainer: loss on the completion only (-100 elsewhere), cut at
-    `max_length`.
+    `max_length` (None: whole).
 
     `completion` names the column that is trained: `trace` (long chain of thought) or `solution` (short).
     """
@@ -98,6 +99,15 @@ def training_rows(
         {"input_ids": (p + t)[:max_length], "labels": ([-100] * len(p) + t)[:max_length]}
         for p, t in zip(prompts, targets, strict=True)
     ]
+
+
+def unknown_ids(tokenizer) -> list[int]:
+    """The ids that stand for text a tokenizer has no token for: its unknown token's, and its padding's, which
+    no text is.
+    """
+    names = {tokenizer.unk_token, getattr(tokenizer.backend_tokenizer.model, "unk_token", None)}
+    ids = {tokenizer.convert_tokens_to_ids(name) for name in names - {None}}
+    return sorted((ids | {tokenizer.pad_token_id}) - {None, tokenizer.eos_token_id})
 
 
 def tokenizer_problems(tokenizer, model_positions: int | None, max_length: int) -> list[str]:

@@ -6,14 +6,12 @@ cores.
 """
 
 import collections
-import concurrent.futures
 import itertools
 import json
-import multiprocessing
 import re
 from pathlib import Path
 
-from valley import environment, prompts
+from valley import prompts, workers
 
 # No token of the usual tokenizers spans certain places, so the counts of the pieces between them add up: those
 # of frequent pieces are remembered, the rest of a trace is tokenised as one text (any two pieces meet at such a
@@ -169,37 +167,11 @@ def token_counter(folders: list[Path], system: str | None, suffix: str, limit: i
     return count
 
 
-def start_worker(*arguments):
-    """First thing in a worker process: make its `token_counter`."""
-    environment.end_with_parent()
-    global worker_count
-    worker_count = token_counter(*arguments)
-
-
-def work(pairs: list[tuple[str, str]]) -> list[int | None]:
-    """In a worker: the tokens of (problem, trace) pairs."""
-    return worker_count(pairs)
-
-
-def counted(batches, workers: int, *arguments):
+def counted(batches, processes: int, *arguments):
     """Yield (rows read, rows, their tokens) of batches (rows read, rows), in order, by
-    `token_counter(*arguments)`.
-
-    More workers than one are processes with tokenizers of their own; little more than what they work on is in
-    memory.
+    `token_counter(*arguments)` in so many processes.
     """
     pairs = lambda rows: [(row["problem"], row["trace"]) for row in rows]  # noqa: E731
-    if workers == 1:
-        count = token_counter(*arguments)
-        yield from ((read, rows, count(pairs(rows))) for read, rows in batches)
-        return
-    context = multiprocessing.get_context("spawn")  # arrow's threads do not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, arguments) as pool:
-        waiting = collections.deque()
-        for read, rows in batches:
-            waiting.append((read, rows, pool.submit(work, pairs(rows))))
-            if len(waiting) > 2 * workers:
-                read, rows, future = waiting.popleft()
-                yield read, rows, future.result()
-        for read, rows, future in waiting:
-            yield read, rows, future.result()
+    items = ((batch, pairs(batch[1])) for batch in batches)
+    for (read, rows), tokens in workers.in_order(items, processes, token_counter, *arguments):
+        yield read, rows, tokens

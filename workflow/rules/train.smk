@@ -74,7 +74,7 @@ rule preflight:
         "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "python scripts/preflight.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
-        " --max-truncated {params.max_truncated} --out {output} 2> {log}"
+        " --max-truncated {params.max_truncated} --workers {threads} --out {output} 2> {log}"
 
 
 rule sft:
