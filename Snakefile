@@ -20,6 +20,8 @@ from valley import check, environment, flags, grid  # noqa: E402
 from valley.places import Places  # noqa: E402
 
 try:
+    # Read again from the same files, for Snakemake takes 010 for 8 and the last of two equal keys.
+    config.update(check.load(workflow.config_settings.configfiles, workflow.config_settings.config))
     check.check(config)
 except grid.ConfigError as error:
     raise WorkflowError(error)

@@ -128,6 +128,19 @@ def completion_lengths(
     return lengths
 
 
+def remembered_ids(tokenizer, texts: list[str], pieces_in, known: dict) -> list[list[int]]:
+    """The same as `prompts.completion_ids`, several times as fast; `known` remembers the ids of pieces."""
+    if pieces_in is None:
+        return prompts.completion_ids(tokenizer, texts)
+    split = [pieces_in.findall(text) for text in texts]
+    if len(known) > KNOWN_PIECES:
+        known.clear()  # those that are frequent are back at once
+    new = list(set().union(*split) - known.keys())
+    known.update(zip(new, (ids[:-1] for ids in prompts.completion_ids(tokenizer, new)), strict=True))
+    end = [tokenizer.eos_token_id]
+    return [[*itertools.chain.from_iterable(map(known.__getitem__, pieces)), *end] for pieces in split]
+
+
 def token_counter(folders: list[Path], system: str | None, suffix: str, limit: int):
     """A function from (problem, trace) pairs to each one's tokens under the first tokenizer, None where any
     exceeds the limit.

@@ -14,7 +14,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from valley import grid, prompts, records, workers
+from valley import grid, prompts, records, token_counts, workers
 
 FORMAT = 1  # of the file; one more makes all of them anew
 BATCH = 100  # rows tokenised and written together: some 400,000 tokens of real traces
@@ -40,19 +40,19 @@ def encoder(folder: Path, completion: str, system: str | None, suffix: str):
     import pyarrow
 
     tokenizer = prompts.load_tokenizer(folder)
+    pieces_in, known = token_counts.pieces_of(tokenizer), {}
     strange = prompts.unknown_ids(tokenizer)
 
     def encode(rows: list[dict]):
-        made = prompts.training_rows(tokenizer, rows, completion, system, suffix, None)
-        ids = [numpy.array(row["input_ids"], numpy.int32) for row in made]
-        before = [row["labels"].count(-100) for row in made]
-        unknown = [
-            int(numpy.isin(row[start:-1], strange).sum()) for row, start in zip(ids, before, strict=True)
-        ]
         texts = [row[completion] for row in rows]
-        ends = numpy.cumsum([0, *map(len, ids)], dtype=numpy.int32)
+        asked = prompts.prompt_ids(tokenizer, [row["problem"] for row in rows], system, suffix)
+        ends = token_counts.remembered_ids(tokenizer, texts, pieces_in, known)
+        ids = [numpy.array(p + t, numpy.int32) for p, t in zip(asked, ends, strict=True)]
+        before = list(map(len, asked))
+        unknown = [sum(map(row[:-1].count, strange)) for row in ends]
+        offsets = numpy.cumsum([0, *map(len, ids)], dtype=numpy.int32)
         columns = [
-            pyarrow.ListArray.from_arrays(ends, numpy.concatenate(ids)),
+            pyarrow.ListArray.from_arrays(offsets, numpy.concatenate(ids)),
             pyarrow.array(before, pyarrow.int32()),
             pyarrow.array(map(len, texts), pyarrow.int32(), size=len(texts)),
             pyarrow.array(unknown, pyarrow.int32()),
