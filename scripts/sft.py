@@ -20,7 +20,7 @@ import shutil
 import time
 from pathlib import Path
 
-from valley import flags, prompts, records, tokenised
+from valley import environment, flags, prompts, records, tokenised
 
 
 def parse():
@@ -179,6 +179,7 @@ def train(args):
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
     work = [records.settings(args), records.identity(args.model), records.identity(args.data)]
     with records.failing_once(args.record.with_name("failed.json"), work):
         train(args)
