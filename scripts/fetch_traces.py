@@ -13,15 +13,15 @@ import itertools
 import os
 from pathlib import Path
 
-from valley import flags, records, sources
+from valley import flags, intake, records
 
 BATCH = 500  # rows in memory at once, some 20 MB
 
 
 def rows_of(source: str, revision: str | None, name: str | None):
-    """Yield the source's rows in canonical types (sources.trace_row)."""
-    if local := sources.local_file(source):
-        yield from sources.traces(local)
+    """Yield the source's rows in canonical types (intake.trace_row)."""
+    if local := intake.local_file(source):
+        yield from intake.traces(local)
         return
     if not revision:
         records.fail(
@@ -33,11 +33,11 @@ def rows_of(source: str, revision: str | None, name: str | None):
     from datasets import load_dataset
 
     data = load_dataset(source, name, revision=revision, split="train")
-    if missing := [column for column in sources.TRACES if column not in data.column_names]:
+    if missing := [column for column in intake.TRACES if column not in data.column_names]:
         records.fail(source, f"has no column {', '.join(missing)}", f"It has: {', '.join(data.column_names)}")
-    wanted = [c for c in (*sources.TRACES, *sources.ABSENT, *sources.LISTS) if c in data.column_names]
+    wanted = [c for c in (*intake.TRACES, *intake.ABSENT, *intake.LISTS) if c in data.column_names]
     batches = (table.to_pylist() for table in data.select_columns(wanted).with_format("arrow").iter(BATCH))
-    yield from sources.checked(source, itertools.chain.from_iterable(batches), sources.trace_row)
+    yield from intake.checked(source, itertools.chain.from_iterable(batches), intake.trace_row)
 
 
 def main():
@@ -50,7 +50,7 @@ def main():
 
     import pyarrow
 
-    rows, schema, count = rows_of(args.source, args.revision, args.name), sources.traces_schema(), 0
+    rows, schema, count = rows_of(args.source, args.revision, args.name), intake.traces_schema(), 0
     with records.parquet_writer(args.out, schema, records.provenance(args)) as writer:
         while batch := list(itertools.islice(rows, BATCH)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))

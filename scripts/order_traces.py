@@ -25,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from valley import flags, records, sources, token_counts
+from valley import flags, intake, records, token_counts
 
 NGRAM = 13  # words; the overlap length of GPT-3's decontamination (Brown et al. 2020, appendix C)
 NEEDED_FLAG = {"math-verify": "correctness_math_verify", "math-verify-else-llama": "correctness_math_verify"}
@@ -253,7 +253,7 @@ def main():
     text = [(column, pyarrow.string()) for column in ("problem", "answer", "solution", "source", "trace")]
     columns = [*text, ("tokens", pyarrow.int64()), ("characters", pyarrow.int64())]
     batches = records.parquet_batches(
-        args.traces, list(sources.TRACES), BATCH, (*sources.ABSENT, *sources.LISTS)
+        args.traces, list(intake.TRACES), BATCH, (*intake.ABSENT, *intake.LISTS)
     )
     clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
     with bucket_folder(args.out) as folder:

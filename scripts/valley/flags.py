@@ -6,6 +6,7 @@ table against the schema and config.yaml.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,13 +101,13 @@ SYNTHETIC = ("traces", "task", "rl", "lengths", "seed")
 
 
 def line(settings: dict, names) -> str:
-    """Settings as one command-line string in the order of `names`, holding only what is set.
+    """Settings as one command-line string in the order of `names`, quoted for the shell, holding only what is set.
 
     A new setting then changes no existing job.
     """
 
     def text(value) -> str:
-        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return shlex.join(map(str, value if isinstance(value, list) else [value]))
 
     return " ".join(
         f"--{name.replace('_', '-')} {text(settings[name])}"

@@ -12,7 +12,7 @@ from conftest import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from valley import records, sources
+from valley import intake, records
 
 ROW = {"problem": "1+1?", "answer": "2", "solution": "2.", "source": "made", "uuid": "u1",
        "generations": ["<think>a</think>2", "b"], "correctness_math_verify": [True, False],
@@ -24,11 +24,11 @@ ODD = [None, True, 7, 2.5, math.nan, math.inf, "", " ", "False", b"x", date(2026
 def taken(row: dict) -> dict | None:
     """The row behind the door, where it must fit the schema; None where it is refused by a sentence."""
     try:
-        made = sources.trace_row(row)
-    except sources.Wrong as error:
+        made = intake.trace_row(row)
+    except intake.Wrong as error:
         told = str(error)
     else:
-        return pyarrow.RecordBatch.from_pylist([made], schema=sources.traces_schema()).to_pylist()[0]
+        return pyarrow.RecordBatch.from_pylist([made], schema=intake.traces_schema()).to_pylist()[0]
     assert any(told.startswith(f"{column} holds ") for column in row)
     return None
 
@@ -67,8 +67,8 @@ def test_no_row_whatsoever_ends_in_a_traceback(changes):
 def test_no_task_row_whatsoever_ends_in_a_traceback(changes):
     row = {"id": "a", "problem": "?", "answer": "1"} | changes
     try:
-        made = sources.problem_row(row)
-    except sources.Wrong:
+        made = intake.problem_row(row)
+    except intake.Wrong:
         return
     assert isinstance(made["problem"], str)
     assert made["problem"].strip()
@@ -115,7 +115,7 @@ def test_parquet_json_lines_and_an_array_give_the_same_rows(tmp_path):
 def test_columns_that_traces_can_do_without_may_be_absent_and_those_they_need_not(tmp_path):
     (tmp_path / "least.jsonl").write_text(json.dumps({"problem": "1+1", "generations": ["2"]}))
     assert read(tmp_path / "least.jsonl") == [{"problem": "1+1", "generations": ["2"]} |
-                                              dict.fromkeys((*sources.ABSENT, *sources.LISTS))]  # fmt: skip
+                                              dict.fromkeys((*intake.ABSENT, *intake.LISTS))]  # fmt: skip
     (tmp_path / "other.jsonl").write_text(json.dumps({"question": "1+1", "generations": ["2"]}))
     for name in ("other.jsonl", "other.parquet"):
         records.write_parquet(tmp_path / "other.parquet", [{"question": "1+1", "generations": ["2"]}])
@@ -173,7 +173,7 @@ def test_cut_off_traces_are_counted_in_the_card(tmp_path, base):
 
 def test_traces_without_the_flags_that_the_rule_asks_for_say_which_rule_needs_none(tmp_path, base):
     for rows in ([ROW | {"correctness_math_verify": None}], [{"problem": "1+1", "generations": ["2"]}]):
-        records.write_parquet(tmp_path / "t.parquet", rows, sources.traces_schema())
+        records.write_parquet(tmp_path / "t.parquet", rows, intake.traces_schema())
         output = script("order_traces", "--traces", tmp_path / "t.parquet", "--tokenizers", base, "--out",
                         tmp_path / "pool.parquet", "--card", tmp_path / "pool.json", "--max-tokens", 60, "--correct",
                         "math-verify-else-llama", "--seed", 0, ok=False)  # fmt: skip
@@ -183,9 +183,10 @@ def test_traces_without_the_flags_that_the_rule_asks_for_say_which_rule_needs_no
 
 def test_ids_of_problems_are_taken_as_they_are_and_never_twice(tmp_path):
     file = tmp_path / "task.jsonl"
-    write = lambda *ids: file.write_text(
-        "\n".join(json.dumps({"problem": "?", "answer": 1} | i) for i in ids)
-    )  # noqa: E731
+
+    def write(*ids: dict):
+        file.write_text("\n".join(json.dumps({"problem": "?", "answer": 1} | row) for row in ids))
+
     write({"id": 0}, {"id": 7}, {"unique_id": "x"})
     script("fetch_task", "--source", file, "--out", tmp_path / "task.parquet")
     assert records.read_parquet(tmp_path / "task.parquet")["id"].to_pylist() == ["0", "7", "x"]
