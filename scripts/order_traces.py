@@ -34,37 +34,13 @@ BUCKETS = 32  # of some 100 MB each for 220,000 traces
 ROW_GROUP = 1000
 
 
-def marks(row: dict, column: str) -> list:
-    """What a column says of each generation of a row; nothing where it is not there or is of another number."""
-    said = row.get(column) or []
-    return said if len(said) == len(row["generations"]) else [None] * len(row["generations"])
-
-
 def correct_traces(row: dict, rule: str) -> list[str]:
     """The generations of a row that count as correct under `rule`.
 
     `math-verify`: the dataset's Math-Verify flag; `math-verify-else-llama`: the Llama judge's where no
     Math-Verify flag is true; `any`: all of them.
     """
-    return [row["generations"][i] for i in correct_ones(row, rule)]
-
-
-def correct_ones(row: dict, rule: str) -> list[int]:
-    """Which generations `correct_traces` gives; an empty one is never correct."""
-    there = [i for i, trace in enumerate(row["generations"]) if trace]
-    if rule == "any":
-        return there
-    verified, by_llama = (
-        [i for i in there if marks(row, column)[i]]
-        for column in ("correctness_math_verify", "correctness_llama")
-    )
-    return verified if verified or rule == "math-verify" else by_llama
-
-
-def cut_off(row: dict) -> set[int]:
-    """The generations that ended at a limit: a model trained on them learns to stop in the middle of a thought."""
-    reasons, whole = marks(row, "finish_reasons"), marks(row, "is_reasoning_complete")
-    return {i for i, why in enumerate(reasons) if why == "length" or whole[i] is False}
+    return [row["generations"][i] for i in intake.correct_ones(row, rule)]
 
 
 def check_flags(path: Path, rule: str):
@@ -120,7 +96,7 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
                 f"{seed}:{number}"
             )  # of its own, so that no row changes another's choice or place
             choice, place = rng.random(), rng.random()
-            chosen, cut = correct_ones(row, rule), cut_off(row)
+            chosen, cut = intake.correct_ones(row, rule), intake.cut_off(row)
             traces = [row["generations"][i] for i in chosen if i not in cut]
             if cut:
                 tally["cut_off"] += len(cut.intersection(chosen))

@@ -11,7 +11,7 @@ GPUs are free.
 import collections
 from pathlib import Path
 
-from valley import check, costs, flags, grid, jobs
+from valley import check, contract, costs, flags, grid, jobs
 from valley.places import Places
 
 
@@ -35,7 +35,7 @@ def main():
     )
     args = parser.parse_args()
 
-    config, constants = check.load(args.configfile), costs.load()
+    config, constants = contract.study(args.configfile), costs.load()
     preset, cells, places = constants["presets"][args.preset], grid.cells(config), Places(config)
     measured = costs.measured_seconds(places.benchmarks)
     planned = jobs.planned(args.configfile, check.ROOT, args.targets)

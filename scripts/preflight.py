@@ -12,10 +12,7 @@ measures what it made. The report keeps the first example as the model will see 
 import math
 from pathlib import Path
 
-from valley import flags, prompts, records, tokenised, weights
-
-MAX_UNKNOWN = 0.01  # share of the tokens to be learned that stand for text the tokenizer does not know
-MAX_EMPTY = 0.01  # share of the completions with next to no tokens
+from valley import contract, flags, prompts, records, tokenised, weights
 
 
 def training_memory(parameters: int, layers: int, hidden: int, tokens: int) -> dict[str, float]:
@@ -41,8 +38,9 @@ def measured(table, max_length: int, completion: str) -> dict:
     lengths = pyarrow.compute.list_value_length(table["input_ids"]).to_numpy().astype(numpy.int64)
     column = {name: table[name].to_numpy() for name in table.column_names if name != "input_ids"}
     answer = lengths - column["prompt"] - 1  # without the end token
-    least = {"trace": 2, "solution": 1}[completion]
-    empty = (answer < least) | (answer < column["characters"] / tokenised.CHARACTERS_A_TOKEN)
+    empty = [
+        contract.nearly_empty(*pair, completion) for pair in zip(answer, column["characters"], strict=True)
+    ]
     ordered = numpy.sort(lengths)
     at = {f"p{p}": int(ordered[min(len(ordered) - 1, len(ordered) * p // 100)]) for p in (5, 50, 95, 99)}
     return {
@@ -54,7 +52,7 @@ def measured(table, max_length: int, completion: str) -> dict:
         "shortest": int(answer.min()),
         "shares": {
             "unknown_tokens": float(column["unknown"].sum() / max(1, answer.sum())),
-            "nearly_empty": float(empty.mean()),
+            "nearly_empty": float(numpy.mean(empty)),
             "no_box": float(1 - column["boxed"].mean()),
         }
         | ({"thought_not_closed": float(1 - column["closed"].mean())} if completion == "trace" else {}),
@@ -69,17 +67,7 @@ def content_problems(found: dict, max_length: int, max_truncated: float) -> list
             f"{found['truncated']:.1%} of the examples exceed max_length {max_length} and would lose their end; "
             f"{max_truncated:.1%} are allowed (preflight.max_truncated)"
         )
-    if shares["unknown_tokens"] > MAX_UNKNOWN:
-        problems.append(
-            f"{shares['unknown_tokens']:.1%} of the tokens to be learned are unknown to the tokenizer: the model would "
-            "learn to write nonsense. Look at the traces, or take the tokenizer that belongs to the model"
-        )
-    if shares["nearly_empty"] > MAX_EMPTY:
-        problems.append(
-            f"{shares['nearly_empty']:.1%} of the completions have next to no tokens (the shortest {found['shortest']}): "
-            "the tokenizer drops their text, or there is none"
-        )
-    return problems
+    return problems + list(contract.text_faults(shares["unknown_tokens"], shares["nearly_empty"]))
 
 
 def refuse(args, reasons: list[str]):

@@ -59,7 +59,7 @@ def test_no_row_whatsoever_ends_in_a_traceback(changes):
         assert isinstance(row["problem"], str)
         assert all(isinstance(trace, str | None) for trace in row["generations"])
         order_traces.correct_traces(row, "math-verify-else-llama")
-        order_traces.cut_off(row)
+        intake.cut_off(row)
 
 
 @settings(deadline=None, max_examples=100)
@@ -155,8 +155,8 @@ def test_files_that_are_no_json_say_where(tmp_path, content, told):
 )  # fmt: skip
 def test_what_was_cut_off_or_is_empty_is_not_trained_as_finished(changes, chosen):
     row = ROW | changes
-    ones = order_traces.correct_ones(row, "math-verify")
-    assert [row["generations"][i] for i in ones if i not in order_traces.cut_off(row)] == chosen
+    ones = intake.correct_ones(row, "math-verify")
+    assert [row["generations"][i] for i in ones if i not in intake.cut_off(row)] == chosen
 
 
 def test_cut_off_traces_are_counted_in_the_card(tmp_path, base):

@@ -104,7 +104,12 @@ def check(config: dict):
     faults = [*key_faults(config)] or [*schema_faults(config)]
     if not faults:  # the other checks rely on the shape
         faults += [*name_faults(config), *size_faults(config), *rl_faults(config)]
-    if faults:
+    refuse(faults)
+
+
+def refuse(faults):
+    """Raise ConfigError with all faults when there are any."""
+    if faults := list(faults):
         raise ConfigError("the configuration cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 

@@ -196,3 +196,29 @@ def complete(path: Path, read, wanted: tuple):
         if number == 0 and isinstance(row, dict) and (missing := sorted(set(wanted) - row.keys())):
             records.fail(path, f"has no column {', '.join(missing)}", f"It has: {', '.join(row)}")
         yield row
+
+
+def marks(row: dict, column: str) -> list:
+    """What a column says of each generation of a row; nothing where it is not there or is of another number."""
+    said = row.get(column) or []
+    return said if len(said) == len(row["generations"]) else [None] * len(row["generations"])
+
+
+def correct_ones(row: dict, rule: str) -> list[int]:
+    """Which generations of a row count as correct under `rule` (see order_traces.correct_traces); an empty one
+    never does.
+    """
+    there = [i for i, trace in enumerate(row["generations"]) if trace]
+    if rule == "any":
+        return there
+    verified, by_llama = (
+        [i for i in there if marks(row, column)[i]]
+        for column in ("correctness_math_verify", "correctness_llama")
+    )
+    return verified if verified or rule == "math-verify" else by_llama
+
+
+def cut_off(row: dict) -> set[int]:
+    """The generations that ended at a limit: a model trained on them learns to stop in the middle of a thought."""
+    reasons, whole = marks(row, "finish_reasons"), marks(row, "is_reasoning_complete")
+    return {i for i, why in enumerate(reasons) if why == "length" or whole[i] is False}

@@ -7,9 +7,26 @@ tokenizer's end token.
 """
 
 import re
+from pathlib import Path
+
+from valley import records
 
 THOUGHT_END = "</think>"  # as R1 closes its reasoning
 MARK = "\ufdd0"  # a Unicode noncharacter: no text holds it
+
+
+def no_tokenizer(folder: Path) -> str | None:
+    """What to do about a folder without tokenizer.json; None where it is there."""
+    if (folder / "tokenizer.json").is_file():
+        return None
+    others = [
+        n for n in ("tokenizer.model", "vocab.json", "spiece.model", "vocab.txt") if (folder / n).exists()
+    ]
+    there = f", only {others[0]}" if others else ""
+    return (
+        f'{folder} holds no tokenizer.json{there}. Write it: python -c "from transformers import AutoTokenizer as T; '
+        f"T.from_pretrained('{folder}').save_pretrained('{folder}')\" (tokenizer.model also needs sentencepiece)"
+    )
 
 
 def load_tokenizer(folder):
@@ -19,6 +36,9 @@ def load_tokenizer(folder):
     Not AutoTokenizer: transformers 5.23 rebuilds the tokenizer of some model types (qwen2 among them) from
     their usual pre-tokenisation and ignores the one in tokenizer.json.
     """
+    if lacking := no_tokenizer(Path(folder)):
+        what, todo = lacking.split(". ", 1)
+        records.fail(folder, what.removeprefix(f"{folder} "), todo)
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -19,7 +19,6 @@ from valley import grid, prompts, records, token_counts, workers
 FORMAT = 1  # of the file; one more makes all of them anew
 BATCH = 100  # rows tokenised and written together: some 400,000 tokens of real traces
 FEW = 1000  # rows that are tokenised sooner than a worker starts
-CHARACTERS_A_TOKEN = 40  # more than any tokenizer packs into a token over a whole text
 
 
 def schema():
