@@ -16,7 +16,7 @@ configfile: "config.yaml"
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from valley import check, contract, environment, flags, grid, records, sources  # noqa: E402
+from valley import check, contract, costs, environment, flags, grid, records, sources  # noqa: E402
 from valley.places import Places  # noqa: E402
 
 try:

@@ -121,7 +121,9 @@ def words(own, base):
 
 
 def test_planning_and_checking_a_study_whose_files_are_not_there_say_so(own):
-    config = own(models__mine__source="./nowhere", traces__source="gone.jsonl", tasks__mine__source="gone.jsonl")
+    config = own(
+        models__mine__source="./nowhere", traces__source="gone.jsonl", tasks__mine__source="gone.jsonl"
+    )
     told = [
         "models.mine.source: nowhere is no folder",
         "traces.source: gone.jsonl is not there",

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 CELLS = grid.cells(config)
 PLACES = Places(config)
+COSTS = costs.load()
 TASKS = config["grid"]["tasks"]
 
 
@@ -168,6 +169,18 @@ def gres_resource(count):
 def memory(mb):
     """A function of a job's attempt: memory that grows when it is tried again."""
     return lambda wildcards, attempt: mb * attempt
+
+
+def sft_memory(wildcards, attempt):
+    """Memory that SFT of a run asks for: it follows ranks, weights and tokens (costs.host_megabytes)."""
+    ranks = max(1, training_gpus(wildcards))
+    return attempt * costs.host_megabytes(config, COSTS, wildcards.model, wildcards.run, ranks)
+
+
+def preflight_memory(wildcards, attempt, threads):
+    """Memory that preflight asks for: its own, its workers', and room for the file that it writes."""
+    tokens = costs.tokens_of_subset(config, COSTS, wildcards.run) * COSTS["token_bytes"] / 1e6
+    return attempt * round(COSTS["host"]["preflight"] + threads * COSTS["host"]["worker"] + tokens)
 
 
 # Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.

@@ -62,8 +62,9 @@ rule preflight:
     priority: priority(0)
     conda:
         CPU_ENV
+    threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     resources:
-        mem_mb=memory(16000),
+        mem_mb=preflight_memory,
         runtime=60,
         slurm_extra=nice,
     params:
@@ -97,7 +98,7 @@ rule sft:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory(128000),
+        mem_mb=sft_memory,
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
