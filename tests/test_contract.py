@@ -225,7 +225,7 @@ def test_an_unquoted_number_as_a_name_is_told_to_be_quoted_and_a_seed_is_what_is
     (tmp_path / "size.yaml").write_text("sizes:\n  32: {examples: 32, epochs: 1, batch: 1}\n")
     command = [sys.executable, "-m", "snakemake", "-n", "--cores", 1, "--configfile", "config/miniature.yaml"]
     output = run([*command, tmp_path / "size.yaml"], ok=False)
-    assert 'sizes: the key 32 is no text. Quote it: "32"' in output
+    assert 'sizes: the key 32 is no text. A name stands in quotes where it is a number: "32"' in output
     assert "Traceback" not in output
     seeds = "root: studies/none\ngrid: {tasks: [chain], cells: [{models: [S], runs: [base], seeds: [010]}]}\n"
     (tmp_path / "seed.yaml").write_text(seeds)

@@ -118,7 +118,7 @@ def key_faults(content, where: str = ""):
     if isinstance(content, dict):
         for key, value in content.items():
             if not isinstance(key, str):
-                yield f'{where or "top level"}: the key {key!r} is no text. Quote it: "{key}"'
+                yield f'{where or "top level"}: the key {key!r} is no text. A name stands in quotes where it is a number: "{key}"'
             yield from key_faults(value, f"{where}.{key}".lstrip("."))
     elif isinstance(content, list):
         for i, value in enumerate(content):
