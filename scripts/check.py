@@ -24,7 +24,7 @@ def main():
         check.check(config)
     except check.ConfigError as error:
         sys.exit(f"error: {error}")
-    found = contract.look(config, lambda line: print(line, flush=True))
+    found = contract.examined(config, lambda line: print(line, flush=True))
     for fault in found:
         print(f"FAIL  {fault}")
     if found:

@@ -64,7 +64,7 @@ def main():
         local = Path(os.path.expandvars(args.source)).expanduser()
         if local.is_dir():
             files = {file for pattern in PATTERNS for file in local.glob(pattern)}
-            needed = weights.files(local)
+            needed = weights.loaded_files(local)
             if not needed:
                 records.fail(
                     local, "holds no safetensors", "Convert the weights first; pickled weights are not read"

@@ -18,7 +18,7 @@ from valley import equality, flags, intake, records
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
     """The rows of a local .jsonl, .json or .parquet file, or of a hub data set at a pinned commit."""
     if local := intake.local_file(source):
-        return list(intake.checked(local, intake.rows(local), lambda row: row))
+        return list(intake.each_checked(local, intake.read_rows(local), lambda row: row))
     if not revision:
         records.fail(
             source,
@@ -55,7 +55,7 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    out = list(intake.checked(args.source, rows[: args.limit], intake.problem_row))
+    out = list(intake.each_checked(args.source, rows[: args.limit], intake.checked_problem))
     first: dict[str, int] = {}
     for number, row in enumerate(out):
         row["id"] = str(number) if row["id"] is None else row["id"]

@@ -19,7 +19,7 @@ BATCH = 500  # rows in memory at once, some 20 MB
 
 
 def rows_of(source: str, revision: str | None, name: str | None):
-    """Yield the source's rows in canonical types (intake.trace_row)."""
+    """Yield the source's rows in canonical types (intake.checked_trace)."""
     if local := intake.local_file(source):
         yield from intake.traces(local)
         return
@@ -37,7 +37,7 @@ def rows_of(source: str, revision: str | None, name: str | None):
         records.fail(source, f"has no column {', '.join(missing)}", f"It has: {', '.join(data.column_names)}")
     wanted = [c for c in (*intake.TRACES, *intake.ABSENT, *intake.LISTS) if c in data.column_names]
     batches = (table.to_pylist() for table in data.select_columns(wanted).with_format("arrow").iter(BATCH))
-    yield from intake.checked(source, itertools.chain.from_iterable(batches), intake.trace_row)
+    yield from intake.each_checked(source, itertools.chain.from_iterable(batches), intake.checked_trace)
 
 
 def main():

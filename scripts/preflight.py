@@ -105,8 +105,10 @@ def main():
     refusals += prompts.template_problems(tokenizer, row["problem"], row[args.completion])
     refuse(args, refusals)
 
-    file, made = tokenised.of(args.data, args.model, args.completion, args.system, args.suffix, args.workers)
-    found = measured(tokenised.table(file), args.max_length, args.completion)
+    file, made = tokenised.obtained(
+        args.data, args.model, args.completion, args.system, args.suffix, args.workers
+    )
+    found = measured(tokenised.mapped(file), args.max_length, args.completion)
     refusals = content_problems(found, args.max_length, args.max_truncated)
     (first,) = prompts.training_rows(tokenizer, [row], args.completion, args.system, args.suffix, None)
     if first["labels"][-1] != tokenizer.eos_token_id:
@@ -114,7 +116,7 @@ def main():
     refuse(args, refusals)
 
     supervised = [token for token in first["labels"] if token != -100]
-    parameters = weights.parameters(args.model)
+    parameters = weights.stored_parameters(args.model)
     report = {
         "end_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,

@@ -116,8 +116,10 @@ def train(args):
     start = time.perf_counter()
     tokenizer = prompts.load_tokenizer(args.model)
     processes = len(os.sched_getaffinity(0))
-    file, made = tokenised.of(args.data, args.model, args.completion, args.system, args.suffix, processes)
-    data, lengths = tokenised.examples(file, args.max_length), tokenised.lengths(file, args.max_length)
+    file, made = tokenised.obtained(
+        args.data, args.model, args.completion, args.system, args.suffix, processes
+    )
+    data, lengths = tokenised.examples(file, args.max_length), tokenised.row_tokens(file, args.max_length)
     checkpoints, resume = args.out.parent / "checkpoints", None
     config = make_config(args, checkpoints)
     training.announce(config)

@@ -68,7 +68,7 @@ def own(tmp_path):
 def seen(config: dict) -> tuple[list[str], str]:
     """(faults, what was told) of a look at everything."""
     told = []
-    return contract.look(config, told.append), "\n".join(told)
+    return contract.examined(config, told.append), "\n".join(told)
 
 
 def test_sound_data_are_shown_as_they_will_be_trained(own):
@@ -162,9 +162,9 @@ def test_weights_that_a_folder_holds_twice_count_once(own, tmp_path):
     import numpy
     from safetensors.numpy import save_file
 
-    assert weights.parameters(own.model) == 17
+    assert weights.stored_parameters(own.model) == 17
     shutil.copyfile(own.model / "model.safetensors", own.model / "consolidated.safetensors")
-    assert weights.parameters(own.model) == 17
+    assert weights.stored_parameters(own.model) == 17
     sharded = tmp_path / "sharded"
     sharded.mkdir()
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
@@ -172,10 +172,10 @@ def test_weights_that_a_folder_holds_twice_count_once(own, tmp_path):
     save_file({"a": numpy.zeros((3, 4))}, sharded / "model-1.safetensors")
     save_file({"b": numpy.zeros(5)}, sharded / "model-2.safetensors")
     save_file({"a": numpy.zeros((3, 4)), "b": numpy.zeros(5)}, sharded / "consolidated.safetensors")
-    assert weights.parameters(sharded) == 17
+    assert weights.stored_parameters(sharded) == 17
     (sharded / "model-2.safetensors").write_bytes(b"\xff" * 30)
     with pytest.raises(SystemExit, match="no readable safetensors"):
-        weights.parameters(sharded)
+        weights.stored_parameters(sharded)
 
 
 def test_a_tokenizer_without_tokenizer_json_is_told_how_to_write_it(own):

@@ -24,7 +24,7 @@ ODD = [None, True, 7, 2.5, math.nan, math.inf, "", " ", "False", b"x", date(2026
 def taken(row: dict) -> dict | None:
     """The row behind the door, where it must fit the schema; None where it is refused by a sentence."""
     try:
-        made = intake.trace_row(row)
+        made = intake.checked_trace(row)
     except intake.Wrong as error:
         told = str(error)
     else:
@@ -67,7 +67,7 @@ def test_no_row_whatsoever_ends_in_a_traceback(changes):
 def test_no_task_row_whatsoever_ends_in_a_traceback(changes):
     row = {"id": "a", "problem": "?", "answer": "1"} | changes
     try:
-        made = intake.problem_row(row)
+        made = intake.checked_problem(row)
     except intake.Wrong:
         return
     assert isinstance(made["problem"], str)

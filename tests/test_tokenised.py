@@ -61,15 +61,15 @@ def subset(path, count: int = 250):
 def test_ids_and_labels_are_those_of_training_rows_at_any_length(tmp_path, base, kind, completion):
     folder = base if kind == "the miniature's" else model(tmp_path / "model", kind)
     data, rows = subset(tmp_path / "subset.parquet")
-    file, note = tokenised.of(data, folder, completion, "Be brief.", "\nBox it.")
+    file, note = tokenised.obtained(data, folder, completion, "Be brief.", "\nBox it.")
     tokenizer = prompts.load_tokenizer(folder)
     for longest in (1, 7, 20, 10_000):
         want = prompts.training_rows(tokenizer, rows, completion, "Be brief.", "\nBox it.", longest)
         assert tokenised.examples(file, longest)[:] == {key: [row[key] for row in want] for key in want[0]}
-        assert tokenised.lengths(file, longest).tolist() == [len(row["input_ids"]) for row in want]
+        assert tokenised.row_tokens(file, longest).tolist() == [len(row["input_ids"]) for row in want]
     assert note["tokens"] == sum(len(row["input_ids"]) for row in want)
     assert note["subset_sha256"] == records.rows_sha256(rows)
-    table = tokenised.table(file)
+    table = tokenised.mapped(file)
     assert table["closed"].to_pylist() == ["</think>" in row[completion] for row in rows]
     assert table["boxed"].to_pylist() == ["\\boxed" in row[completion] for row in rows]
     assert table["characters"].to_pylist() == [len(row[completion]) for row in rows]
@@ -80,11 +80,11 @@ def test_ids_and_labels_are_those_of_training_rows_at_any_length(tmp_path, base,
 
 def test_workers_change_nothing(tmp_path, monkeypatch):
     folder, (data, _) = model(tmp_path / "model"), subset(tmp_path / "subset.parquet")
-    file, one = tokenised.of(data, folder, "trace", None, "")
+    file, one = tokenised.obtained(data, folder, "trace", None, "")
     before = file.read_bytes()
     shutil.rmtree(file.parent)
-    monkeypatch.setattr(tokenised, "FEW", 10)
-    file, two = tokenised.of(data, folder, "trace", None, "", 2)
+    monkeypatch.setattr(tokenised, "WORTH_WORKERS", 10)
+    file, two = tokenised.obtained(data, folder, "trace", None, "", 2)
     assert file.read_bytes() == before
     assert one["sha256"] == two["sha256"] == records.sha256(file)
 
@@ -93,7 +93,7 @@ def test_it_is_made_once_and_anew_when_subset_tokenizer_prompt_or_file_are_other
     folder, (data, rows) = model(tmp_path / "model"), subset(tmp_path / "subset.parquet")
 
     def made(*settings, where=folder):
-        file, note = tokenised.of(data, where, *(settings or ("trace", None, "")))
+        file, note = tokenised.obtained(data, where, *(settings or ("trace", None, "")))
         assert records.sha256(file) == note["sha256"]
         return file, file.stat().st_mtime_ns, note["sha256"]
 
@@ -120,10 +120,10 @@ def test_it_is_made_once_and_anew_when_subset_tokenizer_prompt_or_file_are_other
 def test_of_several_that_want_it_at_once_one_makes_it(tmp_path, monkeypatch):
     folder, (data, _) = model(tmp_path / "model"), subset(tmp_path / "subset.parquet")
     made = []
-    real = tokenised.write
-    monkeypatch.setattr(tokenised, "write", lambda *arguments: made.append(1) or real(*arguments))
+    real = tokenised.tokenise
+    monkeypatch.setattr(tokenised, "tokenise", lambda *arguments: made.append(1) or real(*arguments))
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        jobs = [pool.submit(tokenised.of, data, folder, "trace", None, "") for _ in range(3)]
+        jobs = [pool.submit(tokenised.obtained, data, folder, "trace", None, "") for _ in range(3)]
         assert len({job.result()[0] for job in jobs}) == len(made) == 1
 
 
@@ -133,7 +133,7 @@ def test_a_row_whose_text_is_none_is_named(tmp_path, base, column, bad):
     rows = [{"problem": "1+1", "trace": "so"}] * 3
     records.write_parquet(tmp_path / "s.parquet", [row | {column: bad} for row in rows])
     with pytest.raises(SystemExit, match=rf"s\.parquet: row 0: {column} is .*, no text"):
-        tokenised.of(tmp_path / "s.parquet", base, "trace", None, "")
+        tokenised.obtained(tmp_path / "s.parquet", base, "trace", None, "")
     assert not list((tmp_path / "s.tokens").glob("*.arrow"))
 
 

@@ -35,7 +35,7 @@ def study(files: list[Path]) -> dict:
 def local(source: str) -> Path | None:
     """The local file or folder that a source names, there or not; None for a hub id."""
     path = Path(os.path.expandvars(source)).expanduser()
-    if source.startswith(("/", ".", "~", "$")) or path.suffix in intake.KINDS or path.exists():
+    if source.startswith(("/", ".", "~", "$")) or path.suffix in intake.SUFFIXES or path.exists():
         return path
     return None
 
@@ -98,7 +98,7 @@ def folder_faults(key: str, folder: Path):
         return
     if not (folder / "config.json").exists():
         yield f"{key}: {folder} holds no config.json, so it is no model in Hugging Face's format"
-    if not weights.files(folder):
+    if not weights.loaded_files(folder):
         yield f"{key}: {folder} holds no model.safetensors, whole or with an index. Convert the weights first"
     if lacking := prompts.no_tokenizer(folder):
         yield f"{key}: {lacking}"
@@ -217,7 +217,7 @@ def look_at_model(config: dict, name: str, folder: Path, say) -> tuple[object | 
     for problem in prompts.template_problems(tokenizer, "What is 1 + 1?", "<think>a</think>2"):
         found.append(f"families.{family}: {problem}")
     say(
-        f"model {name} {folder}: {weights.parameters(folder) / 1e9:.3g}B parameters, {len(vocabulary)} tokens"
+        f"model {name} {folder}: {weights.stored_parameters(folder) / 1e9:.3g}B parameters, {len(vocabulary)} tokens"
     )
     return tokenizer, found
 
@@ -271,15 +271,15 @@ def look_at_problems(key: str, file: Path, expected: int | None, where: dict, sa
     if not file.is_file():
         return [f"{key}.source: {file} is not there. Give an existing .jsonl, .json or .parquet file"]
     (column, sign), *_ = [*where.items(), (None, "")]
-    chosen = (row for row in intake.rows(file) if column is None or sign in str(row.get(column, "")))
-    rows = list(intake.checked(file, chosen, intake.problem_row))
+    chosen = (row for row in intake.read_rows(file) if column is None or sign in str(row.get(column, "")))
+    rows = list(intake.each_checked(file, chosen, intake.checked_problem))
     say(f"{key} {file}: {len(rows)} problems")
     if expected not in (None, len(rows)):
         return [f"{key}.problems: {expected} are expected, {file} gives {len(rows)}"]
     return [] if rows else [f"{key}.source: {file} gives no rows"]
 
 
-def look(config: dict, say) -> list[str]:
+def examined(config: dict, say) -> list[str]:
     """All faults of the local sources of a study; tells what it saw by `say(line)`."""
     found, tokenizers = [], {}
     for name, folder in models(config).items():

@@ -156,7 +156,9 @@ def add(parser: argparse.ArgumentParser, table: dict[str, Flag]):
     """Give a script's parser the flags of a table."""
     for name, flag in table.items():
         extra = {
-            key: value for key, value in flag._asdict().items() if key != "default" and value is not None
+            key: value
+            for key, value in flag._asdict().items()
+            if key not in ("default", "operation") and value is not None
         }
         extra |= {"required": True} if flag.default is REQUIRED else {"default": flag.default}
         parser.add_argument(f"--{name.replace('_', '-')}", **extra)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from valley import records
 
-KINDS = (".parquet", ".jsonl", ".json")
+SUFFIXES = (".parquet", ".jsonl", ".json")
 TRACES = ("problem", "generations")  # what traces cannot do without
 ABSENT = ("answer", "solution", "source", "uuid")  # null where the file has none
 LISTS = ("correctness_math_verify", "correctness_llama", "is_reasoning_complete", "finish_reasons")
@@ -27,7 +27,7 @@ class Wrong(ValueError):
 def local_file(source: str) -> Path | None:
     """The file that a source of the config names; None for a hub id. A name that ends as files do is one."""
     path = Path(os.path.expandvars(source)).expanduser()
-    if path.suffix in KINDS or path.is_file():
+    if path.suffix in SUFFIXES or path.is_file():
         return path
     return None
 
@@ -57,7 +57,7 @@ def written(value) -> str | None:
     return None if value is None else text(value)
 
 
-def truth(value) -> bool | None:
+def yes_or_no(value) -> bool | None:
     """True or false, also as 1 and 0; None for a null."""
     if value is None or isinstance(value, bool):
         return value
@@ -80,7 +80,7 @@ def generation(value) -> str | None:
     return None if value is None else text(value)
 
 
-def trace_row(row: dict) -> dict:
+def checked_trace(row: dict) -> dict:
     """A row of traces in canonical types; Wrong names the column."""
     made = {}
     for column in (*TRACES, *ABSENT, *LISTS):
@@ -95,13 +95,13 @@ def trace_row(row: dict) -> dict:
             elif column in ABSENT:
                 made[column] = written(value)
             else:
-                made[column] = listed(value, generation if column == "finish_reasons" else truth)
+                made[column] = listed(value, generation if column == "finish_reasons" else yes_or_no)
         except Wrong as error:
             raise Wrong(f"{column} holds {error}") from None
     return made
 
 
-def problem_row(row: dict) -> dict:
+def checked_problem(row: dict) -> dict:
     """id (None where the row has none), problem, answer and level of a row; Wrong where one cannot be."""
     identity = next((row[key] for key in ("id", "unique_id", "uuid") if row.get(key) is not None), None)
     made = {}
@@ -121,7 +121,7 @@ def problem_row(row: dict) -> dict:
     return {"id": made["id"], "problem": problem, "answer": str(row["answer"]), "level": made["level"]}
 
 
-def checked(path, rows, check):
+def each_checked(path, rows, check):
     """Yield `check(row)` of every row; stops at one that is wrong, with its number (from 1) in the file."""
     for number, row in enumerate(rows, 1):
         try:
@@ -156,7 +156,7 @@ def json_rows(path: Path):
         records.fail(path, f"cannot be read as JSON ({error})", "Mend the file")
 
 
-def rows(path: Path, wanted: tuple = (), also: tuple | None = None, size: int = 500):
+def read_rows(path: Path, wanted: tuple = (), also: tuple | None = None, size: int = 500):
     """Yield the rows of a local file as dicts, with the columns `wanted` and, where they are there, `also`
     (None: all).
     """
@@ -184,10 +184,10 @@ def traces_schema():
 
 def traces(path: Path):
     """Yield the rows of a local file of traces in canonical types."""
-    read = rows(path, TRACES, (*ABSENT, *LISTS))
+    read = read_rows(path, TRACES, (*ABSENT, *LISTS))
     if path.suffix != ".parquet":
         read = complete(path, read, TRACES)
-    yield from checked(path, read, trace_row)
+    yield from each_checked(path, read, checked_trace)
 
 
 def complete(path: Path, read, wanted: tuple):

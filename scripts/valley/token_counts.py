@@ -186,5 +186,5 @@ def counted(batches, processes: int, *arguments):
     """
     pairs = lambda rows: [(row["problem"], row["trace"]) for row in rows]  # noqa: E731
     items = ((batch, pairs(batch[1])) for batch in batches)
-    for (read, rows), tokens in workers.in_order(items, processes, token_counter, *arguments):
+    for (read, rows), tokens in workers.results(items, processes, token_counter, *arguments):
         yield read, rows, tokens

@@ -17,8 +17,8 @@ from pathlib import Path
 from valley import grid, prompts, records, token_counts, workers
 
 FORMAT = 1  # of the file; one more makes all of them anew
-BATCH = 100  # rows tokenised and written together: some 400,000 tokens of real traces
-FEW = 1000  # rows that are tokenised sooner than a worker starts
+TOGETHER = 100  # rows tokenised and written together: some 400,000 tokens of real traces
+WORTH_WORKERS = 1000  # rows that are tokenised sooner than a worker starts
 
 
 def schema():
@@ -63,7 +63,7 @@ def encoder(folder: Path, completion: str, system: str | None, suffix: str):
     return encode
 
 
-def checked(rows: list[dict], before: int, data: Path, completion: str) -> list[dict]:
+def texts_checked(rows: list[dict], before: int, data: Path, completion: str) -> list[dict]:
     """The rows of a subset; stops at one whose problem or completion is no text."""
     for number, row in enumerate(rows, before):
         for column in ("problem", completion):
@@ -76,7 +76,9 @@ def checked(rows: list[dict], before: int, data: Path, completion: str) -> list[
     return rows
 
 
-def write(out: Path, data: Path, folder: Path, completion: str, system, suffix: str, processes: int) -> dict:
+def tokenise(
+    out: Path, data: Path, folder: Path, completion: str, system, suffix: str, processes: int
+) -> dict:
     """Tokenise the subset `data` into the file `out`; what its note says of the content."""
     import pyarrow
 
@@ -86,14 +88,14 @@ def write(out: Path, data: Path, folder: Path, completion: str, system, suffix: 
 
     def jobs():
         read = 0
-        for batch in records.parquet_batches(data, columns, BATCH):
-            rows = checked(batch.to_pylist(), read, data, completion)
+        for batch in records.parquet_batches(data, columns, TOGETHER):
+            rows = texts_checked(batch.to_pylist(), read, data, completion)
             read += len(rows)
             rows_hash.update(rows)
             yield len(rows), [{column: row[column] for column in ("problem", completion)} for row in rows]
 
-    processes = processes if total > FEW else 1
-    encoded = workers.in_order(jobs(), processes, encoder, folder, completion, system, suffix)
+    processes = processes if total > WORTH_WORKERS else 1
+    encoded = workers.results(jobs(), processes, encoder, folder, completion, system, suffix)
     with records.whole(out) as temporary:
         with pyarrow.OSFile(str(temporary), "wb") as file, pyarrow.ipc.new_stream(file, schema()) as writer:
             for read, batch in encoded:
@@ -128,7 +130,7 @@ def key(tokenizer, completion: str, system: str | None, suffix: str) -> str:
     )
 
 
-def of(data: Path, folder: Path, completion: str, system, suffix: str, processes: int = 1):
+def obtained(data: Path, folder: Path, completion: str, system, suffix: str, processes: int = 1):
     """The subset `data` as ids of the tokenizer in a model folder: (file, note).
 
     Tokenised where it is not yet, where another subset lies there by now, and where the file is damaged. The
@@ -157,23 +159,23 @@ def of(data: Path, folder: Path, completion: str, system, suffix: str, processes
             said = known()  # made by another process meanwhile
             if said is None:
                 note.unlink(missing_ok=True)  # a file without a note is not whole
-                said = write(file, data, folder, completion, system, suffix, processes) | {"of": source}
+                said = tokenise(file, data, folder, completion, system, suffix, processes) | {"of": source}
                 records.write_json(note, said)
     return file, said
 
 
-def table(file: Path):
+def mapped(file: Path):
     """The rows of a tokenised subset as an arrow table mapped into memory."""
     import pyarrow
 
     return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all()
 
 
-def lengths(file: Path, max_length: int | None = None):
+def row_tokens(file: Path, max_length: int | None = None):
     """Tokens of every row, whole or cut at `max_length`, as a numpy array; reads no token."""
     import pyarrow.compute
 
-    counted = pyarrow.compute.list_value_length(table(file)["input_ids"]).to_numpy()
+    counted = pyarrow.compute.list_value_length(mapped(file)["input_ids"]).to_numpy()
     return counted if max_length is None else counted.clip(max=max_length)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from valley import records
 
 
-def files(folder: Path) -> list[Path]:
+def loaded_files(folder: Path) -> list[Path]:
     """The safetensors that transformers would load from a folder: `model.safetensors`, else those its index
     names.
 
@@ -32,6 +32,8 @@ def header(file: Path) -> dict:
         records.fail(file, f"is no readable safetensors file ({error})", "Fetch the model again")
 
 
-def parameters(folder: Path) -> int:
+def stored_parameters(folder: Path) -> int:
     """Number of parameters that a model folder stores; tied ones count once."""
-    return sum(math.prod(tensor["shape"]) for file in files(folder) for tensor in header(file).values())
+    return sum(
+        math.prod(tensor["shape"]) for file in loaded_files(folder) for tensor in header(file).values()
+    )

@@ -7,7 +7,7 @@ import multiprocessing
 from valley import environment
 
 
-def start(make, arguments):
+def become_worker(make, arguments):
     """First thing in a worker process: make its function."""
     environment.end_with_parent()
     global function
@@ -19,7 +19,7 @@ def work(job):
     return function(job)
 
 
-def in_order(items, workers: int, make, *arguments):
+def results(items, workers: int, make, *arguments):
     """Yield (what came with it, result) of items (what comes with it, job), in order.
 
     The result is `make(*arguments)(job)`. More workers than one are processes, each with a function made by
@@ -30,7 +30,7 @@ def in_order(items, workers: int, make, *arguments):
         yield from ((kept, own(job)) for kept, job in items)
         return
     context = multiprocessing.get_context("spawn")  # arrow's threads do not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(workers, context, start, (make, arguments)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, become_worker, (make, arguments)) as pool:
         waiting = collections.deque()
         for kept, job in items:
             waiting.append((kept, pool.submit(work, job)))
