@@ -158,7 +158,6 @@ def obtained(data: Path, folder: Path, completion: str, system, suffix: str, pro
         with filelock.FileLock(file.with_suffix(".lock")):
             said = known()  # made by another process meanwhile
             if said is None:
-                note.unlink(missing_ok=True)  # a file without a note is not whole
                 said = tokenise(file, data, folder, completion, system, suffix, processes) | {"of": source}
                 records.write_json(note, said)
     return file, said
