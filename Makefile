@@ -27,7 +27,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format plan power fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
+.PHONY: help demo run test test-slow test-slurm lint format check plan power fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -79,6 +79,10 @@ format: $(VENV)/complete  ## format and mend what can be mended by machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
+
+check: $(VENV)/complete  ## own model, traces and tasks held to what the study counts on, in seconds: make check STUDY=my.yaml
+	$(SAY)
+	$(BIN)/python scripts/check.py $(CONFIG)
 
 plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1 CARD=a100
 	$(SAY_WHERE)
