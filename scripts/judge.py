@@ -14,7 +14,7 @@ with the keywords.
 import collections
 from pathlib import Path
 
-from valley import chunks, flags, prompts, records, reflection
+from valley import chunks, flags, grid, manifests, prompts, records, reflection
 
 TOKENS = 8  # room for a digit with a word or quotes around it; an answer that needs more is no label
 
@@ -75,8 +75,8 @@ def label(what: tuple, response: chunks.Response) -> dict:
     }
 
 
-def write_labels(args):
-    """Judge as `args` say and write the labels."""
+def write_labels(args, work: list):
+    """Judge as `args` say, work that `work` names, and write the labels."""
     import pyarrow
 
     prompt = args.prompt.read_text(encoding="utf-8")
@@ -89,6 +89,7 @@ def write_labels(args):
         for responses, task in zip(args.responses, args.tasks, strict=True)
         for question in questions(responses, task, prompt, args.max_characters)
     ]
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
     ids = prompts.prompt_ids(tokenizer, [text for _, text in asked], None, "")
     longest = max(map(len, ids))
@@ -113,7 +114,9 @@ def write_labels(args):
     items = [(what, row) for (what, _), row in zip(asked, ids, strict=True)]
     table, record = chunks.generated(args, tokenizer, items, sources, label, ["task", "id", "sample"], schema)
     said = collections.Counter(map(reflection.category, table["label"].to_pylist()))
-    records.write_parquet(args.out, table, provenance=record | {"labels": dict(said)})
+    records.write_parquet(
+        args.out, table, provenance=record | {"labels": dict(said), "work": grid.fingerprint(work)}
+    )
     chunks.finish(args.out, record)
     counts = ", ".join(f"{said[name]} {name}" for name in (*reflection.CATEGORIES, reflection.UNREADABLE))
     records.done(f"{table.num_rows} labels: {counts}", args.out, record["seconds"])
@@ -125,8 +128,9 @@ def main():
         records.settings(args),
         *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks]),
     ]
-    with records.failing_once(args.out.with_suffix(".failed.json"), work):
-        write_labels(args)
+    with chunks.job(args, work) as todo:
+        if todo:
+            write_labels(args, work)
 
 
 if __name__ == "__main__":

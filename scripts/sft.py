@@ -14,7 +14,6 @@ Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked ove
 packing unless `--packing` (a batch is `--batch` examples, as the paper counts).
 """
 
-import math
 import os
 import shutil
 import time
@@ -96,7 +95,7 @@ def make_config(args, checkpoints: Path):
         dataset_kwargs={"skip_prepare_dataset": True},
         save_strategy="steps" if args.save_every else "no",
         save_steps=args.save_every or 500,
-        save_total_limit=1,
+        save_total_limit=None,  # valley/checkpoints.py removes the old ones, once a new one is whole
         logging_steps=8,
         logging_nan_inf_filter=False,
         report_to="none",
@@ -123,8 +122,8 @@ def attention() -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
-def train(args):
-    """Train as `args` say; writes the model and its record."""
+def train(args, work: list):
+    """Train as `args` say, work that `work` names; writes the model and its record."""
     rows = records.read_parquet(args.data).to_pylist()
     if args.completion not in rows[0]:
         records.fail(args.data, f"has no column {args.completion}", "Make the subset again")
@@ -132,12 +131,13 @@ def train(args):
 
     from transformers import AutoModelForCausalLM
 
-    from valley import training
+    from valley import checkpoints, manifests, training
 
     start = time.perf_counter()
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
-    checkpoints, resume = args.out.parent / "checkpoints", None
-    config = make_config(args, checkpoints)
+    folder = args.out.parent / "checkpoints"
+    config = make_config(args, folder)
     training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model,
@@ -153,27 +153,16 @@ def train(args):
     data = prompts.training_rows(tokenizer, rows, args.completion, args.system, args.suffix, args.max_length)
     data_hash = grid.fingerprint(data)
 
-    if args.save_every:
-        resume = training.resume_point(
-            checkpoints, [data_hash, records.identity(args.model), records.settings(args)]
-        )
+    same = [data_hash, records.identity(args.model), records.settings(args)]
+    resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     trainer = make_trainer(config, model, tokenizer, data)
-    training.show_progress(trainer)
-    result = trainer.train(resume_from_checkpoint=resume)
+    took = training.train(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
     tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
-    if not math.isfinite(result.training_loss) or not all(math.isfinite(entry["loss"]) for entry in curve):
-        records.fail(
-            args.out,
-            "training diverged (the loss is no number)",
-            "Lower the learning rate; a retry cannot help",
-        )
-
-    training.save_model(trainer, tokenizer, args)
     if trainer.is_world_process_zero():
-        seconds = time.perf_counter() - start
-        record = {
+        record = took | {
+            "work": grid.fingerprint(work),
             "steps": trainer.state.global_step,
             "examples": len(data),
             "tokens_trained": int(tokens[-1]),
@@ -181,27 +170,29 @@ def train(args):
             "data_sha256": data_hash,
             "subset_sha256": subset_hash,
             "loss": curve,
-            "train_loss": result.training_loss,
+            "train_loss": training.mean_loss(curve),
+            "warnings": training.warnings(trainer.state.log_history),
+            "weights": manifests.weights(args.out),
             "resumed_from": resume,
             "parameters": training.parameters(model),
-            "seconds": seconds,
-            "seconds_training": result.metrics["train_runtime"],
             "devices": trainer.args.world_size,
             "device_batch": trainer.args.per_device_train_batch_size,
             "accumulate": trainer.args.gradient_accumulation_steps,
         }
         records.write_json(args.record, records.provenance(args) | record)
-        if args.save_every:
-            shutil.rmtree(checkpoints)
+        shutil.rmtree(folder)
         losses = f", loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}" if curve else ""
-        records.done(f"SFT: {record['steps']} steps{losses}", args.out, seconds)
+        records.done(f"SFT: {record['steps']} steps{losses}", args.out, record["seconds"])
 
 
 def main():
     args = parse()
+    from valley import training
+
     work = [records.settings(args), records.identity(args.model), records.identity(args.data)]
-    with records.failing_once(args.record.with_name("failed.json"), work):
-        train(args)
+    with training.job(args, work) as todo:
+        if todo:
+            train(args, work)
 
 
 if __name__ == "__main__":

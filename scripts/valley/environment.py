@@ -2,13 +2,25 @@
 parent.
 """
 
+import ctypes
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+
+def rank() -> int:
+    """This process's rank among those that train together; 0 alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def say(text: str):
+    """A line in the log."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def gpus() -> int:
@@ -57,3 +69,17 @@ def end_with_parent():
     threading.Thread(
         target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
     ).start()
+
+
+def end_with_launcher():
+    """In a process that `accelerate launch` started: be killed when the launcher dies, however it dies.
+
+    Its other end is not told of by the kernel otherwise, and a rank that waits in a collective holds its GPU.
+    Linux's parent-death signal works even while the interpreter is inside a library.
+    """
+    if "LOCAL_RANK" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None, use_errno=True).prctl(parent_death_signal, int(signal.SIGKILL))
+    if os.getppid() == 1:  # it died before that
+        os._exit(1)

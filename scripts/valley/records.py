@@ -7,12 +7,14 @@ sentence that names it.
 """
 
 import contextlib
+import glob
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -77,20 +79,33 @@ def whole(path):
     """Yield a temporary path beside `path`; on success it becomes `path` (replacing it), on error it is
     removed.
 
-    Works for files and directories alike; the rename is atomic on one file system.
+    Works for files and directories alike; the rename is atomic on one file system. A folder that is replaced
+    gives up its name before it is removed: half a folder never stands under it. What a killed process of this
+    machine left of the same path is removed first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{socket.gethostname()}-*.*"):
+        if (pid := left.suffixes[-2].rsplit("-", 1)[-1]).isdigit() and not Path(f"/proc/{pid}").exists():
+            remove(left)
+    temporary, old = (
+        path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.{end}") for end in ("tmp", "old")
+    )
     try:
         yield temporary
         if path.is_dir() and temporary.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, old)
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+        remove(old)
+
+
+def remove(path: Path):
+    """Remove a file or a folder; nothing where neither is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def write_json(path, content: dict):
