@@ -1,18 +1,17 @@
 # From scores to a page: tables, figures, what it cost, the finding in one line.
 
 # With `unfinished` (make page) what has been scored so far is reported, and what is missing is named.
-DONE = [c for c in CELLS if not config["unfinished"] or Path(cell(*c, "scores.json")).exists()]
-SCORES = [cell(*name, "scores.json") for name in DONE]
-GRADES = [cell(*name, "grades.parquet") for name in DONE]
-TRAINED = [(model, run, seed) for model, run, seed in DONE if run != "base" and "@" not in run]
-CURVES = [cell(*name, "curve.parquet") for name in TRAINED if "+rl" in name[1]]
+DONE = [c for c in CELLS if not config["unfinished"] or PLACES.of(c, "scores.json").exists()]
+SCORES = [str(PLACES.of(c, "scores.json")) for c in DONE]
+GRADES = [str(PLACES.of(c, "grades.parquet")) for c in DONE]
+CURVES = [str(PLACES.of(c, "curve.parquet")) for c in DONE if c.parsed.rl and c.parsed.step is None]
 # The first seed of every run but the checkpoints along RL: whose responses the page shows.
 SHOWN = [
-    (m, r, s)
-    for m, r, s in by_size(DONE)
-    if "@" not in r and s == min(o for n, q, o in DONE if (n, q) == (m, r))
+    c
+    for c in by_size(DONE)
+    if c.parsed.step is None and c.seed == min(d.seed for d in DONE if d[:2] == c[:2])
 ]
-CARDS = sorted({subset(run, seed, "json") for _, run, seed in DONE if grid.parse_run(run).size})
+CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
 AGGREGATED = ["cells", "summary", "rl_curves", "crossings"]
 BESIDE = ["replicates", "paper", "subsets"]
@@ -29,8 +28,8 @@ FIGURES = [
     "budget",
     "reflection",
     *(["arithmetic", "errors"] if config["report"]["calculations"] else []),
-    *(["recipes"] if any(grid.parse_run(run).recipe for _, run, _ in CELLS) else []),
-    *(["rl"] if any("+rl" in run for _, run, _ in CELLS) else []),
+    *(["recipes"] if any(c.parsed.recipe for c in CELLS) else []),
+    *(["rl"] if any(c.parsed.rl for c in CELLS) else []),
 ]
 
 
@@ -173,8 +172,8 @@ rule examples:
     input:
         script="scripts/examples.py",
         calculations="scripts/valley/calculations.py",
-        grades=[cell(*name, "grades.parquet") for name in SHOWN],
-        responses=[cell(*name, f"responses/{task}.parquet") for name in SHOWN for task in TASKS],
+        grades=[str(PLACES.of(c, "grades.parquet")) for c in SHOWN],
+        responses=[str(PLACES.responses(c, task)) for c in SHOWN for task in TASKS],
     output:
         at("report/tables/examples.parquet"),
     log:
@@ -184,7 +183,7 @@ rule examples:
         CPU_ENV
     params:
         results=lambda w: at("results"),
-        cells=["/".join(map(str, name)) for name in SHOWN],
+        cells=list(map(str, SHOWN)),
     message:
         "Pick example responses"
     shell:
@@ -212,7 +211,7 @@ rule configuration:
 rule calibrate:
     input:
         script="scripts/calibrate.py",
-        scores=[path for path, (_, run, _) in zip(SCORES, CELLS) if run == "base"],
+        scores=[str(PLACES.of(c, "scores.json")) for c in DONE if c.run == "base"],
         reference="workflow/reference/paper_fig2.csv",
     output:
         at("report/calibration.csv"),
@@ -329,7 +328,7 @@ rule release:
         CPU_ENV
     params:
         study=lambda w: config["root"],
-        cells=["/".join(map(str, name)) for name in DONE],
+        cells=list(map(str, DONE)),
     message:
         "Gather the release"
     shell:
