@@ -1,16 +1,19 @@
 """SFT and GRPO with the real trainers on a tiny model."""
 
 import json
+import re
 import shutil
+import subprocess
 import sys
+import time
 
 import pyarrow.parquet
 import pytest
 import rl
 import sft
-from conftest import run, script
+from conftest import REPOSITORY, run, script
 
-from valley import check, equality, flags, grading, grid, prompts, records
+from valley import check, checkpoints, equality, flags, grading, grid, manifests, prompts, records
 
 
 def test_the_global_batch_is_exact_on_any_number_of_devices():
@@ -94,6 +97,12 @@ def weights(folder):
         return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
 
+def killed(step, folder, base, subset, *flags):
+    """Train, with a SIGKILL at the end of a step; what it printed."""
+    command = [sys.executable, "scripts/warm.py", "tests/faults/killed.py", step, "scripts/sft.py"]
+    return run([*command, *sft_flags(folder, base, subset, *flags)], ok=False)
+
+
 def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(
     tmp_path, base, subset
 ):
@@ -103,10 +112,7 @@ def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_
     flags = ["--epochs", 3, "--save-every", 8]
     assert train(straight, base, subset, *flags)["resumed_from"] is None
     # Killed at step 12, when the checkpoint of step 8 is there.
-    kill = ("import os, runpy, sys; sys.path.insert(0, 'scripts'); from valley import training\n"
-            "training.Progress.on_step_end = lambda self, args, state, *_, **__: os._exit(9) if state.global_step == 12 else None\n"
-            "sys.argv.pop(0); runpy.run_path('scripts/sft.py', run_name='__main__')")  # fmt: skip
-    run([sys.executable, "-c", kill, "scripts/sft.py", *sft_flags(broken, base, subset, *flags)], ok=False)
+    killed(12, broken, base, subset, *flags)
     assert [path.name for path in (broken / "checkpoints").glob("checkpoint-*")] == ["checkpoint-8"]
     assert not (broken / "model").exists()
     shutil.copytree(broken / "checkpoints", tmp_path / "kept")
@@ -119,6 +125,107 @@ def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_
     assert other["resumed_from"] is None
     assert list(broken.glob("checkpoints.of-*"))  # set aside, not deleted
     assert record["steps"] == 24
+
+
+TIMES = {"seconds", "seconds_training", "seconds_lost", "segments", "steps_lost", "finished", "resumed_from"}
+
+
+def test_a_run_killed_at_three_steps_and_resumed_has_the_record_of_an_undisturbed_one_and_its_times_sum(
+    tmp_path, base, subset
+):
+    """Also for a checkpoint between two logged steps, and a kill before the first checkpoint."""
+    cell, flags = tmp_path / "cell", ["--epochs", 3, "--save-every", 3]
+    cell.mkdir()
+    whole = train(cell, base, subset, *flags)
+    before = weights(cell)
+    shutil.rmtree(cell)
+    cell.mkdir()
+    for step in (2, 11, 20):
+        killed(step, cell, base, subset, *flags)
+    record = train(cell, base, subset, *flags)
+    assert weights(cell) == before
+    differing = {name for name in whole.keys() | record.keys() if whole.get(name) != record.get(name)}
+    assert differing <= TIMES
+    assert record["tokens_trained"] == 3 * record["tokens_per_epoch"]
+    assert whole["segments"][0]["to"] == 24
+    assert [(one["from"], one["to"]) for one in record["segments"]] == [(0, 1), (0, 10), (9, 19), (18, 24)]
+    assert record["steps_lost"] == 1 + 1 + 1
+    assert record["seconds"] == pytest.approx(sum(one["seconds"] for one in record["segments"]))
+    assert 0 < record["seconds_lost"] < record["seconds"]
+    assert whole["seconds_lost"] == 0
+
+
+def test_a_half_written_or_damaged_checkpoint_is_passed_over_aloud_for_the_newest_whole_one(
+    tmp_path, base, subset
+):
+    flags = ["--epochs", 3, "--save-every", 4]
+    straight, cell = tmp_path / "straight", tmp_path / "cell"
+    straight.mkdir()
+    cell.mkdir()
+    train(straight, base, subset, *flags)
+    killed(10, cell, base, subset, *flags)
+    checkpoints = cell / "checkpoints"
+    for step, harm in ((12, lambda made: (made / "trainer_state.json").unlink()),
+                       (16, lambda made: (made / "optimizer.pt").write_bytes(b"cut"))):  # fmt: skip
+        made = shutil.copytree(checkpoints / "checkpoint-8", checkpoints / f"checkpoint-{step}")
+        harm(made)
+    (checkpoints / "checkpoint-12/manifest.json").unlink()
+    output = script("sft", *sft_flags(cell, base, subset, *flags))
+    assert re.search(r"passed over \S+checkpoint-16: optimizer.pt has 3 bytes in place of [\d,]+", output)
+    assert re.search(r"passed over \S+checkpoint-12: manifest.json is missing", output)
+    assert re.search(r"continues from \S+checkpoint-8", output)
+    assert weights(straight) == weights(cell)
+
+
+def test_one_flipped_byte_in_a_checkpoints_small_files_is_found(tmp_path):
+    made = tmp_path / "checkpoint-3"
+    made.mkdir()
+    (made / "scheduler.pt").write_bytes(b"abc")
+    manifests.seal(made, step=3)
+    assert manifests.flaw(made) is None
+    (made / "scheduler.pt").write_bytes(b"abd")
+    assert "scheduler.pt is not what was written" in manifests.flaw(made)
+
+
+def test_checkpoints_of_another_number_of_processes_or_zero_stage_are_set_aside_and_taken_up_again(
+    tmp_path, capsys
+):
+    folder, work = tmp_path / "checkpoints", ["data", "model"]
+    two, one = {"processes": 2, "zero_stage": 3}, {"processes": 1, "zero_stage": 2}
+    assert checkpoints.resume_point(folder, work, two) is None
+    made = folder / "checkpoint-8"
+    made.mkdir()
+    manifests.seal(made, step=8)
+    assert checkpoints.resume_point(folder, work, one) is None
+    assert "by 2 processes, ZeRO stage 3, this run is 1 process, ZeRO stage 2" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("checkpoints.of-*/checkpoint-8"))) == 1
+    assert checkpoints.resume_point(folder, work, two) == str(made)
+
+
+def test_a_second_process_on_a_cell_waits_names_the_first_and_takes_over_what_it_finished(
+    tmp_path, base, subset
+):
+    """As after a `kill -9` of Snakemake: the orphan trains on, the rerun starts a second trainer."""
+    flags = sft_flags(tmp_path, base, subset, "--epochs", 12, "--save-every", 4)
+    command = [sys.executable, "scripts/warm.py", "scripts/sft.py", *flags]
+    first = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    until(lambda: list(tmp_path.glob("checkpoints/checkpoint-*/manifest.json")))
+    holder = records.read_json(tmp_path / "train.lock")["pid"]
+    output = run(command)
+    assert f"waits for process {holder} on " in output
+    assert "nothing is left to do" in output
+    assert first.wait(60) == 0
+    assert records.read_json(tmp_path / "train.json")["segments"][0]["to"] == 96
+
+
+def until(condition, seconds=60):
+    """Wait until `condition()` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_a_diverging_sft_fails_and_leaves_no_model(tmp_path, base, subset):

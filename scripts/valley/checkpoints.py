@@ -75,7 +75,10 @@ def described(layout: dict) -> str:
 
 
 def set_aside(folder: Path, found: dict, layout: dict):
-    """Give a folder of other work another name, and say why in one sentence; nothing is deleted."""
+    """Give a folder of other work another name, and say why in one sentence; no checkpoint is deleted."""
+    if not of(folder):
+        shutil.rmtree(folder)
+        return
     aside = folder.with_name(f"{folder.name}.of-{found.get('fingerprint', 'unknown')}")
     if aside.exists():
         aside = aside.with_name(f"{aside.name}-{time.time_ns()}")

@@ -3,6 +3,7 @@ parent.
 """
 
 import ctypes
+import json
 import multiprocessing
 import os
 import shutil
@@ -60,6 +61,12 @@ def prepare(warm_start: bool):
         # Freed memory stays with the process: it saves up to a third of a GRPO step on CPU.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
+
+
+def operate(config: dict):
+    """Hand on to jobs how they are to be run; none of it makes them other jobs."""
+    os.environ["VALLEY_STALL"] = json.dumps(config["stall"])
+    os.environ["VALLEY_WEIGHTS"] = config["verify_weights"]
 
 
 def end_with_parent():
