@@ -108,19 +108,9 @@ def grade_task(
     return rows
 
 
-def main():
-    parser = flags.parser(__doc__)
-    parser.add_argument("--responses", required=True, type=Path, nargs="+")
-    parser.add_argument("--tasks", required=True, type=Path, nargs="+")
-    parser.add_argument("--samples", required=True, type=int, nargs="+")
-    parser.add_argument(
-        "--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted"
-    )
-    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="labels of a judge (judge.py)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that compare answers by algebra")
-    parser.add_argument("--out", required=True, type=Path)
-    args = parser.parse_args()
-
+def grade_cell(args):
+    """Grade all tasks of a cell as `args` say, and write the grades."""
+    records.room(args.out.parent, sum(path.stat().st_size for path in args.responses), "grading")
     graded, judged = [], labels(args.judged)
     if unknown := sorted(set(judged) - {path.stem for path in args.responses}):
         records.fail(
@@ -152,6 +142,23 @@ def main():
         f"{len(graded)} grades, {share:.3f} correct" + (f", {given_up} timeouts" if given_up else ""),
         args.out,
     )
+
+
+def main():
+    parser = flags.parser(__doc__)
+    parser.add_argument("--responses", required=True, type=Path, nargs="+")
+    parser.add_argument("--tasks", required=True, type=Path, nargs="+")
+    parser.add_argument("--samples", required=True, type=int, nargs="+")
+    parser.add_argument(
+        "--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted"
+    )
+    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="labels of a judge (judge.py)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compare answers by algebra")
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    with records.disk_faults(args.out.parent):
+        grade_cell(args)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import jinja2
 import markupsafe
 import pandas
 
-from valley import flags, records
+from valley import flags, plain, records
 from valley.grid import HEADLINE
 
 PARQUET = ("examples",)  # tables with texts that no CSV should hold
@@ -131,6 +131,11 @@ def caption(folder: Path, figure: str) -> str:
     return " ".join((folder / f"{figure}.rst").read_text(encoding="utf-8").split())
 
 
+def shown(value):
+    """A value of the page: texts without control characters, whoever wrote them; markup as it is."""
+    return plain.visible(value) if type(value) is str else value
+
+
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--study", required=True, help="name of the study")
@@ -149,7 +154,11 @@ def main():
 
     tables = read(args.report / "tables")
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number}
     html = environment.from_string(args.template.read_text(encoding="utf-8")).render(

@@ -189,6 +189,7 @@ def train(args, work: list):
     data_hash = records.sha256(args.problems)
     same = [data_hash, records.identity(args.model), records.settings(args)]
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
+    training.check_room(args, folder, kept=None, steps=args.steps)
     with equality.Comparer() as comparer:
         trainer = GRPOTrainer(
             model=model,

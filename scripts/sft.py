@@ -141,6 +141,7 @@ def train(args, work: list):
 
     same = [data_hash, records.identity(args.model), records.settings(args)]
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
+    training.check_room(args, folder, kept=1, steps=args.steps)
     trainer = make_trainer(config, model, tokenizer, data)
     took = training.train(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")

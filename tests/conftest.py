@@ -102,3 +102,18 @@ def synthetic(tmp_path_factory):
     script("synthesize", "--traces-out", folder / "traces.parquet", "--traces", 64, "--task-out", folder / "task.parquet",
            "--task", 12, "--rl-out", folder / "rl.parquet", "--rl", 32, "--lengths", 2, 3, "--seed", 0)  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def subset(tmp_path):
+    """Sixteen chain problems as a subset."""
+    import random
+
+    from valley import chain, records
+
+    rows = [
+        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
+        for p in chain.draw_many(random.Random(0), 16, [2], test=False)
+    ]
+    records.write_parquet(tmp_path / "subset.parquet", rows)
+    return tmp_path / "subset.parquet"

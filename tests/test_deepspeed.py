@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 from conftest import REPOSITORY, run
-from test_training import sft_flags, subset, weights  # noqa: F401 - subset is a fixture
+from test_training import sft_flags, weights
 
 from valley import records
 
@@ -57,7 +57,7 @@ def test_deepspeeds_own_parser_accepts_every_configuration(path):
 
 @needs_compiler
 @pytest.mark.slow
-def test_two_processes_under_zero_train_the_same_model_as_one_without(tmp_path, base, subset):  # noqa: F811
+def test_two_processes_under_zero_train_the_same_model_as_one_without(tmp_path, base, subset):
     alone, expected = train(tmp_path / "alone", base, subset, 1, None)
     assert (alone["devices"], alone["accumulate"]) == (1, 8)
     for zero in ("zero2", "zero3"):
@@ -70,7 +70,7 @@ def test_two_processes_under_zero_train_the_same_model_as_one_without(tmp_path, 
 
 @needs_compiler
 @pytest.mark.slow
-def test_eight_processes_of_one_equal_one_process_of_eight(tmp_path, base, subset):  # noqa: F811
+def test_eight_processes_of_one_equal_one_process_of_eight(tmp_path, base, subset):
     """The paper's 8k cell: batch 8 on 8 GPUs without accumulation, or on one with eight."""
     eight, left = train(tmp_path / "eight", base, subset, 8, "zero2")
     one, right = train(tmp_path / "one", base, subset, 1, "zero2")

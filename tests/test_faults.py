@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from conftest import REPOSITORY, run, script
-from test_training import RL, SFT, subset, train  # noqa: F401 - subset is a fixture
+from test_training import RL, SFT, train
 
 from valley import records
 
@@ -50,7 +50,7 @@ def kills(stops, folder, name, arguments, every, start=None, imports=TRAINERS):
     return json.loads(said.splitlines()[-1])
 
 
-def sft_arguments(base, subset):  # noqa: F811
+def sft_arguments(base, subset):
     return ["--model", base, "--data", subset, "--out", "{cell}/model", "--record", "{cell}/train.json", *SFT,
             "--epochs", 1, "--save-every", 3]  # fmt: skip
 
@@ -74,7 +74,7 @@ def rl_arguments(start):
 
 
 @pytest.mark.parametrize("every", [67, pytest.param(1, marks=pytest.mark.slow)])
-def test_sft_killed_at_a_boundary_of_its_files_ends_as_undisturbed(tmp_path, base, subset, stops, every):  # noqa: F811
+def test_sft_killed_at_a_boundary_of_its_files_ends_as_undisturbed(tmp_path, base, subset, stops, every):
     found = kills(stops, tmp_path, "sft", sft_arguments(base, subset), every)
     print(
         f"SFT: {len(found['kills'])} kills at {found['boundaries']} boundaries, {len(found['differ'])} differ"

@@ -45,21 +45,6 @@ def test_only_the_completion_is_trained_and_the_end_token_is(base):
 SFT = ["--lr", 5e-3, "--batch", 2, "--device-batch", 2, "--max-length", 256, "--seed", 0]
 
 
-@pytest.fixture
-def subset(tmp_path):
-    """Sixteen chain problems as a subset."""
-    import random
-
-    from valley import chain
-
-    rows = [
-        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
-        for p in chain.draw_many(random.Random(0), 16, [2], test=False)
-    ]
-    records.write_parquet(tmp_path / "subset.parquet", rows)
-    return tmp_path / "subset.parquet"
-
-
 def sft_flags(folder, base, subset, *flags):
     files = ["--model", base, "--data", subset, "--out", folder / "model", "--record", folder / "train.json"]
     return [str(flag) for flag in [*files, *SFT, *flags]]

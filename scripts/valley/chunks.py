@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from valley import engines, grid, locks, pulse, records
 
+BYTES_A_TOKEN = 4  # of text, on disk at most; twice, for chunks stay until the whole file is there
+
 
 class Response(NamedTuple):
     """What an engine said to one prompt."""
@@ -54,6 +56,8 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
         for number, chunk in enumerate(work)
         if not files[number].exists()
     ]
+    responses = sum(len(batch) for _, batch, _ in todo)
+    records.room(args.out.parent, 2 * BYTES_A_TOKEN * responses * args.max_new_tokens, "generation")
     before = pulse.earlier(made)
     beat = pulse.Pulse(made, f"generation of {args.out}", len(work) - len(todo), segment=len(before),
                        **{"from": len(work) - len(todo)})  # fmt: skip

@@ -13,6 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
+from valley import plain
+
 
 def rank() -> int:
     """This process's rank among those that train together; 0 alone."""
@@ -21,7 +23,7 @@ def rank() -> int:
 
 def say(text: str):
     """A line in the log."""
-    print(text, file=sys.stderr, flush=True)
+    print(plain.visible(text), file=sys.stderr, flush=True)
 
 
 def gpus() -> int:

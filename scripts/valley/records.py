@@ -7,6 +7,7 @@ sentence that names it.
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import importlib.metadata
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from valley import plain
 
 PACKAGES = (
     "torch",
@@ -33,15 +36,78 @@ PACKAGES = (
 )
 
 
+NEARLY_FULL = 64 << 20  # bytes; with less left, a write that fails without saying why failed for lack of room
+
+
 def fail(where, what: str, todo: str):
     """Stop with one sentence: the file or key, what is wrong with it, what to do. Exit code 1, no traceback."""
-    sys.exit(f"error: {where}: {what}. {todo}")
+    sys.exit(plain.visible(f"error: {where}: {what}. {todo}"))
+
+
+class Passing(SystemExit):
+    """The end of a script for a reason that can pass by itself, such as a full disk: not remembered as a failure."""
+
+
+def fail_for_now(where, what: str, todo: str):
+    """Stop as `fail` does, for a reason that a retry may not meet again."""
+    raise Passing(plain.visible(f"error: {where}: {what}. {todo}"))
+
+
+def room(folder, needed: float, what: str):
+    """Stop unless the disk below a folder has so many bytes free, before hours are spent on what cannot be saved."""
+    there = next(p for p in [Path(folder).absolute(), *Path(folder).absolute().parents] if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        fail_for_now(
+            folder,
+            f"{what} needs {needed / 1e9:,.2f} GB, {free / 1e9:,.2f} GB are free",
+            "Make room on this disk, or set `root` to another one, and run again",
+        )
+
+
+@contextlib.contextmanager
+def disk_faults(folder):
+    """Turn an error that a full, read-only or broken disk raises, in whatever library, into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not (why := disk_fault(error, folder)):
+            raise
+        fail_for_now(
+            folder, why, "What was finished before is whole: mend that and run again, it continues from there"
+        )
+
+
+def disk_fault(error: BaseException, folder) -> str | None:
+    """What is wrong with the disk, where an error comes from that: by its number, by what libraries make of it (those
+    written in Rust and C++ lose the number), or because torch failed to write and the disk is full.
+    """
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    for one in chain:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            said = os.strerror(number)
+            if getattr(one, "errno", None) == number or said in str(one) or f"os error {number})" in str(one):
+                named = f" ({one.filename})" if getattr(one, "filename", None) else ""
+                return f"the disk cannot be written: {said}{named}"
+    writing = any(
+        text in str(one)
+        for one in chain
+        for text in ("PytorchStreamWriter", "unexpected pos", "file write failed")
+    )
+    with contextlib.suppress(OSError, StopIteration):
+        there = next(p for p in [Path(folder).absolute(), *Path(folder).absolute().parents] if p.exists())
+        if writing and shutil.disk_usage(there).free < NEARLY_FULL:
+            return f"the disk cannot be written: {os.strerror(errno.ENOSPC)}"
+    return None
 
 
 def done(made: str, path, seconds: float | None = None):
     """The closing line of a script on standard output: what was made, where, how long the work took."""
     took = "" if seconds is None else f" ({seconds:.1f} s)"
-    print(f"{made}{took} → {path}", flush=True)
+    print(plain.visible(f"{made}{took} → {path}"), flush=True)
 
 
 @contextlib.contextmanager
@@ -49,8 +115,8 @@ def failing_once(note: Path, identity):
     """Remember a failure that no retry can cure, in the file `note`, and stop a retry of the same work on it
     at once.
 
-    What `fail` reports (bad data, divergence, a config that cannot work) is such a failure; a kill or a
-    broken node is not. `identity` is JSON content that names the work; with the code it makes the
+    What `fail` reports (bad data, divergence, a config that cannot work) is such a failure; a kill, a broken node
+    or a full disk is not. `identity` is JSON content that names the work; with the code it makes the
     fingerprint, so mended work runs.
     """
     fingerprint = hashlib.sha256(
@@ -59,7 +125,10 @@ def failing_once(note: Path, identity):
     if note.exists() and (before := read_json(note))["fingerprint"] == fingerprint:
         sys.exit(f"{before['error']}\n(stopped at once: the same work failed like this before, see {note})")
     try:
-        yield
+        with disk_faults(note.parent):
+            yield
+    except Passing:
+        raise
     except SystemExit as stop:
         if isinstance(stop.code, str) and int(os.environ.get("RANK", 0)) == 0:
             write_json(

@@ -31,6 +31,23 @@ def job(args, work: list):
     return locks.job(args.record.with_name("failed.json"), args.out.parent / "train.lock", work, found)
 
 
+def check_room(args, folder: Path, kept: int | None, steps: int):
+    """Stop unless the disk holds what this training will write: its checkpoints at the peak, and the model.
+
+    A checkpoint is the weights as they are trained and AdamW's two moments in fp32, under DeepSpeed also the fp32
+    master copy. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
+    None: one each `args.save_every` of `steps`.
+    """
+    if rank() > 0:
+        return
+    weights = 2 if args.precision == "bf16" and args.deepspeed else 4
+    each = weights + 8 + (4 if args.deepspeed else 0)
+    count = 0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every)
+    there = len(checkpoints.of(folder))
+    needed = manifests.parameters(args.model) * (each * max(0, count - there) + weights)
+    records.room(args.out.parent, needed, f"training with {count} checkpoints at a time")
+
+
 def announce(config):
     """Say on what this process trains, which starts the process group; to be called before the model is
     loaded.
