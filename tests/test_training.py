@@ -13,7 +13,7 @@ import rl
 import sft
 from conftest import REPOSITORY, run, script
 
-from valley import check, checkpoints, equality, flags, grading, grid, manifests, prompts, records
+from valley import check, checkpoints, equality, flags, grading, grid, manifests, prompts, records, training
 
 
 def test_the_global_batch_is_exact_on_any_number_of_devices():
@@ -84,8 +84,13 @@ def weights(folder):
 
 def killed(step, folder, base, subset, *flags):
     """Train, with a SIGKILL at the end of a step; what it printed."""
-    command = [sys.executable, "scripts/warm.py", "tests/faults/killed.py", step, "scripts/sft.py"]
-    return run([*command, *sft_flags(folder, base, subset, *flags)], ok=False)
+    return run(faulty("kill", step, folder, base, subset, *flags), ok=False)
+
+
+def faulty(fault, step, folder, base, subset, *flags):
+    """The command of a training to which something happens at the end of a step (tests/faults/at_step.py)."""
+    command = [sys.executable, "scripts/warm.py", "tests/faults/at_step.py", fault, step, "scripts/sft.py"]
+    return [str(part) for part in [*command, *sft_flags(folder, base, subset, *flags)]]
 
 
 def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(
@@ -211,6 +216,50 @@ def until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+def test_numbers_that_went_bad_are_told_from_those_that_did_not():
+    steps = lambda **values: [{"step": n + 1} | values for n in range(20)]  # noqa: E731
+    fine = steps(
+        reward=0.4, frac_reward_zero_std=0.5, **{"completions/mean_length": 90, "completions/min_length": 7}
+    )
+    assert training.warnings(fine) == []
+    assert training.hopeless(fine, 20) is None
+    assert training.warnings([{"step": 8, "loss": 0.7}, {"step": 16, "loss": 0.4}]) == []
+    (said,) = training.warnings(
+        [{"step": 8, "loss": 0.7}, {"step": 16, "loss": 9.4}, {"step": 24, "loss": 0.5}]
+    )
+    assert said == "the loss rose from 0.7 to 9.4 at step 16"
+    (said,) = training.warnings(steps(reward=1.0, frac_reward_zero_std=1.0))
+    assert said.startswith("20 updates in a row had the same reward within every group")
+    (said,) = training.warnings(steps(reward=0.1, **{"completions/min_length": 0}))
+    assert said == "20 updates had responses of length zero, the first at step 1"
+    assert (
+        training.hopeless(steps(reward=1.0, frac_reward_zero_std=1.0), 40) is None
+    )  # all right: nothing is wrong
+    assert "nothing to learn from" in training.hopeless(steps(reward=0.0), 40)
+    assert training.hopeless(steps(reward=0.0), 100) is None
+    assert training.hopeless([*steps(reward=0.0), {"step": 21, "reward": 0.1}], 40) is None
+    assert "was empty" in training.hopeless(steps(reward=0.0, **{"completions/mean_length": 0}), 100)
+    assert training.hopeless([{"step": 8, "loss": float("nan")}], 20) == "the loss is no number"
+
+
+def test_rl_without_a_right_response_ends_and_says_why_and_one_that_stands_still_says_so_in_its_record(
+    tmp_path, base
+):
+    records.write_parquet(
+        tmp_path / "rl.parquet", [{"problem": f"{n}b+1", "answer": "9999"} for n in range(10, 42)]
+    )
+    flags = [*RL, "--steps", 44, "--prompts", 1, "--minibatch", 1, "--rollouts", 2, "--device-batch", 2]
+    output = script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
+                    tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *flags, ok=False)  # fmt: skip
+    assert "training was ended (no response of the first 22 updates was right" in output
+    assert not (tmp_path / "model").exists()
+    again = [*flags, "--steps", 12]
+    script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
+           tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *again)  # fmt: skip
+    (said,) = records.read_json(tmp_path / "train.json")["warnings"]
+    assert said.startswith("12 updates in a row had the same reward within every group")
 
 
 def test_a_diverging_sft_fails_and_leaves_no_model(tmp_path, base, subset):

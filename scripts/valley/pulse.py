@@ -28,7 +28,7 @@ from valley.environment import rank
 NAME = "progress.json"
 WIDTH = 512  # bytes of progress.json, always the same: it is written in place, a step at a time
 DEFAULTS = {"first": 14400.0, "least": 1800.0, "factor": 5.0}  # seconds, seconds, times the longest step
-GRACE = 5.0  # seconds in which the other processes of a job write down where they stand
+GRACE = 3.0  # seconds in which the other processes of a job write down where they stand
 LATE = 30.0  # seconds after which faulthandler's own thread ends a process whose interpreter is stuck
 STALLED = 75  # exit code (EX_TEMPFAIL): a retry can help
 
