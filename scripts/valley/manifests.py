@@ -110,7 +110,7 @@ def tensor_flaw(path: Path) -> str | None:
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > size - 8:
-            return f"{path.name} is cut short ({size:,} bytes)"
+            return f"{path.name} is cut short, or no safetensors file ({size:,} bytes)"
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]

@@ -3,6 +3,8 @@
 python tests/faults/at_step.py kill 12 scripts/sft.py --model …     # a SIGKILL
 python tests/faults/at_step.py hang 12 scripts/sft.py --model …     # it waits for ever
 python tests/faults/at_step.py stick 12 scripts/sft.py --model …    # it waits and keeps the interpreter's lock
+
+Of several processes to the first alone, or to that of FAULT_RANK.
 """
 
 import ctypes
@@ -25,7 +27,7 @@ fault, at = FAULTS[sys.argv[1]], int(sys.argv[2])
 
 
 def on_step_end(self, args, state, control, **_):
-    if state.global_step == at:
+    if state.global_step == at and os.environ.get("RANK", "0") == os.environ.get("FAULT_RANK", "0"):
         fault()
 
 
