@@ -93,9 +93,7 @@ def measured_seconds(benchmarks: Path) -> dict[tuple, float]:
 
 
 def wall_seconds(jobs: list[dict], gpus: int, cores: int) -> float:
-    """Seconds until all jobs are done, by simulation: jobs start by priority when their GPUs, or a core, are
-    free.
-    """
+    """Seconds until all jobs are done, simulated: by priority, as soon as GPUs or a core are free."""
     left = [len(job["waits_for"]) for job in jobs]
     followers = collections.defaultdict(list)
     for i, job in enumerate(jobs):
@@ -142,9 +140,7 @@ def critical_seconds(jobs: list[dict]) -> float:
 
 
 def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: int) -> tuple[float, float]:
-    """Gigabytes (at the end, at the peak): weights of all trained cells, responses, data; and states of runs
-    in progress.
-    """
+    """Gigabytes at the end and at the peak: weights, responses, data; and states of runs in progress."""
     trained = [(model, run) for model, run, _ in cells if run != "base"]
     models = {model for model, _, _ in cells}
     weights = sum(billions(config, model) for model, _ in trained) + sum(

@@ -152,3 +152,14 @@ def add_study(parser: argparse.ArgumentParser):
 def pairs(words: list[str], of: type = str) -> dict:
     """`name=value` words of a command line as a mapping."""
     return {name: of(value) for name, value in (word.split("=", 1) for word in words)}
+
+
+def study(args: argparse.Namespace):
+    """(the study, its tasks) that the flags of `add_study` name; the problems are read from the folder of tables."""
+    from valley import grid, records
+    from valley.analysis.cells import Study
+    from valley.analysis.measures import Tasks
+
+    problems = records.read_parquet(args.tables / "problems.parquet").to_pandas()
+    tasks = Tasks(args.headline, args.length, args.calculations)
+    return Study(problems, map(grid.parse_cell, args.grid), pairs(args.examples, int)), tasks

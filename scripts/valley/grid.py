@@ -25,6 +25,7 @@ RUN = re.compile(
     rf"(?P<rl>\+rl(\.(?P<rl_recipe>{RECIPE}))?(@(?P<step>[0-9]+))?)?"
 )
 
+ALONG = "@"  # ends what stands for every checkpoint of an RL run
 HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 RL_END = 3  # checkpoints whose mean is the end of an RL run, the run itself the last; never the best one
 
@@ -105,6 +106,11 @@ def parse_run(run: str) -> Run:
     )
 
 
+def continued(start: str) -> str:
+    """The name of the RL run that continues an SFT run or a base by the protocol."""
+    return f"{start}+rl"
+
+
 def along(runs: list[str], whole: str) -> list[str]:
     """The checkpoints among `runs` of the run `whole`, by step, the run itself the last."""
     steps = [run for run in runs if parse_run(run).whole == whole]
@@ -112,9 +118,7 @@ def along(runs: list[str], whole: str) -> list[str]:
 
 
 def cells(config: dict) -> list[Cell]:
-    """All cells that `grid.cells` asks for, each once, with the RL checkpoints that
-    `rl.checkpoints` adds.
-    """
+    """All cells that `grid.cells` asks for, each once, and the checkpoints that `rl.checkpoints` adds."""
     found: dict[Cell, None] = {}
     for block in config["grid"]["cells"]:
         for model in block["models"]:

@@ -4,9 +4,7 @@ from pathlib import Path
 
 
 def planned(configfiles: list[Path], folder: Path, targets: list[str]) -> list[dict]:
-    """The jobs of a dry run in order: rule, wildcards, GPUs, priority, and the positions of the jobs each
-    waits for.
-    """
+    """The jobs of a dry run: rule, wildcards, GPUs, priority, and the places of those each waits for."""
     from snakemake.api import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings, SnakemakeApi
     from snakemake.settings.enums import Quietness, RerunTrigger
 

@@ -31,6 +31,11 @@ def folder(results, cell: Cell) -> Path:
     return Path(results) / cell.model / cell.run / f"seed{cell.seed}"
 
 
+def all_grades(root: Path):
+    """The grades of all cells of a study, or of a released folder, that are there."""
+    return Path(root).glob("results/*/*/seed*/grades.parquet")
+
+
 class Places:
     """The files of the study that a config describes."""
 

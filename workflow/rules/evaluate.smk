@@ -70,7 +70,6 @@ rule grade:
 rule score:
     input:
         script="scripts/score.py",
-        statistics="scripts/valley/statistics.py",
         grades=cell("{model}", "{run}", "{seed}", "grades.parquet"),
     output:
         cell("{model}", "{run}", "{seed}", "scores.json"),

@@ -13,10 +13,9 @@ SHOWN = [
 ]
 CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
-AGGREGATED = ["cells", "summary", "rl_curves", "crossings"]
-BESIDE = ["replicates", "paper", "subsets"]
+AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
-COMPARED = ["recovery", "recipes"]
+RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
 
 # A figure is drawn where the grid has what it shows.
@@ -36,12 +35,14 @@ FIGURES = [
 rule aggregate:
     input:
         script="scripts/aggregate.py",
-        difference="scripts/difference.py",
-        statistics="scripts/valley/statistics.py",
         scores=SCORES,
         curves=CURVES,
+        cards=CARDS,
+        problems=at("report/tables/problems.parquet"),
+        reference="workflow/reference/paper_fig2.csv",
     output:
         report([table(name) for name in AGGREGATED], category="Tables", caption="../report/tables.rst"),
+        latex=report(at("report/tables/accuracy.tex"), category="Tables", caption="../report/tables.rst"),
         finding=at("report/finding.txt"),
     log:
         at("logs/aggregate.log"),
@@ -53,21 +54,20 @@ rule aggregate:
     params:
         examples=examples_flags(),
         headline=config["report"]["headline"],
+        names=paper_names(),
         confidence=config["report"]["confidence"],
         tables=lambda w: at("report/tables"),
     message:
         "Aggregate all scores into tables"
     shell:
-        "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples}"
-        " --headline {params.headline} --confidence {params.confidence} --tables {params.tables}"
-        " --finding {output.finding} 2> {log}"
+        "python {input.script} --scores {input.scores} --curves {input.curves} --cards {input.cards}"
+        " --examples {params.examples} --headline {params.headline} --reference {input.reference} --names {params.names}"
+        " --confidence {params.confidence} --tables {params.tables} --finding {output.finding} 2> {log}"
 
 
 rule analyse:
     input:
         script="scripts/analyse.py",
-        accumulation="scripts/valley/accumulation.py",
-        statistics="scripts/valley/statistics.py",
         grades=GRADES,
     output:
         report([table(name) for name in ANALYSED], category="Tables", caption="../report/tables.rst"),
@@ -90,41 +90,14 @@ rule analyse:
         " 2> {log}"
 
 
-rule context:
+rule recovery:
     input:
-        script="scripts/context.py",
-        tables=[table(name) for name in AGGREGATED],
-        reference="workflow/reference/paper_fig2.csv",
-        cards=CARDS,
-    output:
-        report([table(name) for name in BESIDE], category="Tables", caption="../report/tables.rst"),
-        latex=report(at("report/tables/accuracy.tex"), category="Tables", caption="../report/tables.rst"),
-    log:
-        at("logs/context.log"),
-    localrule: True
-    conda:
-        CPU_ENV
-    params:
-        names=paper_names(),
-        tables=lambda w: at("report/tables"),
-        confidence=config["report"]["confidence"],
-    message:
-        "Set the scores beside the paper's"
-    shell:
-        "python {input.script} --tables {params.tables} --reference {input.reference} --names {params.names}"
-        " --cards {input.cards} --confidence {params.confidence} 2> {log}"
-
-
-rule contrasts:
-    input:
-        script="scripts/contrasts.py",
-        study="scripts/valley/study.py",
-        inference="scripts/valley/inference.py",
+        script="scripts/recovery.py",
         problems=at("report/tables/problems.parquet"),
     output:
-        report([table(name) for name in COMPARED], category="Tables", caption="../report/tables.rst"),
+        report([table(name) for name in RECOVERED], category="Tables", caption="../report/tables.rst"),
     log:
-        at("logs/contrasts.log"),
+        at("logs/recovery.log"),
     localrule: True
     conda:
         CPU_ENV
@@ -132,7 +105,7 @@ rule contrasts:
         tables=lambda w: at("report/tables"),
         study=study_flags(),
     message:
-        "Compare recipes and find recovery points"
+        "Find recovery points and compare recipes"
     shell:
         "python {input.script} --tables {params.tables} {params.study} 2> {log}"
 
@@ -140,8 +113,6 @@ rule contrasts:
 rule claims:
     input:
         script="scripts/claims.py",
-        study="scripts/valley/study.py",
-        inference="scripts/valley/inference.py",
         claims="workflow/reference/claims.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
@@ -232,10 +203,7 @@ rule calibrate:
 rule figure:
     input:
         script="scripts/figure.py",
-        drawing="scripts/valley/drawing.py",
-        bars="scripts/valley/figures_bars.py",
-        runs="scripts/valley/figures_runs.py",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),
@@ -285,7 +253,7 @@ rule page:
     input:
         script="scripts/page.py",
         template="workflow/report/page.html.jinja",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED, *DECIDED, "costs"]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
         config=at("report/config.json"),
