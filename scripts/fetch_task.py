@@ -68,6 +68,8 @@ def main():
         )
     out = []
     for number, row in enumerate(rows[: args.limit]):
+        if not isinstance(row, dict):
+            records.fail(args.source, f"line {number + 1} holds no JSON object", "Mend the file")
         identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
         problem, answer = (row.get(key) for key in ("problem", "answer"))
         if not problem or answer is None or not str(answer).strip():

@@ -34,7 +34,9 @@ def parse():
 
 def write_responses(args, work: list):
     """Sample as `args` say, work that `work` names, and write the responses."""
-    problems = records.read_parquet(args.task, ["id", "problem", "answer"]).to_pylist()
+    problems = records.read_parquet(
+        args.task, dict.fromkeys(("id", "problem", "answer"), "text?")
+    ).to_pylist()
     for row in problems:
         if not row["id"] or not row["problem"] or not (row["answer"] or "").strip():
             records.fail(

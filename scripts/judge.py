@@ -38,9 +38,12 @@ def parse():
 def questions(responses: Path, task: Path, prompt: str, longest: int) -> list[tuple]:
     """((task, problem, sample), what the judge is asked) of every response to a task."""
     problems = {
-        row["id"]: row["problem"] for row in records.read_parquet(task, ["id", "problem"]).to_pylist()
+        row["id"]: row["problem"]
+        for row in records.read_parquet(task, {"id": "text", "problem": "text"}).to_pylist()
     }
-    rows = records.read_parquet(responses, ["id", "sample", "response"]).to_pylist()
+    rows = records.read_parquet(
+        responses, {"id": "text", "sample": "whole numbers", "response": "text"}
+    ).to_pylist()
     if unknown := sorted({row["id"] for row in rows} - set(problems)):
         records.fail(
             responses,

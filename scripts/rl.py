@@ -149,7 +149,7 @@ def curve_rows(history: list[dict], updates: int) -> list[dict]:
 
 def train(args, work: list):
     """Train as `args` say, work that `work` names; writes the model, its record and its learning curve."""
-    rows = records.read_parquet(args.problems, ["problem", "answer"]).to_pylist()
+    rows = records.read_parquet(args.problems, {"problem": "text", "answer": "text"}).to_pylist()
 
     import os
 

@@ -185,4 +185,4 @@ def drop_states(folder: Path):
 
 def useful_seconds(checkpoint: str | None) -> float:
     """The seconds that led to a checkpoint, over all processes; 0 without one."""
-    return manifests.read(Path(checkpoint))["seconds_useful"] if checkpoint else 0.0
+    return manifests.read(Path(checkpoint)).get("seconds_useful", 0.0) if checkpoint else 0.0

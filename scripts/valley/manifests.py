@@ -73,8 +73,9 @@ def read(folder: Path) -> dict | None:
     """The manifest of a folder; None where there is none that can be read."""
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return found if isinstance(found["files"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        sound = all(isinstance(told["bytes"], int) for told in found["files"].values())
+        return found if sound else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -84,7 +85,11 @@ def flaw(folder: Path, full: bool = True) -> str | None:
     With `full` hashes are compared, else sizes only. Files that the manifest does not list do no harm.
     """
     if (manifest := read(folder)) is None:
-        return f"{NAME} is missing: its writing was cut off" if folder.is_dir() else "it is not there"
+        return (
+            f"{NAME} is missing or cannot be read: its writing was cut off"
+            if folder.is_dir()
+            else "it is not there"
+        )
     compared = []
     for name, told in manifest["files"].items():
         path = folder / name

@@ -36,6 +36,16 @@ PACKAGES = (
 )
 
 
+# How parquet is written: every page with a checksum, which readers compare, for zstd notices few flipped bits.
+FORM = {"compression": "zstd", "write_page_checksum": True}
+# What a column may hold, by the names of pyarrow's types.
+KINDS = {
+    "text": ("string", "large_string", "string_view"),
+    "text or bytes": ("string", "large_string", "string_view", "binary", "large_binary"),
+    "whole numbers": ("integer",),
+    "numbers": ("integer", "floating"),
+    "truth values": ("boolean",),
+}
 NEARLY_FULL = 64 << 20  # bytes; with less left, a write that fails without saying why failed for lack of room
 
 
@@ -187,10 +197,14 @@ def write_json(path, content: dict):
 
 def read_json(path) -> dict:
     """Read a JSON file that another rule made."""
+    todo = "Remove it and run again to make it anew"
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        fail(path, f"cannot be read as JSON ({error})", "Remove it and run again to make it anew")
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        fail(path, f"cannot be read as JSON ({error})", todo)
+    if not isinstance(found, dict):
+        fail(path, f"holds {type(found).__name__} in place of a JSON object", todo)
+    return found
 
 
 def with_provenance(schema, provenance: dict | None):
@@ -209,7 +223,7 @@ def write_parquet(path, rows, schema=None, provenance: dict | None = None):
     table = rows if isinstance(rows, pyarrow.Table) else pyarrow.Table.from_pylist(rows, schema=schema)
     table = table.replace_schema_metadata(with_provenance(table.schema, provenance).metadata)
     with whole(path) as temporary:
-        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        pyarrow.parquet.write_table(table, temporary, **FORM)
 
 
 @contextlib.contextmanager
@@ -221,9 +235,7 @@ def parquet_writer(path, schema, provenance: dict | None = None):
 
     with (
         whole(path) as temporary,
-        pyarrow.parquet.ParquetWriter(
-            temporary, with_provenance(schema, provenance), compression="zstd"
-        ) as writer,
+        pyarrow.parquet.ParquetWriter(temporary, with_provenance(schema, provenance), **FORM) as writer,
     ):
         yield writer
 
@@ -233,23 +245,51 @@ def unreadable(path, error):
     fail(path, f"is not a readable parquet file ({error})", "Remove it and run again, or fetch it again")
 
 
-def check_columns(path, file, columns: list[str]):
-    """Stop when an open parquet file lacks a column."""
-    if missing := sorted(set(columns) - set(file.schema_arrow.names)):
-        fail(path, f"has no column {', '.join(missing)}", f"It has: {', '.join(file.schema_arrow.names)}")
+def check_columns(path, file, columns):
+    """Stop when an open parquet file lacks a column, or has it twice."""
+    names = file.schema_arrow.names
+    if missing := sorted(set(columns) - set(names)):
+        fail(path, f"has no column {', '.join(missing)}", f"It has: {', '.join(names)}")
+    if twice := next((name for name in columns if names.count(name) > 1), None):
+        fail(path, f"has two columns {twice}", "Remove it and run again, or mend its source")
 
 
-def read_parquet(path, columns: list[str] | None = None):
-    """Read a parquet file into an arrow table; a corrupt file or a missing column stops with a clear error."""
+def check_kinds(path, table, kinds: dict[str, str]):
+    """Stop when a column of a table holds something else than its kind (KINDS; with a `?` it may be empty in places)."""
+    import pyarrow.types
+
+    for name, kind in kinds.items():
+        column, optional = table[name], kind.endswith("?")
+        held = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
+        if pyarrow.types.is_null(held) and (optional or not len(column)):
+            continue
+        if not any(getattr(pyarrow.types, f"is_{one}")(held) for one in KINDS[kind.rstrip("?")]):
+            fail(
+                path,
+                f"column {name} holds {held}, not {kind.rstrip('?')}",
+                "Make it again, or mend its source",
+            )
+        if not optional and column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            fail(path, f"column {name} is empty in row {row + 1}", "Make it again, or mend its source")
+
+
+def read_parquet(path, columns: list[str] | dict[str, str] | None = None):
+    """Read a parquet file into an arrow table; a corrupt file, a missing column, or one of another kind than `columns`
+    gives (as in `check_kinds`) stops with a clear error.
+    """
     import pyarrow
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             check_columns(path, file, columns or [])
-            return file.read(columns)
+            table = file.read(list(columns) if columns else None)
     except (OSError, pyarrow.ArrowException) as error:
         unreadable(path, error)
+    if isinstance(columns, dict):
+        check_kinds(path, table, columns)
+    return table
 
 
 def parquet_rows(path) -> int:
@@ -274,7 +314,9 @@ def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        with pyarrow.parquet.ParquetFile(
+            path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        ) as file:
             check_columns(path, file, columns)
             yield from file.iter_batches(
                 size, columns=[*columns, *(c for c in optional if c in file.schema_arrow.names)]
@@ -285,10 +327,14 @@ def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
 
 def parquet_provenance(path) -> dict:
     """The provenance that `write_parquet` stored; empty where there is none."""
+    import pyarrow
     import pyarrow.parquet
 
-    metadata = pyarrow.parquet.read_schema(path).metadata or {}
-    return json.loads(metadata.get(b"valley", b"{}"))
+    try:
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+        return json.loads(metadata.get(b"valley", b"{}"))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        unreadable(path, error)
 
 
 def sha256(path) -> str:

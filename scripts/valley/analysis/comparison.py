@@ -52,7 +52,8 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
             todo = f"Make its report first: snakemake --profile profiles/local --configfile <the study's> -- {needed}"
             records.fail(folder, f"has no {needed.relative_to(folder)}", todo)
     config = records.read_json(report / "config.json")
-    columns = [*cells.KEYS, "task", "id", "samples", *COLUMNS]
+    columns = dict.fromkeys(("model", "run", "task", "id"), "text") | {"seed": "whole numbers"}
+    columns |= {"samples": "whole numbers"} | dict.fromkeys(COLUMNS, "numbers?")
     problems = records.read_parquet(report / "tables/problems.parquet", columns).to_pandas()
     if unknown := sorted(set(rename) - set(problems.model)):
         records.fail(
@@ -62,7 +63,11 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
     for cell, made in cells.answers(problems).items():
         found.setdefault((rename.get(cell.model, cell.model), cell.run), {})[cell.seed] = made
     grades = next(places.all_grades(folder), None)
-    golds = records.read_parquet(grades, ["task", "id", "gold"]).to_pylist() if grades else []
+    golds = (
+        records.read_parquet(grades, {"task": "text", "id": "text", "gold": "text"}).to_pylist()
+        if grades
+        else []
+    )
     finding, provenance = report / "finding.txt", report / "provenance.json"
     return Side(
         name,
