@@ -73,18 +73,18 @@ def rl_arguments(start):
             "{cell}/train.json", "--curve", "{cell}/curve.parquet", *SMALL_RL]  # fmt: skip
 
 
-@pytest.mark.parametrize("every", [67, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [107, pytest.param(1, marks=pytest.mark.slow)])
 def test_sft_killed_at_a_boundary_of_its_files_ends_as_undisturbed(tmp_path, base, subset, stops, every):
     found = kills(stops, tmp_path, "sft", sft_arguments(base, subset), every)
     print(
         f"SFT: {len(found['kills'])} kills at {found['boundaries']} boundaries, {len(found['differ'])} differ"
     )
     assert found["boundaries"] > 50
-    assert len(found["kills"]) >= min(3, found["boundaries"] // every)
+    assert len(found["kills"]) >= min(2, found["boundaries"] // every)
     assert found["differ"] == []
 
 
-@pytest.mark.parametrize("every", [101, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [135, pytest.param(1, marks=pytest.mark.slow)])
 def test_rl_killed_at_a_boundary_of_its_files_ends_as_undisturbed(tmp_path, start, stops, every):
     found = kills(stops, tmp_path, "rl", rl_arguments(start), every)
     print(

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import costs
 import pandas
 import pytest
 from conftest import SMOKE, TOKEN, run, snakemake
@@ -143,11 +144,17 @@ def test_what_a_model_wrote_does_nothing_on_the_page_wherever_it_is_shown(finish
         table[column] = HOSTILE
     shown = table.assign(shown="dispute", kind="headline only")  # the graders agree in a study this small
     pandas.concat([table, shown]).to_parquet(file, index=False)
+    told = finished / STUDY / "report/provenance.json"
+    lost = {"training": 9.0, "generation": 3.0, "lost": 1.5}
+    bad = {"warnings": {"S/sft-16/0": [f"the loss rose {HOSTILE}"]}, "gpu_hours": lost}
+    records.write_json(told, records.read_json(told) | bad)
     page = finished / STUDY / "report/page.html"
     page.unlink()
     snakemake(finished, *SMOKE, "--allowed-rules", "page", "--", page.relative_to(finished))
     text = page.read_text()
     assert not plain.HARMFUL.search(text)
+    assert "1 training with numbers gone bad" in text
+    assert "1.500 of them lost" in text
     found = opened(page, 1200, HARM)
     assert (found["harmed"], found["elements"]) == (None, 0)
     assert found["hidden"] != "none"
@@ -157,6 +164,15 @@ def test_what_a_model_wrote_does_nothing_on_the_page_wherever_it_is_shown(finish
         for text in found["texts"]
     )
     assert all("<script>window.harmed = 1</script>" in text for text in found["texts"])
+
+
+def test_what_records_say_of_numbers_gone_bad_and_of_lost_time_reaches_the_page(tmp_path):
+    cell = tmp_path / "S/sft-16/seed0"
+    record = {"seconds": 7200, "seconds_lost": 1800, "gpus": ["one", "two"], "cores": 2, "machine": "x"}
+    records.write_json(cell / "train.json", record | {"warnings": ["the loss rose"]})
+    found = costs.provenance(tmp_path)
+    assert found["warnings"] == {"S/sft-16/0": ["the loss rose"]}
+    assert found["gpu_hours"] == {"training": 4.0, "generation": 0.0, "lost": 1.0}
 
 
 def test_a_token_of_the_hub_stands_in_no_file_of_a_study_or_its_release(finished):

@@ -232,15 +232,15 @@ def test_numbers_that_went_bad_are_told_from_those_that_did_not():
     assert said == "the loss rose from 0.7 to 9.4 at step 16"
     (said,) = training.warnings(steps(reward=1.0, frac_reward_zero_std=1.0))
     assert said.startswith("20 updates in a row had the same reward within every group")
-    (said,) = training.warnings(steps(reward=0.1, **{"completions/min_length": 0}))
-    assert said == "20 updates had responses of length zero, the first at step 1"
+    (said,) = training.warnings(steps(reward=0.1, **{"completions/min_length": 1}))
+    assert said == "20 updates had empty responses, the first at step 1"
     assert (
         training.hopeless(steps(reward=1.0, frac_reward_zero_std=1.0), 40) is None
     )  # all right: nothing is wrong
     assert "nothing to learn from" in training.hopeless(steps(reward=0.0), 40)
     assert training.hopeless(steps(reward=0.0), 100) is None
     assert training.hopeless([*steps(reward=0.0), {"step": 21, "reward": 0.1}], 40) is None
-    assert "was empty" in training.hopeless(steps(reward=0.0, **{"completions/mean_length": 0}), 100)
+    assert "was empty" in training.hopeless(steps(reward=0.0, **{"completions/mean_length": 1}), 100)
     assert training.hopeless([{"step": 8, "loss": float("nan")}], 20) == "the loss is no number"
 
 

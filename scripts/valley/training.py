@@ -17,6 +17,7 @@ from valley.environment import rank
 
 STUCK = 10  # steps in a row without a difference of reward in any group that are worth a warning
 HOPELESS = 20  # steps from the first one without a single right response, and half the run: it ends
+EMPTY = 1  # tokens: the end token alone, which TRL counts
 EXPLODED = 10.0  # times the first loss that a loss may come to before it is worth a warning
 
 
@@ -109,7 +110,7 @@ def hopeless(history: list[dict], steps: int) -> str | None:
         return "the loss is no number"
     rewarded = [entry for entry in history if "reward" in entry]
     last = rewarded[-STUCK:]
-    if len(last) == STUCK and all(entry.get("completions/mean_length") == 0 for entry in last):
+    if len(last) == STUCK and all(entry.get("completions/mean_length", 2) <= EMPTY for entry in last):
         return f"every response of {STUCK} steps was empty"
     if len(rewarded) >= max(HOPELESS, steps / 2) and not any(entry["reward"] for entry in rewarded):
         return (
@@ -122,7 +123,7 @@ def warnings(history: list[dict]) -> list[str]:
     """What went bad in a training without ending it, as sentences for its record and the page.
 
     `history` is the trainer's log. A loss that explodes, rewards that are the same within every group (no
-    response teaches anything then), responses of length zero.
+    response teaches anything then), empty responses.
     """
     found = []
     losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
@@ -134,9 +135,9 @@ def warnings(history: list[dict]) -> list[str]:
     flat = longest_run([entry.get("frac_reward_zero_std", 0.0) >= 1.0 for entry in rewarded])
     if flat >= STUCK:
         found.append(f"{flat} updates in a row had the same reward within every group: they taught nothing")
-    empty = [entry["step"] for entry in rewarded if entry.get("completions/min_length", 1) == 0]
-    if empty:
-        found.append(f"{len(empty)} updates had responses of length zero, the first at step {empty[0]}")
+    empty = [entry["step"] for entry in rewarded if entry.get("completions/min_length", 2) <= EMPTY]
+    if len(empty) >= STUCK:
+        found.append(f"{len(empty)} updates had empty responses, the first at step {empty[0]}")
     return found
 
 
