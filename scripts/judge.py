@@ -113,7 +113,14 @@ def write_labels(args, work: list):
     table, record = chunks.generated(args, tokenizer, items, sources, label, ["task", "id", "sample"], schema)
     said = collections.Counter(map(reflection.category, table["label"].to_pylist()))
     records.write_parquet(
-        args.out, table, provenance=record | {"labels": dict(said), "work": grid.fingerprint(work)}
+        args.out,
+        table,
+        provenance=record
+        | {
+            "labels": dict(said),
+            "prompt_sha256": records.sha256(args.prompt),
+            "work": grid.fingerprint(work),
+        },
     )
     chunks.finish(args.out, record)
     counts = ", ".join(f"{said[name]} {name}" for name in (*reflection.CATEGORIES, reflection.UNREADABLE))
