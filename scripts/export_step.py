@@ -22,7 +22,7 @@ LEFT_BEHIND = (
     "global_step",
     "latest",
     "zero_to_fp32",
-    manifests.NAME,
+    manifests.MANIFEST,
 )
 
 

@@ -87,7 +87,7 @@ def write_responses(args, work: list):
 def main():
     args = parse()
     work = [records.settings(args), records.identity(args.model), records.identity(args.task)]
-    with chunks.job(args, work) as todo:
+    with chunks.generation(args, work) as todo:
         if todo:
             write_responses(args, work)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from valley import calculations, equality, flags, grading, records, reflection
 
-RESPONSES = {"id": "text", "sample": "whole numbers", "response": "text or bytes?", "tokens": "whole numbers",
+RESPONSE_COLUMNS = {"id": "text", "sample": "whole numbers", "response": "text or bytes?", "tokens": "whole numbers",
              "finish_reason": "text"}  # fmt: skip
-LABELS = {"task": "text", "id": "text", "sample": "whole numbers", "label": "whole numbers?"}
+LABEL_COLUMNS = {"task": "text", "id": "text", "sample": "whole numbers", "label": "whole numbers?"}
 
 
 def texts(table, column: str) -> list[str]:
@@ -54,7 +54,7 @@ def labels(paths: list[Path]) -> dict[str, dict[tuple, str]]:
     """What the judge called each response, by task and (problem, sample); empty without a judge."""
     found = collections.defaultdict(dict)
     for path in paths:
-        for row in records.read_parquet(path, LABELS).to_pylist():
+        for row in records.read_parquet(path, LABEL_COLUMNS).to_pylist():
             found[row["task"]][row["id"], row["sample"]] = reflection.category(row["label"])
     return found
 
@@ -124,7 +124,7 @@ def grade_cell(args):
         )
     with equality.Comparer(args.workers) as comparer:
         for responses, task, samples in zip(args.responses, args.tasks, args.samples, strict=True):
-            table = records.read_parquet(responses, RESPONSES)
+            table = records.read_parquet(responses, RESPONSE_COLUMNS)
             gold = {
                 row["id"]: row["answer"]
                 for row in records.read_parquet(task, {"id": "text", "answer": "text?"}).to_pylist()

@@ -133,7 +133,7 @@ def main():
         records.settings(args),
         *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks]),
     ]
-    with chunks.job(args, work) as todo:
+    with chunks.generation(args, work) as todo:
         if todo:
             write_labels(args, work)
 

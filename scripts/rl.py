@@ -198,7 +198,7 @@ def train(args, work: list):
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )
-        took = training.train(trainer, tokenizer, args, resume, start, kept=None)
+        took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=None)
     curve = curve_rows(trainer.state.log_history, updates)
     if trainer.is_world_process_zero():
         record = records.provenance(args) | took
@@ -217,7 +217,7 @@ def train(args, work: list):
             "data_sha256": data_hash,
             "parameters": training.parameters(model),
             "warnings": training.warnings(trainer.state.log_history),
-            "weights": manifests.weights(args.out),
+            "weights": manifests.weights_hashes(args.out),
         }
         records.write_parquet(args.curve, curve, provenance=record)
         records.write_json(args.record, record)
@@ -234,7 +234,7 @@ def main():
     from valley import training
 
     work = [records.settings(args), records.identity(args.model), records.identity(args.problems)]
-    with training.job(args, work) as todo:
+    with training.session(args, work) as todo:
         if todo:
             train(args, work)
 

@@ -143,7 +143,7 @@ def train(args, work: list):
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=1, steps=args.steps)
     trainer = make_trainer(config, model, tokenizer, data)
-    took = training.train(trainer, tokenizer, args, resume, start, kept=1)
+    took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
     tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
@@ -159,7 +159,7 @@ def train(args, work: list):
             "loss": curve,
             "train_loss": training.mean_loss(curve),
             "warnings": training.warnings(trainer.state.log_history),
-            "weights": manifests.weights(args.out),
+            "weights": manifests.weights_hashes(args.out),
             "resumed_from": resume,
             "parameters": training.parameters(model),
             "devices": trainer.args.world_size,
@@ -177,7 +177,7 @@ def main():
     from valley import training
 
     work = [records.settings(args), records.identity(args.model), records.identity(args.data)]
-    with training.job(args, work) as todo:
+    with training.session(args, work) as todo:
         if todo:
             train(args, work)
 

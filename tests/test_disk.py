@@ -57,7 +57,7 @@ def test_a_disk_that_fills_up_while_training_stops_it_in_one_sentence_and_the_ru
     assert f"error: {cell}: the disk cannot be written: No space left on device" in output.splitlines()[-1]
     assert "Traceback" not in output
     assert {path.name for path in cell.iterdir()} <= {"checkpoints", "train.lock"}
-    assert [made for made in checkpoints.of(cell / "checkpoints") if checkpoints.flaw(made) is None]
+    assert [made for made in checkpoints.of(cell / "checkpoints") if checkpoints.unfit(made) is None]
     filler.unlink()
     record = train(cell, base, subset, *flags)
     assert "checkpoint-" in record["resumed_from"]

@@ -325,7 +325,7 @@ def test_a_damaged_model_is_refused_or_is_the_one_that_was_written(base, tmp_pat
         with contextlib.redirect_stderr(None):
             passed = tried(lambda: manifests.check_model(tmp_path / "model") or True)
         shutil.copyfile(base / name, file)
-        assert not passed or harmed == (base / name).read_bytes() or name == manifests.NAME
+        assert not passed or harmed == (base / name).read_bytes() or name == manifests.MANIFEST
 
     case()
 
@@ -342,7 +342,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_is_the_one_that_was_written(tmp_
     for name, stuff in sound.items():
         (kept / name).write_bytes(stuff)
     manifests.seal(kept, step=8, seconds_useful=1.0)
-    names = [*sound, manifests.NAME]
+    names = [*sound, manifests.MANIFEST]
 
     @cases(number, name=st.sampled_from(names), damage=damages() | st.just(None))
     def case(name, damage):
@@ -357,7 +357,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_is_the_one_that_was_written(tmp_
         with contextlib.redirect_stderr(None):
             found = checkpoints.newest(folder)
         assert found in (folder / "checkpoint-8", folder / "checkpoint-4")
-        if found.name == "checkpoint-8" and name != manifests.NAME:
+        if found.name == "checkpoint-8" and name != manifests.MANIFEST:
             assert same, "a damaged checkpoint was taken"
 
     case()
@@ -396,6 +396,6 @@ def test_a_record_of_any_json_is_refused_or_read(tmp_path, number):
         file.write_bytes(damage(text) if damage else text)
         found = tried(records.read_json, file)
         assert found is None or isinstance(found, dict)
-        assert manifests.read(tmp_path) is None
+        assert manifests.manifest_of(tmp_path) is None
 
     case()

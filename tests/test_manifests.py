@@ -83,7 +83,7 @@ def test_what_a_header_tells_is_checked_without_hashes_and_without_a_manifest(da
     for _ in range(2):
         with pytest.raises(SystemExit, match=HARMS[harm]):
             manifests.check_model(model)
-        (model / manifests.NAME).unlink(missing_ok=True)
+        (model / manifests.MANIFEST).unlink(missing_ok=True)
 
 
 def test_the_quick_check_reads_no_weights(damaged, monkeypatch):
@@ -105,4 +105,4 @@ def test_a_missing_file_of_a_model_is_named(damaged):
 def test_the_count_of_parameters_needs_headers_alone(base):
     from transformers import AutoModelForCausalLM
 
-    assert manifests.parameters(base) == AutoModelForCausalLM.from_pretrained(base).num_parameters()
+    assert manifests.count_weights(base) == AutoModelForCausalLM.from_pretrained(base).num_parameters()

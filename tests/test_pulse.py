@@ -43,7 +43,7 @@ def test_status_names_a_process_that_holds_a_cell_and_makes_no_step_but_no_dead_
     """Stopped from outside it cannot speak for itself."""
     command = faulty("hang", 10, tmp_path, base, subset, *FLAGS)
     hung = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, env=os.environ | IMPATIENT)
-    until(lambda: (pulse.read(tmp_path / "checkpoints") or {}).get("step") == 9)
+    until(lambda: (pulse.progress_of(tmp_path / "checkpoints") or {}).get("step") == 9)
     pid = locks.holder(tmp_path / "train.lock")["pid"]
     os.kill(pid, signal.SIGSTOP)
     assert status.stalls(tmp_path) == []
@@ -64,10 +64,10 @@ def test_the_bound_follows_the_pace_of_the_job(tmp_path, monkeypatch):
             time.sleep(0.6 if step == 2 else 0)
             beat.beat(step)
         assert 2.4 <= beat.bound() < 6
-        told = pulse.read(tmp_path)
+        told = pulse.progress_of(tmp_path)
         assert (told["step"], told["bound"]) == (2, pytest.approx(beat.bound()))
     time.sleep(0.1)
-    assert (tmp_path / pulse.NAME).stat().st_size == pulse.WIDTH
+    assert (tmp_path / pulse.PROGRESS).stat().st_size == pulse.PADDED
 
 
 def test_a_generation_that_stands_still_ends_itself(tmp_path, base, synthetic):

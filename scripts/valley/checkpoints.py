@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from valley import grid, manifests, pulse, records
-from valley.environment import rank, say
+from valley.environment import process_rank, say
 
 
 def step_of(folder: Path) -> int:
@@ -31,11 +31,11 @@ def of(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def flaw(checkpoint: Path) -> str | None:
+def unfit(checkpoint: Path) -> str | None:
     """Why training cannot continue from a checkpoint, in a few words; None where it can."""
     if found := manifests.flaw(checkpoint):
         return found
-    if manifests.read(checkpoint).get("weights_only"):
+    if manifests.manifest_of(checkpoint).get("weights_only"):
         return "it holds weights without optimiser states, of a run that was finished"
     return next(filter(None, map(manifests.tensor_flaw, sorted(checkpoint.glob("*.safetensors")))), None)
 
@@ -48,11 +48,11 @@ def newest(folder: Path) -> Path | None:
     """
     found = None
     for checkpoint in reversed(of(folder)):
-        if (why := flaw(checkpoint)) is None:
+        if (why := unfit(checkpoint)) is None:
             found = checkpoint
             break
         say(f"passed over {checkpoint}: {why}")
-        if manifests.read(checkpoint) is None:
+        if manifests.manifest_of(checkpoint) is None:
             shutil.rmtree(checkpoint)
         else:
             aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
@@ -104,7 +104,7 @@ def resume_point(folder: Path, identity, layout: dict | None = None) -> str | No
 
     layout = layout or {"processes": 1, "zero_stage": 0}
     decided = [None]
-    if rank() == 0:
+    if process_rank() == 0:
         mark, fingerprint = folder / "fingerprint.json", grid.fingerprint([identity, layout])
         if folder.is_dir() and any(folder.iterdir()):
             found = records.read_json(mark) if mark.exists() else {}
@@ -145,7 +145,7 @@ class Keeper(TrainerCallback):
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()  # the others write parts of their own
-        if rank() > 0:
+        if process_rank() > 0:
             return
         folder = Path(args.output_dir)
         made = folder / f"checkpoint-{state.global_step}"
@@ -159,7 +159,7 @@ class Keeper(TrainerCallback):
 
 def discard(checkpoint: Path):
     """Remove a checkpoint, its manifest first: what a kill leaves of it counts for nothing."""
-    (checkpoint / manifests.NAME).unlink(missing_ok=True)
+    (checkpoint / manifests.MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
 
 
@@ -171,11 +171,11 @@ def drop_states(folder: Path):
     """
     keep = (".safetensors", ".json", ".jinja", ".txt", ".model")
     for checkpoint in of(folder):
-        if (manifest := manifests.read(checkpoint)) is None:
+        if (manifest := manifests.manifest_of(checkpoint)) is None:
             continue
-        states = [path for path in manifests.files(checkpoint) if path.suffix not in keep]
+        states = [path for path in manifests.contents(checkpoint) if path.suffix not in keep]
         left = {name: told for name, told in manifest["files"].items() if checkpoint / name not in states}
-        records.write_json(checkpoint / manifests.NAME, manifest | {"files": left, "weights_only": True})
+        records.write_json(checkpoint / manifests.MANIFEST, manifest | {"files": left, "weights_only": True})
         for path in states:
             path.unlink()
         for path in sorted((p for p in checkpoint.rglob("*") if p.is_dir()), reverse=True):
@@ -185,4 +185,4 @@ def drop_states(folder: Path):
 
 def useful_seconds(checkpoint: str | None) -> float:
     """The seconds that led to a checkpoint, over all processes; 0 without one."""
-    return manifests.read(Path(checkpoint)).get("seconds_useful", 0.0) if checkpoint else 0.0
+    return manifests.manifest_of(Path(checkpoint)).get("seconds_useful", 0.0) if checkpoint else 0.0

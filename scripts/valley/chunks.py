@@ -95,11 +95,11 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
     return table.sort_by([(key, "ascending") for key in keys]), record
 
 
-def job(args, work: list):
-    """The frame of a script that generates, as `training.job` is of one that trains."""
+def generation(args, work: list):
+    """The frame of a script that generates, as `training.session` is of one that trains."""
     found = lambda: records.parquet_provenance(args.out) if args.out.exists() else {}  # noqa: E731
     lock = args.out.with_name(f".{args.out.name}.lock")
-    return locks.job(args.out.with_suffix(".failed.json"), lock, work, found)
+    return locks.guarded(args.out.with_suffix(".failed.json"), lock, work, found)
 
 
 def folder(out):

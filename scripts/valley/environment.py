@@ -14,7 +14,7 @@ from pathlib import Path
 from valley import plain
 
 
-def rank() -> int:
+def process_rank() -> int:
     """This process's rank among those that train together; 0 alone."""
     return int(os.environ.get("RANK", 0))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from valley import grid, records
-from valley.environment import rank, say
+from valley.environment import process_rank, say
 
 SPEAK = 60  # seconds between two lines of a process that waits for another
 SAME = ("MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
@@ -54,7 +54,7 @@ def alone(file: Path, finished: Callable[[], bool]):
     processes of one launch the first holds the lock, the others wait until it does.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    if rank() > 0:
+    if process_rank() > 0:
         while holder(file).get("launch") != launch():
             time.sleep(0.2)
         yield False
@@ -86,7 +86,7 @@ def alone(file: Path, finished: Callable[[], bool]):
 
 
 @contextlib.contextmanager
-def job(note: Path, lock: Path, work: list, found: Callable[[], dict]):
+def guarded(note: Path, lock: Path, work: list, found: Callable[[], dict]):
     """The frame of a long script: alone at its work, and not again at what failed for good. Yields whether anything is
     left to do.
 

@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 
 from valley import records
-from valley.environment import rank, say
+from valley.environment import process_rank, say
 
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 SMALL = 16 << 20  # bytes up to which a checkpoint's file is hashed
 
 
-def files(folder: Path) -> list[Path]:
+def contents(folder: Path) -> list[Path]:
     """Every file below a folder but its own manifest, in name order."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / NAME)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
 
 
 def hashes(paths: list[Path]) -> list[str]:
@@ -53,7 +53,7 @@ def seal(folder: Path, everything: bool = False, **facts) -> dict:
     Small files are hashed, with `everything` all. Each file is on disk before the manifest is: after a power
     loss it vouches for nothing that is not there.
     """
-    found = files(folder)
+    found = contents(folder)
     sizes = {path: settle(path) for path in found}
     hashed = [path for path in found if everything or sizes[path] <= SMALL]
     sums = dict(zip(hashed, hashes(hashed), strict=True))
@@ -63,16 +63,16 @@ def seal(folder: Path, everything: bool = False, **facts) -> dict:
         for path in found
     }
     manifest = facts | {"files": listed}
-    records.write_json(folder / NAME, manifest)
-    settle(folder / NAME)
+    records.write_json(folder / MANIFEST, manifest)
+    settle(folder / MANIFEST)
     settle(folder)
     return manifest
 
 
-def read(folder: Path) -> dict | None:
+def manifest_of(folder: Path) -> dict | None:
     """The manifest of a folder; None where there is none that can be read."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         sound = all(isinstance(told["bytes"], int) for told in found["files"].values())
         return found if sound else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -84,9 +84,9 @@ def flaw(folder: Path, full: bool = True) -> str | None:
 
     With `full` hashes are compared, else sizes only. Files that the manifest does not list do no harm.
     """
-    if (manifest := read(folder)) is None:
+    if (manifest := manifest_of(folder)) is None:
         return (
-            f"{NAME} is missing or cannot be read: its writing was cut off"
+            f"{MANIFEST} is missing or cannot be read: its writing was cut off"
             if folder.is_dir()
             else "it is not there"
         )
@@ -101,7 +101,7 @@ def flaw(folder: Path, full: bool = True) -> str | None:
             compared.append((name, path, told["sha256"]))
     for (name, _, wanted), found in zip(compared, hashes([path for _, path, _ in compared]), strict=True):
         if found != wanted:
-            return f"{name} is not what was written (SHA-256 {found[:16]}…, {wanted[:16]}… in {NAME})"
+            return f"{name} is not what was written (SHA-256 {found[:16]}…, {wanted[:16]}… in {MANIFEST})"
     return None
 
 
@@ -127,13 +127,13 @@ def tensor_flaw(path: Path) -> str | None:
     return None
 
 
-def weights(folder: Path) -> dict[str, str]:
+def weights_hashes(folder: Path) -> dict[str, str]:
     """The hash of each weights file of a sealed model, for the record of what made it."""
-    listed = read(folder)["files"]
+    listed = manifest_of(folder)["files"]
     return {name: told["sha256"] for name, told in listed.items() if name.endswith(".safetensors")}
 
 
-def parameters(folder: Path) -> int:
+def count_weights(folder: Path) -> int:
     """Number of weights in a model folder, by the headers of its safetensors files."""
     count = 0
     for path in folder.glob("*.safetensors"):
@@ -155,7 +155,7 @@ def check_model(folder: Path):
     Of several processes that load the same weights the first does it. A model without a manifest (put there by
     hand) is checked by its headers alone.
     """
-    if rank() > 0:
+    if process_rank() > 0:
         return
     folder = Path(folder)
     weights = sorted(folder.glob("*.safetensors"))
@@ -165,8 +165,8 @@ def check_model(folder: Path):
     for path in weights:
         if found := tensor_flaw(path):
             records.fail(folder, found, todo)
-    if read(folder) is None:
-        say(f"{folder} has no {NAME}: its headers are right, its content is not known")
+    if manifest_of(folder) is None:
+        say(f"{folder} has no {MANIFEST}: its headers are right, its content is not known")
         return
     full, start = os.environ.get("VALLEY_WEIGHTS", "full") == "full", time.perf_counter()
     if found := flaw(folder, full):

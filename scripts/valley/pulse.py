@@ -23,10 +23,10 @@ import time
 from pathlib import Path
 
 from valley import records
-from valley.environment import rank
+from valley.environment import process_rank
 
-NAME = "progress.json"
-WIDTH = 512  # bytes of progress.json, always the same: it is written in place, a step at a time
+PROGRESS = "progress.json"
+PADDED = 512  # bytes of progress.json, always the same: it is written in place, a step at a time
 DEFAULTS = {"first": 14400.0, "least": 1800.0, "factor": 5.0}  # seconds, seconds, times the longest step
 GRACE = 3.0  # seconds in which the other processes of a job write down where they stand
 LATE = 30.0  # seconds after which faulthandler's own thread ends a process whose interpreter is stuck
@@ -38,10 +38,10 @@ def bounds() -> dict[str, float]:
     return DEFAULTS | json.loads(os.environ.get("VALLEY_STALL", "{}"))
 
 
-def read(folder: Path) -> dict | None:
+def progress_of(folder: Path) -> dict | None:
     """The progress of the job that writes, or wrote, in a folder; None where none is readable."""
     try:
-        found = json.loads((folder / NAME).read_bytes())
+        found = json.loads((folder / PROGRESS).read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and {"step", "seconds", "at", "bound"} <= found.keys() else None
@@ -49,7 +49,7 @@ def read(folder: Path) -> dict | None:
 
 def silence(folder: Path) -> str | None:
     """That the job in a folder makes no step any more, in a few words; None where it does, or none is there."""
-    found = read(folder)
+    found = progress_of(folder)
     if found is None or (since := time.time() - found["at"]) <= found["bound"]:
         return None
     return (
@@ -67,7 +67,7 @@ def earlier(folder: Path) -> list[dict]:
     """
     file = folder / "segments.json"
     segments = records.read_json(file)["segments"] if file.exists() else []
-    if (last := read(folder)) and last.get("segment") == len(segments):
+    if (last := progress_of(folder)) and last.get("segment") == len(segments):
         told = {name: last[name] for name in last if name.startswith("seconds")}
         segments.append({"from": last["from"], "to": last["step"]} | told)
         records.write_json(file, {"segments": segments})
@@ -99,7 +99,7 @@ class Pulse:
 
     def __init__(self, folder: Path, what: str, step: int = 0, begun: float | None = None, **facts):
         self.folder, self.what, self.step, self.facts = Path(folder), what, step, facts
-        self.rank = rank()
+        self.rank = process_rank()
         self.begun = time.perf_counter() if begun is None else begun
         self.limits, self.longest, self.beats = bounds(), 0.0, 0
         self.last, self.at = time.monotonic(), time.time()
@@ -132,7 +132,7 @@ class Pulse:
         told = self.facts | {"step": self.step, "seconds": round(self.seconds(), 3), "at": self.at,
                              "bound": self.bound(), "pid": os.getpid(), "host": socket.gethostname()}  # fmt: skip
         with self.writing:
-            os.pwrite(self.descriptor, json.dumps(told).encode().ljust(WIDTH), 0)
+            os.pwrite(self.descriptor, json.dumps(told).encode().ljust(PADDED), 0)
 
     def watch(self):
         """The thread that looks every second whether a step is overdue."""
@@ -167,7 +167,7 @@ class Pulse:
     def __enter__(self):
         if not self.rank:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+            self.descriptor = os.open(self.folder / PROGRESS, os.O_RDWR | os.O_CREAT, 0o644)
             self.write()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()

@@ -39,7 +39,7 @@ PACKAGES = (
 # How parquet is written: every page with a checksum, which readers compare, for zstd notices few flipped bits.
 FORM = {"compression": "zstd", "write_page_checksum": True}
 # What a column may hold, by the names of pyarrow's types.
-KINDS = {
+COLUMN_KINDS = {
     "text": ("string", "large_string", "string_view"),
     "text or bytes": ("string", "large_string", "string_view", "binary", "large_binary"),
     "whole numbers": ("integer",),
@@ -255,7 +255,7 @@ def check_columns(path, file, columns):
 
 
 def check_kinds(path, table, kinds: dict[str, str]):
-    """Stop when a column of a table holds something else than its kind (KINDS; with a `?` it may be empty in places)."""
+    """Stop when a column of a table holds something else than its kind (COLUMN_KINDS; with a `?` it may be empty in places)."""
     import pyarrow.types
 
     for name, kind in kinds.items():
@@ -263,7 +263,7 @@ def check_kinds(path, table, kinds: dict[str, str]):
         held = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
         if pyarrow.types.is_null(held) and (optional or not len(column)):
             continue
-        if not any(getattr(pyarrow.types, f"is_{one}")(held) for one in KINDS[kind.rstrip("?")]):
+        if not any(getattr(pyarrow.types, f"is_{one}")(held) for one in COLUMN_KINDS[kind.rstrip("?")]):
             fail(
                 path,
                 f"column {name} holds {held}, not {kind.rstrip('?')}",

@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import PrinterCallback, TrainerCallback
 
 from valley import checkpoints, environment, locks, manifests, pulse, records
-from valley.environment import rank
+from valley.environment import process_rank
 
 STUCK = 10  # steps in a row without a difference of reward in any group that are worth a warning
 HOPELESS = 20  # steps from the first one without a single right response, and half the run: it ends
@@ -21,7 +21,7 @@ EMPTY = 1  # tokens: the end token alone, which TRL counts
 EXPLODED = 10.0  # times the first loss that a loss may come to before it is worth a warning
 
 
-def job(args, work: list):
+def session(args, work: list):
     """The frame of a training script (a context manager that yields whether anything is left to do): one process a
     cell, none left over when its launcher ends, no failure repeated that a retry cannot cure.
 
@@ -29,7 +29,7 @@ def job(args, work: list):
     """
     environment.end_with_launcher()
     found = lambda: records.read_json(args.record) if args.record.exists() else {}  # noqa: E731
-    return locks.job(args.record.with_name("failed.json"), args.out.parent / "train.lock", work, found)
+    return locks.guarded(args.record.with_name("failed.json"), args.out.parent / "train.lock", work, found)
 
 
 def check_room(args, folder: Path, kept: int | None, steps: int):
@@ -39,13 +39,13 @@ def check_room(args, folder: Path, kept: int | None, steps: int):
     master copy. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
     None: one each `args.save_every` of `steps`.
     """
-    if rank() > 0:
+    if process_rank() > 0:
         return
     weights = 2 if args.precision == "bf16" and args.deepspeed else 4
     each = weights + 8 + (4 if args.deepspeed else 0)
     count = 0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every)
     there = len(checkpoints.of(folder))
-    needed = manifests.parameters(args.model) * (each * max(0, count - there) + weights)
+    needed = manifests.count_weights(args.model) * (each * max(0, count - there) + weights)
     records.room(args.out.parent, needed, f"training with {count} checkpoints at a time")
 
 
@@ -55,7 +55,7 @@ def announce(config):
 
     DeepSpeed has to know of the group by then, or ZeRO-3 takes itself for alone while the weights load.
     """
-    print(f"process {rank()} trains on {config.device}", file=sys.stderr, flush=True)
+    print(f"process {process_rank()} trains on {config.device}", file=sys.stderr, flush=True)
     if config.deepspeed:
         import deepspeed
 
@@ -150,7 +150,7 @@ def longest_run(values: list[bool]) -> int:
     return longest
 
 
-def train(trainer, tokenizer, args, resume: str | None, begun: float, kept: int | None) -> dict:
+def train_and_save(trainer, tokenizer, args, resume: str | None, begun: float, kept: int | None) -> dict:
     """Train, from the checkpoint `resume` where there is one, and save the model; what it took over all processes
     that worked on it.
 
@@ -159,7 +159,7 @@ def train(trainer, tokenizer, args, resume: str | None, begun: float, kept: int 
     is left to the script's closing line.
     """
     folder = Path(trainer.args.output_dir)
-    before = pulse.earlier(folder) if rank() == 0 else []
+    before = pulse.earlier(folder) if process_rank() == 0 else []
     useful = checkpoints.useful_seconds(resume)
     step = int(resume.rsplit("-", 1)[1]) if resume else 0
     mark = {"segment": len(before), "from": step}
@@ -221,7 +221,7 @@ def save_model(trainer, tokenizer, args):
 
     if args.precision == "bf16" and not args.deepspeed:
         trainer.model.to(torch.bfloat16)
-    if rank() > 0:
+    if process_rank() > 0:
         trainer.save_model(args.out)  # gives its part; the first process writes
         return
     with records.whole(args.out) as folder:
