@@ -52,35 +52,26 @@ static void opened(int fd, const char *path, int flags) {
 
 #define REAL(name) static __typeof__(name) *real; if (!real) real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-#define OPEN(name)                                                              \
-    int name(const char *path, int flags, ...) {                                \
-        REAL(name);                                                             \
-        mode_t mode = 0;                                                        \
-        if (flags & (O_CREAT | O_TMPFILE)) {                                    \
-            va_list list; va_start(list, flags); mode = va_arg(list, mode_t); va_end(list); \
-        }                                                                       \
-        if (counted(path) && (flags & O_ACCMODE) != O_RDONLY) boundary();       \
-        int fd = real(path, flags, mode);                                       \
-        opened(fd, path, flags);                                                \
-        return fd;                                                              \
+/* The mode that open takes where it may create. */
+#define MODE(mode)                                                              \
+    mode_t mode = 0;                                                            \
+    if (flags & (O_CREAT | O_TMPFILE)) {                                        \
+        va_list list; va_start(list, flags); mode = va_arg(list, mode_t); va_end(list); \
     }
-OPEN(open)
-OPEN(open64)
 
-#define OPENAT(name)                                                            \
-    int name(int folder, const char *path, int flags, ...) {                    \
+#define OPENS(name, parameters, arguments)                                      \
+    int name parameters {                                                       \
         REAL(name);                                                             \
-        mode_t mode = 0;                                                        \
-        if (flags & (O_CREAT | O_TMPFILE)) {                                    \
-            va_list list; va_start(list, flags); mode = va_arg(list, mode_t); va_end(list); \
-        }                                                                       \
+        MODE(mode)                                                              \
         if (counted(path) && (flags & O_ACCMODE) != O_RDONLY) boundary();       \
-        int fd = real(folder, path, flags, mode);                               \
+        int fd = real arguments;                                                \
         opened(fd, path, flags);                                                \
         return fd;                                                              \
     }
-OPENAT(openat)
-OPENAT(openat64)
+OPENS(open, (const char *path, int flags, ...), (path, flags, mode))
+OPENS(open64, (const char *path, int flags, ...), (path, flags, mode))
+OPENS(openat, (int folder, const char *path, int flags, ...), (folder, path, flags, mode))
+OPENS(openat64, (int folder, const char *path, int flags, ...), (folder, path, flags, mode))
 
 #define FOPEN(name)                                                             \
     FILE *name(const char *path, const char *mode) {                            \
