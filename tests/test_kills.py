@@ -23,7 +23,7 @@ from valley import locks
 KILLS = int(os.environ.get("VALLEY_KILLS", 100))
 SEED = int(os.environ.get("VALLEY_KILLS_SEED", 0))
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *SMOKE]
-RUNS = 40  # times one command may be given for one study
+RUNS = 60  # times one command may be given for one study; each time kills come a little later, on a slow machine too
 
 
 def scores(folder):
@@ -76,14 +76,14 @@ def test_a_study_whose_processes_are_killed_at_random_ends_with_the_scores_of_an
         (folder.parent / f"t{studies}").mkdir()
         variables = os.environ | {"TMPDIR": str(folder.parent / f"t{studies}")}
         finished = {}
-        for _ in range(RUNS):
+        for tries in range(RUNS):
             with open(folder / "output.txt", "a") as log:
                 main = subprocess.Popen(
                     SNAKEMAKE, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=variables
                 )
                 while main.poll() is None:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        main.wait(dice.uniform(0.5, 10))
+                        main.wait(dice.uniform(0.5, 6 + 2 * tries))
                     if (
                         main.poll() is None
                         and count.total() < KILLS
@@ -100,6 +100,7 @@ def test_a_study_whose_processes_are_killed_at_random_ends_with_the_scores_of_an
         assert main.returncode == 0, (folder / "output.txt").read_text()[-3000:]
         assert scores(folder) == expected
         assert planned(snakemake(folder, "-n", *SMOKE)) == {}
+        print(f"study {studies}: {tries + 1} commands; kills so far {dict(count)}", flush=True)
         for process in [one for kind in processes(folder, variables).values() for one in kind]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
