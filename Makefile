@@ -120,9 +120,10 @@ regrade: $(VENV)/complete  ## grade and score every stored response of the study
 	$(SAY_WHERE)
 	$(SNAKEMAKE) --forcerun grade --allowed-rules grade score regrade -- regrade
 
+# Without the folder's lock: everything it makes is written whole, so it can be called while the study runs.
 page: $(VENV)/complete  ## the page of what is finished of the study so far, gaps named
 	$(SAY_WHERE)
-	$(SNAKEMAKE) --config unfinished=True -- all
+	$(SNAKEMAKE) --nolock --config unfinished=True -- all
 
 release: $(VENV)/complete  ## a folder of scores, grades, tables and page of the study to publish, without weights
 	$(SAY_WHERE)

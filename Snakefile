@@ -32,6 +32,7 @@ except grid.ConfigError as error:
     raise WorkflowError(error)
 
 environment.prepare(config["warm_start"])
+environment.operate(config)
 
 
 include: "workflow/rules/grid.smk"

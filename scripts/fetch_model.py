@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from valley import flags, prompts, records, weights
+from valley import flags, manifests, prompts, records, weights
 
 PATTERNS = ["model*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
             "special_tokens_map.json", "vocab.json", "merges.txt", "LICENSE*", "README.md"]  # fmt: skip
@@ -105,8 +105,8 @@ def main():
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         records.write_json(folder / "config.json", config | ids)
         records.write_json(folder / "generation_config.json", {"bos_token_id": tokenizer.bos_token_id} | ids)
-        sums = {file.name: records.sha256(file) for file in sorted(folder.iterdir())}
-        records.write_json(folder / "fetched.json", records.provenance(args) | {"sha256": sums})
+        records.write_json(folder / "fetched.json", records.provenance(args))
+        manifests.seal(folder, everything=True)
     records.done(f"base model of {args.source}", args.out)
 
 

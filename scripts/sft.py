@@ -14,13 +14,12 @@ Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked ove
 packing unless `--packing` (a batch is `--batch` examples, as the paper counts).
 """
 
-import math
 import os
 import shutil
 import time
 from pathlib import Path
 
-from valley import environment, flags, prompts, records, tokenised
+from valley import environment, flags, grid, prompts, records, tokenised
 
 
 def parse():
@@ -83,7 +82,7 @@ def make_config(args, checkpoints: Path):
         remove_unused_columns=False,  # labels are made of the others, and nothing else comes along
         save_strategy="steps" if args.save_every else "no",
         save_steps=args.save_every or 500,
-        save_total_limit=1,
+        save_total_limit=None,  # valley/checkpoints.py removes the old ones, once a new one is whole
         logging_steps=8,
         logging_nan_inf_filter=False,
         report_to="none",
@@ -107,21 +106,22 @@ def attention() -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
-def train(args):
-    """Train as `args` say; writes the model and its record."""
+def train(args, work: list):
+    """Train as `args` say, work that `work` names; writes the model and its record."""
     from transformers import AutoModelForCausalLM
 
-    from valley import training
+    from valley import checkpoints, manifests, training
 
     start = time.perf_counter()
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
     processes = len(os.sched_getaffinity(0))
     file, made = tokenised.obtained(
         args.data, args.model, args.completion, args.system, args.suffix, processes
     )
     data, lengths = tokenised.examples(file, args.max_length), tokenised.row_tokens(file, args.max_length)
-    checkpoints, resume = args.out.parent / "checkpoints", None
-    config = make_config(args, checkpoints)
+    folder = args.out.parent / "checkpoints"
+    config = make_config(args, folder)
     training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model,
@@ -134,27 +134,17 @@ def train(args):
         tokenizer, model.config.max_position_embeddings, args.max_length
     ):
         records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
-    if args.save_every:
-        resume = training.resume_point(
-            checkpoints, [made["sha256"], records.identity(args.model), records.settings(args)]
-        )
+    same = [made["sha256"], records.identity(args.model), records.settings(args)]
+    resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
+    training.check_room(args, folder, kept=1, steps=args.steps)
     trainer = make_trainer(config, model, tokenizer, data)
-    training.show_progress(trainer)
-    result = trainer.train(resume_from_checkpoint=resume)
+    took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
     tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
-    if not math.isfinite(result.training_loss) or not all(math.isfinite(entry["loss"]) for entry in curve):
-        records.fail(
-            args.out,
-            "training diverged (the loss is no number)",
-            "Lower the learning rate; a retry cannot help",
-        )
-
-    training.save_model(trainer, tokenizer, args)
     if trainer.is_world_process_zero():
-        seconds = time.perf_counter() - start
-        record = {
+        record = took | {
+            "work": grid.fingerprint(work),
             "steps": trainer.state.global_step,
             "examples": len(data),
             "tokens_trained": int(tokens[-1]),
@@ -163,28 +153,30 @@ def train(args):
             "subset_sha256": made["subset_sha256"],
             "tokenised": made,
             "loss": curve,
-            "train_loss": result.training_loss,
+            "train_loss": training.mean_loss(curve),
+            "warnings": training.warnings(trainer.state.log_history),
+            "weights": manifests.weights_hashes(args.out),
             "resumed_from": resume,
             "parameters": training.parameters(model),
-            "seconds": seconds,
-            "seconds_training": result.metrics["train_runtime"],
             "devices": trainer.args.world_size,
             "device_batch": trainer.args.per_device_train_batch_size,
             "accumulate": trainer.args.gradient_accumulation_steps,
         }
         records.write_json(args.record, records.provenance(args) | record)
-        if args.save_every:
-            shutil.rmtree(checkpoints)
+        shutil.rmtree(folder)
         losses = f", loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}" if curve else ""
-        records.done(f"SFT: {record['steps']} steps{losses}", args.out, seconds)
+        records.done(f"SFT: {record['steps']} steps{losses}", args.out, record["seconds"])
 
 
 def main():
     args = parse()
     environment.check_torch()  # no failure of the work: another node may cure it
+    from valley import training
+
     work = [records.settings(args), records.identity(args.model), records.identity(args.data)]
-    with records.failing_once(args.record.with_name("failed.json"), work):
-        train(args)
+    with training.session(args, work) as todo:
+        if todo:
+            train(args, work)
 
 
 if __name__ == "__main__":

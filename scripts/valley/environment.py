@@ -1,17 +1,20 @@
 """What a process inherits or finds: the variables of every job, GPUs, SLURM, its parent."""
 
+import ctypes
 import hashlib
+import json
 import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
 
-from valley import records
+from valley import plain, records
 
 LONGEST_TMP = 60  # bytes of TMPDIR
 
@@ -51,6 +54,16 @@ def cards() -> dict[str, str]:
             break
         seen[name] = card
     return seen
+
+
+def process_rank() -> int:
+    """This process's rank among those that train together; 0 alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def say(text: str):
+    """A line in the log."""
+    print(plain.visible(text), file=sys.stderr, flush=True)
 
 
 def gpus() -> int:
@@ -129,8 +142,28 @@ def prepare(warm_start: bool):
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
 
 
+def operate(config: dict):
+    """Hand on to jobs how they are to be run; none of it makes them other jobs."""
+    os.environ["VALLEY_STALL"] = json.dumps(config["stall"])
+    os.environ["VALLEY_WEIGHTS"] = config["verify_weights"]
+
+
 def end_with_parent():
     """In a worker: end when its parent does, or it would wait for work for ever."""
     threading.Thread(
         target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
     ).start()
+
+
+def end_with_launcher():
+    """In a process that `accelerate launch` started: be killed when the launcher dies, however it dies.
+
+    Its other end is not told of by the kernel otherwise, and a rank that waits in a collective holds its GPU.
+    Linux's parent-death signal works even while the interpreter is inside a library.
+    """
+    if "LOCAL_RANK" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None, use_errno=True).prctl(parent_death_signal, int(signal.SIGKILL))
+    if os.getppid() == 1:  # it died before that
+        os._exit(1)

@@ -41,7 +41,15 @@ def load_tokenizer(folder):
         records.fail(folder, what.removeprefix(f"{folder} "), todo)
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library's parsers raise all kinds, bare Exception among them
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        records.fail(
+            folder,
+            f"holds no tokenizer that can be read ({said})",
+            "Remove the folder and make or fetch it again",
+        )
 
 
 def messages(problem: str, system: str | None, suffix: str) -> list[dict]:
