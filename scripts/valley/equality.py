@@ -91,7 +91,8 @@ def same(gold: str, answer: str, rules: Rules = Rules(), algebra=None) -> bool:
         return False
     if max(len(gold), len(answer)) > LONGEST:
         return False
-    return alike(left.text, right.text, rules, algebra)
+    gold, answer = (side.text + "%" * side.percent for side in (left, right))
+    return alike(gold, answer, rules, algebra)
 
 
 def said(gold: str, answer: str) -> bool | None:
@@ -134,7 +135,7 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
     names = named(gold), named(answer)
     if names[0][0] and names[1][0] and names[0][0] != names[1][0] and len(names[0][0]) == len(names[1][0]) == 1:
         return "=" in gold and "=" in answer and equations(gold, answer, algebra)
-    if any(name for name, _ in names) and "," not in names[0][0] + names[1][0]:
+    if any(name for name, _ in names):
         plain = [value if name else text for text, (name, value) in zip((gold, answer), names, strict=True)]
         if alike(*plain, rules, algebra):
             return True
@@ -158,18 +159,18 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
 def comparable(kind: str, other: str, entries: list[str], *rest) -> bool:
     """Whether lists of these kinds may be the same: a set is no point, an open end no closed one."""
     brackets, others, other_brackets = rest
-    if len(entries) != len(others) or {kind, other} == {"set", "tuple"} or {"matrix", "union"} & {kind, other} and kind != other:
+    if {kind, other} == {"set", "tuple"} or (kind != other and {"matrix", "union"} & {kind, other}):
         return False
     if kind == other == "tuple" and brackets != other_brackets:
         return len(entries) > 2 and brackets in ("()", "[]") and other_brackets in ("()", "[]")
-    return not ("one" in (kind, other) and "tuple" in (kind, other)) or True
+    return len(set(entries)) == len(set(others))
 
 
 def same_entries(gold: list[str], answer: list[str], ordered: bool, rules: Rules, algebra) -> bool:
     """Whether lists of one length have the same entries, each used once."""
     if ordered or len(gold) > ENTRIES:
-        return all(alike(*pair, rules, algebra) for pair in zip(gold, answer, strict=True))
-    left, undecided = list(answer), False
+        return len(gold) == len(answer) and all(alike(*pair, rules, algebra) for pair in zip(gold, answer, strict=True))
+    gold, left, undecided = list(dict.fromkeys(gold)), list(dict.fromkeys(answer)), False
     for entry in gold:
         for at, other in enumerate(left):
             try:
@@ -182,7 +183,7 @@ def same_entries(gold: list[str], answer: list[str], ordered: bool, rules: Rules
             if undecided:
                 raise Open
             return False
-    return True
+    return not left
 
 
 def top_level(text: str, sign: str) -> list[str]:
@@ -414,12 +415,20 @@ def algebraically_same(gold: str, answer: str, tolerance: float | None = None) -
             return close_values(values, [gold, answer], tolerance)
     if isinstance(left, sympy.Eq) and isinstance(right, sympy.Eq):
         sides = [item.lhs - item.rhs for item in (left, right)]
+        if any(sympy.expand(sides[0] + sign * sides[1]) == 0 for sign in (1, -1)):
+            return True
+        if any(item.has(sympy.Sum, sympy.Product, sympy.Integral) for item in sides):
+            return False
         factor = sympy.simplify(sides[0] / sides[1])
         return bool(factor.is_number and factor != 0 and factor.is_finite)
     if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr) and left.free_symbols != right.free_symbols:
         left, right = sympy.simplify(left), sympy.simplify(right)
         if left.free_symbols != right.free_symbols:
             return False
+    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
+        under_roots = {power.base for power in left.atoms(sympy.Pow) if power.base.is_Symbol and power.exp.is_Rational and power.exp.q == 2}
+        positive = {symbol: sympy.Dummy(symbol.name, positive=True) for symbol in under_roots}  # √n: n is no negative number
+        left, right = left.subs(positive), right.subs(positive)
     return math_verify.verify([left], [right], timeout_seconds=None)
 
 
@@ -505,13 +514,13 @@ def prepare_worker():
 
 def decide(pair: Pair) -> tuple[bool | None, float]:
     """In a worker: the grade of one pair (None: given up, it took too long or too much memory) and the seconds it
-    took.
+    of CPU it took.
     """
 
     def stop(_signal, _frame):
         raise TookTooLong
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -522,7 +531,7 @@ def decide(pair: Pair) -> tuple[bool | None, float]:
         grade = False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return grade, time.perf_counter() - begun
+    return grade, time.process_time() - begun
 
 
 class Comparer:
@@ -555,7 +564,7 @@ class Comparer:
         return self.pool
 
     def __call__(self, pairs) -> dict[Pair, tuple[bool | None, float]]:
-        """Grade (None: given up) and seconds of every pair."""
+        """Grade (None: given up) and seconds of CPU of every pair."""
         open_pairs = []
         for pair in dict.fromkeys(pairs):
             if pair not in self.known:
@@ -567,7 +576,10 @@ class Comparer:
         pool = (self.pool or self.start()) if open_pairs else None
         waiting = {pair: pool.schedule(decide, args=[pair], timeout=KILL_AFTER) for pair in open_pairs}
         for count, (pair, future) in enumerate(waiting.items()):
-            self.known[pair] = outcome(future)
+            grade = outcome(future)
+            if grade[0] is None and grade[1] < SECONDS / 2:  # it waited for the machine more than it worked
+                grade = outcome(pool.schedule(decide, args=[pair], timeout=KILL_AFTER))
+            self.known[pair] = grade
             if count and count % 1000 == 0:
                 print(f"{count} of {len(waiting)} answers compared by algebra", file=sys.stderr, flush=True)
         return {pair: self.known[pair] for pair in pairs}

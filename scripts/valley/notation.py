@@ -32,6 +32,7 @@ FONT = (
     r"\\(?:math(?:bf|rm|it|sf|tt|normal)|text(?:bf|it|rm|sf|tt|normal|up)?|mbox|fbox|boxed|hbox|emph|underline|boldsymbol|bm"
     r"|pmb|operatorname\*?)\s*\{([^{}]*)\}"
 )
+BOXED = re.compile(r"\\(?:[fh]?box(?:ed)?|mathbf|textbf|boldsymbol|bm|underline|displaystyle)\s*\{")
 REWRITTEN = [
     (r",\s*\\!\s*", ","), (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ""), (r"(?<=\d)\{,\}(?=\d)", "."),
     (r"\\[dtc]frac(?![a-z])", r"\\frac"), (r"\\(?:leq|leqslant)(?![a-z])", r"\\le"), (r"\\(?:geq|geqslant)(?![a-z])", r"\\ge"),
@@ -83,7 +84,7 @@ FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d
 MIXED = re.compile(r"(?<![\d.}])([+-]?)(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}|^([+-]?)(\d+) (\d+)/(\d+)$")
 BASE = re.compile(r"\(?([0-9A-Z]+)\)?_\{?\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}?(?:\s*base)?", re.IGNORECASE)
 BASE_WORDS = {word: number for number, word in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)} | {"sixteen": 16}
-NAME = re.compile(r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?'*|[A-Za-z]\([^()=<>]{1,12}\)|\\angle\s*[A-Z]+|\\overline\{\w+\}|\|?[A-Z]{2}\|?)\s*(?:=(?!=)|\\in(?![a-z]))\s*(?=\S)")
+NAME = re.compile(r"(?:\([A-Za-z](?:, ?[A-Za-z])+\)|\\?[A-Za-z]+(?:_\{?\w+\}?)?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|\\?[A-Za-z]+(?:_\{?\w+\}?)?'*|[A-Za-z]\([^()=<>]{1,12}\)|\\angle\s*[A-Z]+|\\overline\{\w+\}|\|?[A-Z]{2}\|?)\s*(?:=(?!=)|\\in(?![a-z]))\s*(?=\S)")
 
 
 class Written(NamedTuple):
@@ -121,11 +122,15 @@ def plain_unicode(text: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """The text without braces, dollar signs or stars that enclose all of it."""
-    while text[:1] + text[-1:] in ("{}", "**", "$$", "``") and len(text) > 1:
-        if text[0] == "{" and closing(text) != len(text) - 1:
+    """The text without braces, boxes, bold type, dollar signs or stars that enclose all of it."""
+    while len(text) > 1:
+        box = BOXED.match(text)
+        if box and closing(text, box.end() - 1) == len(text) - 1:
+            text = text[box.end() : -1].strip()
+        elif text[:1] + text[-1:] in ("**", "$$", "``") or (text[:1] + text[-1:] == "{}" and closing(text) == len(text) - 1):
+            text = text[1:-1].strip()
+        else:
             break
-        text = text[1:-1].strip()
     return text
 
 
@@ -150,7 +155,10 @@ def repeating(match: re.Match) -> str:
 @functools.lru_cache(maxsize=8192)
 def spaced(text: str) -> str:
     """The normal form of an answer, `\\text{…}` and what looks like a unit still in it; single spaces."""
-    text = unwrapped(plain_unicode(text).strip())
+    text = plain_unicode(text).strip()
+    if "\\begin" not in text:
+        text = re.sub(r"\\\\(?=[a-zA-Z{}()])", r"\\", text)  # escaped once too often
+    text = unwrapped(text)
     for pattern, replacement in REWRITTEN:
         text = pattern.sub(replacement, text)
     text = SPACING.sub(lambda match: match.group(1) or ("" if match.group() == "\\!" else " "), text)
@@ -259,8 +267,7 @@ def words(answer: str) -> str | None:
     if not re.fullmatch(r"[^\W\d_]+(?:['’-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['’-][^\W\d_]+)*)*", plain):
         return None
     plain = ARTICLE.sub("", plain.casefold())
-    spelt = "\\" not in text or inner
-    if not spelt or (len(plain) == 1 and not inner):
+    if ("\\" in text and not inner) or len(plain) == 1:
         return None
     return plain if inner or " " in plain or is_word(plain) else None
 
