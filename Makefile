@@ -78,7 +78,7 @@ regrade: $(VENV)/complete  ## grade and score every stored response again, nothi
 	$(BIN)/snakemake --profile profiles/local $(STUDY) --forcerun grade --allowed-rules grade score regrade -- regrade
 
 # What is cheap to make from scores and grades; a released folder has the rest.
-REDRAWN := aggregate analyse context contrasts claims figure page
+REDRAWN := aggregate analyse recovery claims figure page
 
 page: $(VENV)/complete  ## the page of what is finished so far, gaps named: make page STUDY=
 	$(BIN)/snakemake --profile profiles/local $(STUDY) --config unfinished=True --allowed-rules $(REDRAWN) costs examples configuration all -- all

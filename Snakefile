@@ -16,10 +16,11 @@ configfile: "config.yaml"
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from valley import environment, grid  # noqa: E402
+from valley import check, environment, flags, grid  # noqa: E402
+from valley.places import Places  # noqa: E402
 
 try:
-    grid.check(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+    check.check(config)
 except grid.ConfigError as error:
     raise WorkflowError(error)
 

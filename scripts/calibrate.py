@@ -1,5 +1,4 @@
-"""Do our base models score what the paper's did? To be asked before any GPU trains: the rest is measured
-against them.
+"""Do our base models score what the paper's did? Asked before any GPU trains.
 
     python scripts/calibrate.py --scores results/qwen2.5-1.5b/base/seed0/scores.json --reference workflow/reference/paper_fig2.csv \\
         --models qwen2.5-1.5b=Qwen2.5-1.5B-Instruct --out /tmp/calibration.csv
@@ -14,30 +13,14 @@ from pathlib import Path
 
 import pandas
 
-from valley import flags, records
+from valley import flags, places, records
+from valley.analysis.paper import calibration
 
 CAUSES = (
     "another problem set (AIME 30 or 90, AMC 40 or 83: `tasks` in the config)", "another prompt or system turn (`prompt`)",
     "a chat template other than the maker's", "sampling that is not the paper's (temperature 0.6, top-p 0.95, 16,384 tokens)",
     "a truncated context (`generate.max_context`), see the share of truncated responses",
 )  # fmt: skip
-
-
-def compare(model: str, scores: dict, paper: float) -> dict:
-    """One row: our accuracy by the paper's verdict, the paper's, and their distance in standard errors."""
-    error = 2**0.5 * (scores["samples_high"] - scores["samples_low"]) / 2 / 1.96
-    ours = scores["accuracy_paper"]
-    return {
-        "model": model,
-        "ours": ours,
-        "headline": scores["accuracy"],
-        "paper": paper,
-        "difference": ours - paper,
-        "standard_error": error,
-        "distance": abs(ours - paper) / error,
-        "truncated": scores["outcomes"]["truncated"],
-        "boxed": scores["boxed"],
-    }
 
 
 def main():
@@ -48,18 +31,10 @@ def main():
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    reference = pandas.read_csv(args.reference)
-    reference["model"] = reference.model.str.lower()  # the paper writes Gemma-3-1B-it, the hub gemma-3-1b-it
-    paper = reference[reference.train_examples == 0].set_index("model").accuracy_pct / 100
-    names = dict(pair.lower().split("=") for pair in args.models)
-    rows = [
-        compare(path.parts[-4], records.read_json(path), paper[names[path.parts[-4].lower()]])
-        for path in args.scores
-        if names.get(path.parts[-4].lower()) in paper.index
-    ]
-    if not rows:
+    bases = {places.cell_of(path): records.read_json(path) for path in args.scores}
+    table = calibration(bases, pandas.read_csv(args.reference), flags.pairs(args.models))
+    if table.empty:
         records.fail(args.reference, "knows none of these models", "Calibrate a study of the paper's models")
-    table = pandas.DataFrame(rows)
     print(table.round(3).to_string(index=False), file=sys.stderr)
     with records.whole(args.out) as temporary:
         table.to_csv(temporary, index=False)
@@ -69,7 +44,7 @@ def main():
             "differs from the paper's base by more than three standard errors",
             f"See {args.out}. Look for: " + "; ".join(CAUSES),
         )
-    records.done(f"{len(rows)} bases agree with the paper's", args.out)
+    records.done(f"{len(table)} bases agree with the paper's", args.out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""What a study cost and what made it: jobs and times by rule; commits, versions, hardware, GPU-hours and
-seeds.
+"""What a study cost and what made it: times by rule; commits, versions, hardware, GPU-hours, seeds.
 
     python scripts/costs.py --benchmarks benchmarks --results results --models models --out /tmp/costs.csv \\
         --provenance /tmp/provenance.json
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pandas
 
-from valley import flags, records
+from valley import flags, places, records
 
 
 def wall_times(folder: Path) -> pandas.DataFrame:
@@ -32,7 +31,7 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
     for file in models.glob("*/seed*/pretrain.json"):
         work["pretrain"] += records.read_json(file)["seconds"]
     for file in results.glob("*/*/seed*/train.json"):
-        work["rl" if "+rl" in file.parts[-3] else "sft"] += records.read_json(file)["seconds"]
+        work[places.cell_of(file).parsed.stage] += records.read_json(file)["seconds"]
     for file in results.glob("*/*/seed*/responses/*.parquet"):
         work["generate"] += records.parquet_provenance(file).get("seconds", 0.0)
     for file in results.glob("*/*/seed*/judged.parquet"):
@@ -41,9 +40,7 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
 
 
 def provenance(results: Path) -> dict:
-    """What the records of all cells say of their making: every value that occurs, and the GPU-hours of
-    training and generation.
-    """
+    """What the records of all cells say of their making: every value that occurs, and the GPU-hours."""
     trained = [records.read_json(file) for file in sorted(results.glob("*/*/seed*/train.json"))]
     generated = [
         records.parquet_provenance(file) for file in sorted(results.glob("*/*/seed*/responses/*.parquet"))

@@ -1,5 +1,4 @@
-"""Is this cluster ready for a study? Checks what has broken others' first runs, and says what to change in
-the profile.
+"""Is this cluster ready for a study? Checks what broke others' first runs, and says what to change.
 
     python scripts/doctor.py --partition gpu --request="--gres=gpu:h100:1 --account=myproject"
 

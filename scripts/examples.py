@@ -1,5 +1,4 @@
-"""Pick stored responses for the page: of every outcome, of every disagreement of the graders, and the same
-problem at three sizes.
+"""Pick stored responses for the page: every outcome, every dispute of graders, a problem at three sizes.
 
     python scripts/examples.py --results results --cells S/base/0 S/sft-64/0 --out /tmp/examples.parquet
 
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import pandas
 
-from valley import calculations, flags, grid, records
+from valley import calculations, flags, grid, places, records
+from valley.grid import Cell
 
 EACH = 3  # examples of an outcome or a disagreement
 PROBLEMS = 2  # problems shown side by side a model
@@ -40,9 +40,9 @@ def pieces(text: str) -> dict[str, str]:
     }
 
 
-def load(results: Path, cell: tuple[str, str, str]) -> pandas.DataFrame:
+def load(results: Path, cell: Cell) -> pandas.DataFrame:
     """Grades of a cell with the texts of its responses."""
-    folder = results / cell[0] / cell[1] / f"seed{cell[2]}"
+    folder = places.folder(results, cell)
     grades = records.read_parquet(folder / "grades.parquet").to_pandas()
     texts = [
         records.read_parquet(folder / "responses" / f"{task}.parquet", ["id", "sample", "prompt", "response"])
@@ -51,7 +51,7 @@ def load(results: Path, cell: tuple[str, str, str]) -> pandas.DataFrame:
         for task in grades.task.unique()
     ]
     table = grades.merge(pandas.concat(texts), on=["task", "id", "sample"])
-    return table.assign(model=cell[0], run=cell[1], seed=int(cell[2]))
+    return table.assign(**cell._asdict())
 
 
 def of_each_kind(table: pandas.DataFrame) -> pandas.DataFrame:
@@ -67,8 +67,7 @@ def of_each_kind(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def beside(cells: dict[str, pandas.DataFrame]) -> list[pandas.DataFrame]:
-    """The first sample of PROBLEMS problems in the cells of base, smallest and largest size (in this order),
-    one model.
+    """The first sample of PROBLEMS problems in base, smallest and largest size (in this order), one model.
 
     Problems that the base solves and the smallest size does not come first: they show what went wrong.
     """
@@ -90,7 +89,7 @@ def main():
     args = parser.parse_args()
 
     found, by_model = [], {}
-    for cell in (tuple(name.split("/")) for name in args.cells):
+    for cell in map(grid.parse_cell, args.cells):
         table = load(args.results, cell)
         found.append(of_each_kind(table))
         run = grid.parse_run(cell[1])

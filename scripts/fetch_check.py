@@ -13,11 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import plan
-import status
-import yaml
-
-from valley import flags, grid, records
+from valley import check, costs, flags, grid, records
 
 
 def sources(config: dict) -> list[tuple[str, str, str | None, str]]:
@@ -75,16 +71,15 @@ def main():
     args = parser.parse_args()
 
     os.environ["HF_HUB_OFFLINE"] = "0"
-    config = status.load_config(args.configfile)
+    config = check.load(args.configfile)
     failed = 0
     for key, source, revision, kind in sources(config):
         what = problem(source, revision, kind)
         failed += what is not None
         print(f"{'fail' if what else 'ok':5} {key}: {source}" + (f": {what}" if what else ""), flush=True)
-    costs = yaml.safe_load((plan.ROOT / "workflow/reference/costs.yaml").read_text())
-    needed, _ = plan.disk(config, costs, grid.cells(config), [], 1)
+    needed, _ = costs.disk(config, costs.load(), grid.cells(config), [], 1)
     root = Path(config["root"])
-    free = shutil.disk_usage(root if root.exists() else ".").free / plan.GIGA
+    free = shutil.disk_usage(root if root.exists() else ".").free / costs.GIGA
     print(
         f"{'ok' if free > needed else 'fail':5} disk: the study keeps {needed:,.0f} GB, {free:,.0f} GB are free"
     )

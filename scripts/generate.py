@@ -22,19 +22,11 @@ def parse():
     parser.add_argument("--model", required=True, type=Path, help="model folder")
     parser.add_argument("--task", required=True, type=Path, help="task (parquet: id, problem, answer)")
     parser.add_argument("--out", required=True, type=Path, help="responses to write (parquet)")
-    parser.add_argument("--engine", choices=["vllm", "transformers"], required=True)
     parser.add_argument("--samples", type=int, required=True, help="k: samples a problem")
-    parser.add_argument("--temperature", type=float, required=True, help="0 means greedy")
-    parser.add_argument("--top-p", type=float, required=True)
     parser.add_argument(
         "--stop-tokens", nargs="*", default=[], help="tokens that end a response, beside the end token"
     )
-    parser.add_argument("--max-new-tokens", type=int, required=True)
-    parser.add_argument(
-        "--max-context", type=int, required=True, help="prompt + response; longer prompts are an error"
-    )
-    parser.add_argument("--chunk", type=int, default=128, help="samples a batch and file")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    flags.add(parser, flags.SAMPLING)
     parser.add_argument("--seed", type=int, default=0, help="drives the sampling")
     flags.add_prompt(parser)
     return parser.parse_args()

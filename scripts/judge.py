@@ -27,15 +27,10 @@ def parse():
     parser.add_argument("--prompt", required=True, type=Path, help="text with {problem} and {response}")
     parser.add_argument("--max-characters", required=True, type=int, help="of a response that are shown")
     parser.add_argument("--out", required=True, type=Path, help="labels to write (parquet)")
-    parser.add_argument("--engine", choices=["vllm", "transformers"], required=True)
     parser.add_argument(
         "--stop-tokens", nargs="*", default=[], help="tokens that end an answer, beside the end token"
     )
-    parser.add_argument(
-        "--max-context", type=int, required=True, help="prompt + answer; longer prompts are an error"
-    )
-    parser.add_argument("--chunk", type=int, default=128, help="responses a batch and file")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    flags.add(parser, flags.JUDGING)
     parser.set_defaults(temperature=0.0, top_p=1.0, max_new_tokens=TOKENS, seed=0)
     return parser.parse_args()
 

@@ -117,15 +117,8 @@ def main():
     parser.add_argument(
         "--template", required=True, type=Path, help="chat template (jinja) saved with the tokenizer"
     )
-    parser.add_argument("--hidden", type=int, required=True)
-    parser.add_argument("--layers", type=int, required=True)
-    parser.add_argument("--heads", type=int, required=True)
-    parser.add_argument("--ff", type=int, required=True, help="width of the SwiGLU feed-forward")
-    parser.add_argument("--steps", type=int, required=True, help="steps at most")
-    parser.add_argument("--target", type=float, required=True, help="stop at this validation accuracy")
     parser.add_argument("--lengths", type=int, nargs="+", required=True, help="operands a problem")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=5e-3)
+    flags.add(parser, flags.PRETRAIN)
     parser.add_argument("--seed", type=int, default=0, help="drives initial weights and the text")
     args = parser.parse_args()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from valley import flags, grid, records
+from valley import flags, grid, places, records
 
 CELL = ("scores.json", "grades.parquet", "train.json", "curve.parquet")
 REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "tables", "figures")
@@ -23,8 +23,8 @@ REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "tables"
 def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
     """The files of a release, as paths below the study: those of CELL that a cell has, the cards, the report."""
     found = []
-    for model, run, seed in (cell.split("/") for cell in cells):
-        folder = study / "results" / model / run / f"seed{seed}"
+    for cell in map(grid.parse_cell, cells):
+        folder = places.folder(study / "results", cell)
         found += [folder / name for name in CELL if (folder / name).exists()]
     report = [study / "report" / name for name in REPORT]
     found += [
@@ -41,13 +41,13 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
 
 def sources(config: dict, cells: list[str]) -> list[str]:
     """The hub repositories that the cells derive from."""
-    names = {tuple(cell.split("/")[:2]) for cell in cells}
+    names = {(cell.model, cell.parsed) for cell in map(grid.parse_cell, cells)}
     entries = [
         *(config["models"][model] for model, _ in names),
         *(config["tasks"][task] for task in config["grid"]["tasks"]),
     ]
-    entries += [config["traces"] for _, run in names if run.startswith("sft")]
-    trained = [grid.rl_settings(config, model, run)["problems"] for model, run in names if "+rl" in run]
+    entries += [config["traces"] for _, run in names if run.size]
+    trained = [grid.rl_settings(config, model, run.whole)["problems"] for model, run in names if run.rl]
     entries += [config["rl"]["sets"][problems] for problems in trained]
     return sorted({entry["source"] for entry in entries} - {"pretrain", "synthetic", "arithmetic"})
 

@@ -30,26 +30,7 @@ def parse(arguments=None):
     parser.add_argument("--record", required=True, type=Path, help="train.json to write")
     parser.add_argument("--curve", required=True, type=Path, help="learning curve to write (parquet)")
     parser.add_argument("--seed", type=int, default=0, help="drives the order of problems and the sampling")
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--prompts", type=int, required=True, help="problems a step")
-    parser.add_argument("--rollouts", type=int, required=True, help="responses a problem")
-    parser.add_argument("--minibatch", type=int, required=True, help="problems an update (verl's mini-batch)")
-    parser.add_argument(
-        "--device-batch", type=int, required=True, help="responses a device trains on at once"
-    )
-    parser.add_argument("--max-new-tokens", type=int, required=True)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--kl", type=float, default=0.0, help="coefficient of the KL loss (k3 estimator)")
-    parser.add_argument("--clip", type=float, default=0.2)
-    parser.add_argument("--entropy", type=float, default=0.0, help="coefficient of the entropy bonus")
-    parser.add_argument(
-        "--loss", choices=["grpo", "dapo", "dr_grpo", "bnpo"], default="dapo", help="TRL's loss_type"
-    )
-    parser.add_argument(
-        "--max-prompt", type=int, default=1024, help="tokens of the longest prompt, for vLLM's memory"
-    )
-    parser.add_argument("--vllm", type=flags.truth, default=False, help="sample with vLLM (GPUs)")
-    flags.add_training(parser, schedule="constant")
+    flags.add(parser, flags.RL)
     flags.add_prompt(parser)
     return parser.parse_args(arguments)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy
 
-from valley import flags, grading, records, reflection, statistics
+from valley import flags, grading, records, reflection
+from valley.analysis import intervals
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEASURED = (
@@ -87,7 +88,7 @@ def joined(tasks: list[dict], name: str) -> tuple:
     return (
         (None, None, None)
         if None in means
-        else (mean(means), *statistics.join(means, list(zip(lows, highs, strict=True))))
+        else (mean(means), *intervals.join(means, list(zip(lows, highs, strict=True))))
     )
 
 
@@ -122,25 +123,25 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
         **dict(
             zip(
                 ("samples_low", "samples_high"),
-                statistics.over_samples(counts, samples, confidence),
+                intervals.over_samples(counts, samples, confidence),
                 strict=True,
             )
         ),
         **dict(
             zip(
                 ("problems_low", "problems_high"),
-                statistics.over_problems([(counts, samples)], confidence),
+                intervals.over_problems([(counts, samples)], confidence),
                 strict=True,
             )
         ),
         **dict(
             zip(
                 ("accuracy_paper_low", "accuracy_paper_high"),
-                statistics.over_problems([(paper, samples)], confidence),
+                intervals.over_problems([(paper, samples)], confidence),
                 strict=True,
             )
         ),
-        **{f"pass@{k}": statistics.pass_at(counts, samples, k) for k in powers},
+        **{f"pass@{k}": intervals.pass_at(counts, samples, k) for k in powers},
         "majority": mean(
             grading.majority(
                 [r["answer"] for r in graded if r["finish_reason"] == "stop"],
@@ -154,7 +155,7 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
         "token_efficiency": 1000 * accuracy / length if length else None,
         **{f"length_p{round(100 * q):02}": float(numpy.quantile(tokens, q)) for q in QUANTILES},
         "calculations": float(made.mean()) if counted else None,
-        **with_ends({name: statistics.ratio(*parts, labels, confidence) for name, parts in measured.items()}),
+        **with_ends({name: intervals.ratio(*parts, labels, confidence) for name, parts in measured.items()}),
         "reflection_measure": reflection.MEASURES[judged],
         "crossing": reflection.crossed(*([row[name] for row in rows] for name in ("keywords", "judged")))
         if judged
@@ -180,12 +181,12 @@ def score(tasks: dict[str, dict], headline: list[str], length: list[str], confid
         **dict(
             zip(
                 ("samples_low", "samples_high"),
-                statistics.join([t["accuracy"] for t in chosen], ends),
+                intervals.join([t["accuracy"] for t in chosen], ends),
                 strict=True,
             )
         ),
         **dict(
-            zip(("problems_low", "problems_high"), statistics.over_problems(counts, confidence), strict=True)
+            zip(("problems_low", "problems_high"), intervals.over_problems(counts, confidence), strict=True)
         ),
         **{name: mean(task[name] for task in chosen) for name in shares},
         "outcomes": {name: mean(task["outcomes"][name] for task in chosen) for name in grading.OUTCOMES},

@@ -30,21 +30,7 @@ def parse():
     parser.add_argument("--out", required=True, type=Path, help="folder of the trained model")
     parser.add_argument("--record", required=True, type=Path, help="train.json to write")
     parser.add_argument("--seed", type=int, default=0, help="drives the order of examples")
-    parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--steps", type=int, default=-1, help="optimiser steps, in place of --epochs")
-    parser.add_argument("--batch", type=int, required=True, help="global batch: examples an optimiser step")
-    parser.add_argument("--device-batch", type=int, default=1, help="examples a device holds at once")
-    parser.add_argument("--max-length", type=int, required=True, help="tokens; longer examples are cut")
-    parser.add_argument(
-        "--completion", choices=["trace", "solution"], default="trace", help="column that is trained"
-    )
-    parser.add_argument(
-        "--packing",
-        type=flags.truth,
-        default=False,
-        help="several examples a row: other steps than the paper's",
-    )
-    flags.add_training(parser, schedule="cosine")
+    flags.add(parser, flags.SFT)
     flags.add_prompt(parser)
     return parser.parse_args()
 

@@ -15,20 +15,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from valley import flags, grid, records
+from valley import check, flags, grid, records
+from valley.grid import Cell
+from valley.places import Places
 
 SCRIPTS = Path(__file__).resolve().parent
-
-
-def load_config(files: list[Path]) -> dict:
-    """config.yaml with further files merged in, as Snakemake does it: mappings merge, lists are replaced."""
-    import yaml
-    from snakemake.utils import update_config
-
-    config: dict = {}
-    for file in [SCRIPTS.parent / "config.yaml", *files]:
-        update_config(config, yaml.safe_load(file.read_text()))
-    return config
 
 
 def other_code(record: dict, now: dict[str, str]) -> list[str]:
@@ -74,19 +65,17 @@ def last_line(log: Path) -> str:
     return lines[-1][:120] if lines else ""
 
 
-def activity(
-    root: Path, jobs: dict[str, str], locked: bool, model: str, run: str, seed: int, done: set[str]
-) -> list[str]:
+def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, done: set[str]) -> list[str]:
     """What the steps of a cell that are not finished are doing: running (job, progress) or failed (why, log)."""
     found = []
     for rule in ("preflight", "sft", "rl", "generate", "judge", "grade", "score"):
-        name = f"rule_{rule}_wildcards_{model}_{run}_{seed}"
+        name = f"rule_{rule}_wildcards_{cell.model}_{cell.run}_{cell.seed}"
         running = [
             f"{rule} {text}"
             for comment, text in jobs.items()
             if comment == name or comment.startswith(f"{name}_")
         ]
-        logs = sorted((root / "logs" / rule).glob(f"{model}.{run}.seed{seed}.*log"))
+        logs = sorted((places.logs / rule).glob(f"{cell.model}.{cell.run}.seed{cell.seed}.*log"))
         logs = [
             log
             for log in logs
@@ -100,18 +89,9 @@ def activity(
     return found
 
 
-def state(
-    config: dict,
-    root: Path,
-    model: str,
-    run: str,
-    seed: int,
-    now: dict[str, str],
-    jobs: dict[str, str],
-    locked: bool,
-) -> str:
+def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str], locked: bool) -> str:
     """The state of one cell in a few words; `now` caches the hashes of the code as it is, `jobs` are SLURM's."""
-    folder = root / "results" / model / run / f"seed{seed}"
+    folder = places.of(cell)
     record = records.read_json(folder / "train.json") if (folder / "train.json").exists() else {}
     notes = []
     responses = sorted((folder / "responses").glob("*.parquet"))
@@ -119,19 +99,16 @@ def state(
     judged = folder / "judged.parquet"
     for file in [*responses, *([judged] if judged.exists() else [])]:
         changed |= set(other_code(records.parquet_provenance(file), now))
-    size = grid.parse_run(run).size
-    if "subset_sha256" in record and size:
-        order = grid.order_seed(config, seed)
-        subset = root / "data" / "subsets" / size / f"seed{order}.parquet"
-        card = subset.with_suffix(".json")
+    if "subset_sha256" in record and cell.parsed.size:
+        subset, card = places.subset_of(cell), places.subset_of(cell, "json")
         if card.exists() and records.read_json(card).get("sha256") != record["subset_sha256"]:
             notes.append("stale data")
-        for made in (subset, root / "data" / "ordered" / f"seed{order}.parquet"):
+        for made in (subset, places.pool(grid.order_seed(places.config, cell.seed))):
             if made.exists():
                 changed |= set(other_code(records.parquet_provenance(made), now))
     if changed:
         notes.append(f"stale code ({', '.join(sorted(changed))})")
-    if run != "base" and responses and not (folder / "model").is_dir():
+    if cell.run != "base" and responses and not (folder / "model").is_dir():
         notes.append("weights deleted")
     if (folder / "scores.json").exists():
         return ", ".join(["done", *notes])
@@ -141,7 +118,7 @@ def state(
     finished |= {"preflight"} if (folder / "preflight.json").exists() else set()
     finished |= {"judge"} if judged.exists() else set()
     finished |= {"grade"} if (folder / "grades.parquet").exists() else set()
-    if doing := activity(root, jobs, locked, model, run, seed, finished):
+    if doing := activity(places, jobs, locked, cell, finished):
         return "; ".join([*doing, *notes])
     stage = (
         "graded"
@@ -160,10 +137,9 @@ def main():
     parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
     args = parser.parse_args()
 
-    config = load_config(args.configfile)
-    root, now = Path(config["root"]), {}
+    config, now = check.load(args.configfile), {}
     jobs, locked = queue(Path(".")), any(Path(".snakemake/locks").glob("*"))
-    states = {cell: state(config, root, *cell, now, jobs, locked) for cell in grid.cells(config)}
+    states = {cell: state(Places(config), cell, now, jobs, locked) for cell in grid.cells(config)}
     width = max(len(f"{model} {run}") for model, run, _ in states)
     for (model, run, seed), text in states.items():
         print(f"{f'{model} {run}':{width}}  seed {seed}  {text}")

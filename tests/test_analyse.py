@@ -1,11 +1,10 @@
 """What the grades say beyond scores, and what stands beside the scores, by hand."""
 
-import analyse
-import context
 import examples
 import pandas
 import pytest
 
+from valley.analysis import cells, outcomes, paper, summary
 from valley.grid import HEADLINE
 
 
@@ -19,8 +18,8 @@ def rows(run: str, outcomes: dict[str, list[str]], tokens: int = 100, task: str 
     ]  # fmt: skip
 
 
-def table(*cells: list[dict]) -> pandas.DataFrame:
-    return analyse.with_clusters(pandas.DataFrame([row for cell in cells for row in cell]))
+def table(*made: list[dict]) -> pandas.DataFrame:
+    return cells.with_clusters(pandas.DataFrame([row for cell in made for row in cell]))
 
 
 def test_a_drop_splits_into_classes_and_says_what_became_of_solved_problems():
@@ -28,7 +27,7 @@ def test_a_drop_splits_into_classes_and_says_what_became_of_solved_problems():
     after = rows(
         "sft-8k", {"a": ["truncated", "correct"], "b": ["looping", "looping"], "c": ["no answer", "correct"]}
     )
-    split = analyse.drop(analyse.by_problem(table(base, after)), ["t"])
+    split = outcomes.drop(cells.by_problem(table(base, after)), ["t"])
     split = split[split.run == "sft-8k"].set_index("outcome")
     assert split.change["correct"] == pytest.approx(2 / 6 - 3 / 6)
     assert split.change.sum() == pytest.approx(0)  # what correct loses the others gain
@@ -40,7 +39,7 @@ def test_a_drop_splits_into_classes_and_says_what_became_of_solved_problems():
 
 
 def test_a_cell_without_its_base_has_no_drop_but_its_shares():
-    split = analyse.drop(analyse.by_problem(table(rows("sft-8k", {"a": ["correct", "wrong"]}))), ["t"])
+    split = outcomes.drop(cells.by_problem(table(rows("sft-8k", {"a": ["correct", "wrong"]}))), ["t"])
     assert split.change.isna().all()
     assert split.of_solved.isna().all()
     assert split.share.sum() == pytest.approx(1)
@@ -51,7 +50,7 @@ def test_a_lower_limit_cuts_what_is_longer_and_a_cut_response_is_wrong():
         rows("base", {"a": ["correct"], "b": ["correct"]}, 400),
         rows("base", {"c": ["correct"], "d": ["wrong"]}, 1600),
     )
-    budget = analyse.budget(grades, ["t"]).set_index("limit").accuracy
+    budget = outcomes.budget(grades, ["t"]).set_index("limit").accuracy
     assert budget.to_dict() == {100: 0, 200: 0, 400: 0.5, 800: 0.5, 1600: 0.75}
 
 
@@ -60,7 +59,7 @@ def test_the_headline_is_the_mean_of_tasks_not_of_responses():
         rows("base", {"a": ["correct"]}),
         rows("base", {"b": ["wrong"], "c": ["wrong"], "d": ["wrong"]}, task="u"),
     )
-    assert analyse.budget(grades, ["t", "u"]).accuracy.iloc[-1] == pytest.approx(0.5)
+    assert outcomes.budget(grades, ["t", "u"]).accuracy.iloc[-1] == pytest.approx(0.5)
 
 
 def cell(seed: int, accuracy: float, run: str = "base", examples: int = 0) -> dict:
@@ -71,11 +70,11 @@ def cell(seed: int, accuracy: float, run: str = "base", examples: int = 0) -> di
 
 def test_the_noise_band_needs_five_pairs_and_comes_from_repeated_cells():
     few = pandas.DataFrame([cell(0, 0.4), cell(1, 0.6), cell(2, 0.5)])  # three pairs
-    assert context.replicates(few, 0.95).empty
+    assert summary.replicates(few, 0.95).empty
     more = pandas.concat(
         [few, pandas.DataFrame([cell(s, a, "sft-8k", 8000) for s, a in enumerate([0.1, 0.3, 0.2])])]
     )
-    found = context.replicates(more, 0.95).set_index("measure").loc["accuracy"]
+    found = summary.replicates(more, 0.95).set_index("measure").loc["accuracy"]
     assert (found.pairs, found.sd) == (6, pytest.approx(0.1))
     assert found.band == pytest.approx(2.776 * 2**0.5 * 0.1, rel=1e-3)  # t with 4 degrees of freedom
 
@@ -85,11 +84,11 @@ def test_the_papers_values_stand_beside_ours_by_its_grader_whatever_the_case_of_
         {"model": "Gemma-3-1B-it", "train_examples": 0, "accuracy_pct": 23.6, "response_tokens": 900, "source": "f"},
         {"model": "Gemma-3-1B-it", "train_examples": 220000, "accuracy_pct": 14.6, "response_tokens": 9000, "source": "f"},
     ])  # fmt: skip
-    cells = pandas.DataFrame([cell(0, 0.2), cell(0, 0.1, "sft-220k", 225129)])
-    found = context.beside_paper(cells, reference, {"S": "gemma-3-1b-it"})
+    ours = pandas.DataFrame([cell(0, 0.2), cell(0, 0.1, "sft-220k", 225129)])
+    found = paper.beside_paper(ours, reference, {"S": "gemma-3-1b-it"})
     assert found.run.tolist() == ["base", "sft-220k"]
     assert found.difference.tolist() == pytest.approx([0.3 - 0.236, 0.2 - 0.146])
-    missing = context.beside_paper(cells[:1], reference, {"S": "gemma-3-1b-it"})
+    missing = paper.beside_paper(ours[:1], reference, {"S": "gemma-3-1b-it"})
     assert missing.paper.tolist() == pytest.approx([0.236, 0.146])  # drawn even where ours is not there yet
     assert missing.ours.isna().tolist() == [False, True]
 

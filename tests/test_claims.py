@@ -2,22 +2,19 @@
 hold it.
 """
 
-import types
-
-import claims
-import contrasts
 import numpy
 import pandas
 import pytest
 import yaml
 from conftest import REPOSITORY
 
-from valley import accumulation, inference
-from valley.inference import COLUMNS
-from valley.study import Study
+from valley.analysis import accumulation, claims, estimates, recovery
+from valley.analysis.cells import Answers, Study
+from valley.analysis.measures import COLUMNS, Tasks
+from valley.grid import Cell, ConfigError
 
 CLAIMS = yaml.safe_load((REPOSITORY / "workflow/reference/claims.yaml").read_text())
-TASKS = types.SimpleNamespace(headline=["a", "b"], length=["b"], calculations=["b"])
+TASKS = Tasks(["a", "b"], ["b"], ["b"])
 EXAMPLES = {"8k": 8000, "64k": 64000, "220k": 220000}
 PLAIN = {"base": 0.5, "sft-8k": 0.2, "sft-64k": 0.6, "sft-220k": 0.8}
 RL = {
@@ -69,7 +66,7 @@ def study(accuracy: dict, length: dict | None = None, missing: tuple = (), **kin
         numpy.random.default_rng(1),
         **kind,
     )
-    return Study(table, list(named), EXAMPLES, TASKS)
+    return Study(table, [Cell(*key) for key in named], EXAMPLES)
 
 
 def verdict(
@@ -77,9 +74,9 @@ def verdict(
 ) -> str:
     """The verdict on a part of a claim as claims.py writes it."""
     fits = pandas.DataFrame(columns=["model", "run", "p_value", "verdict"]) if fits is None else fits
-    points = contrasts.recovery(of, 0.95)
+    points = recovery.recovery(of, TASKS, 0.95)
     row, _ = claims.part_row(
-        of, CLAIMS[claim]["parts"][part] | changes, fits, points, parameters or {}, reflective, 0.95
+        of, CLAIMS[claim]["parts"][part] | changes, TASKS, fits, points, parameters or {}, reflective, 0.95
     )
     return row["verdict"]
 
@@ -150,7 +147,7 @@ def test_claims_on_reflection_are_read_off_the_responses():
         table["reflective"] = numpy.where(
             table.run == "sft-8k", rng.binomial(40, table.reflective) / 40, table.reflective
         )
-        return Study(table, list(accuracy), EXAMPLES, TASKS)
+        return Study(table, [Cell(*key) for key in accuracy], EXAMPLES)
 
     true, wrong = reflecting(0.0, 0.75, 2000), reflecting(0.4, 0.2, 6000)
     assert [verdict("C4", part, true) for part in ("before", "after")] == ["holds", "holds"]
@@ -221,31 +218,33 @@ def test_a_claim_holds_when_all_its_parts_do_and_fails_when_one_does():
 
 def test_few_seeds_cannot_decide_by_their_signs_and_what_would_is_said():
     same = {("M", run, seed): value for run, value in PLAIN.items() for seed in range(3)}
-    _, rows, _ = claims.judge(study(same), CLAIMS["C1"]["parts"]["loss"], 0.95, "headline")
+    _, rows, _ = claims.decided(study(same), CLAIMS["C1"]["parts"]["loss"], TASKS, 0.95, "headline")
     assert rows[0]["signs"] == "3 of 3 seeds; a sign test of 3 seeds cannot decide"
     spread = same | {("M", "sft-8k", 0): 0.1, ("M", "sft-8k", 1): 0.45, ("M", "sft-8k", 2): 0.3}
-    _, rows, _ = claims.judge(study(spread), CLAIMS["C1"]["parts"]["loss"], 0.95, "headline")
+    _, rows, _ = claims.decided(study(spread), CLAIMS["C1"]["parts"]["loss"], TASKS, 0.95, "headline")
     assert rows[0]["verdict"] == "undecided"
     assert "no number of samples can" in rows[0]["would_decide"]
     assert "training seeds" in rows[0]["would_decide"]
     noisy = study(PLAIN | {"sft-8k": 0.47}, count=100, samples=1)
-    _, rows, _ = claims.judge(noisy, CLAIMS["C1"]["parts"]["loss"], 0.95, "headline")
+    _, rows, _ = claims.decided(noisy, CLAIMS["C1"]["parts"]["loss"], TASKS, 0.95, "headline")
     assert "times the" in rows[0]["would_decide"]
 
 
 def test_the_recovery_point_lies_between_two_sizes_with_an_interval_around():
-    clear = contrasts.recovery(study(PLAIN), 0.95).iloc[0]
+    clear = recovery.recovery(study(PLAIN), TASKS, 0.95).iloc[0]
     assert (clear.after, clear.by, clear.earliest, clear.latest) == (8000, 64000, 8000, 64000)
-    vague = contrasts.recovery(study(PLAIN | {"sft-64k": 0.5}), 0.95).iloc[0]
+    vague = recovery.recovery(study(PLAIN | {"sft-64k": 0.5}), TASKS, 0.95).iloc[0]
     assert (vague.earliest, vague.latest) == (8000, 220000)
-    never = contrasts.recovery(study(PLAIN | {"sft-64k": 0.3, "sft-220k": 0.4}), 0.95).iloc[0]
+    never = recovery.recovery(study(PLAIN | {"sft-64k": 0.3, "sft-220k": 0.4}), TASKS, 0.95).iloc[0]
     assert never.by == float("inf")
     assert never.earliest == 220000
 
 
 def test_recipes_stand_beside_the_base_and_the_protocol():
     table = (
-        contrasts.recipes(study(PLAIN | {"sft-8k.short": 0.45}), 0.95).query("seed == 'all'").set_index("run")
+        recovery.recipes(study(PLAIN | {"sft-8k.short": 0.45}), TASKS, 0.95)
+        .query("seed == 'all'")
+        .set_index("run")
     )
     assert table.loc["sft-8k.short", "to_protocol_low"] > 0.1
     assert table.loc["sft-8k", "change_high"] < 0
@@ -257,13 +256,14 @@ def simulated(rng, seeds: int, effect: float, spread: float, count: int = 100) -
     of 0 and 1.
     """
     easy, harm = rng.uniform(0.35, 0.65, size=count), rng.normal(effect, 0.1, size=count)
-    pairs = []
+    pairs, ids = [], list(map(str, range(count)))
     for _ in range(seeds):
         shift = rng.normal(0, spread)
         sides = [rng.binomial(4, numpy.clip(rate, 0, 1)) / 4 for rate in (easy + harm + shift, easy)]
         pairs.append(
             tuple(
-                inference.Cell({"a": numpy.tile(side[:, None], len(COLUMNS))}, {"a": 4}, {}) for side in sides
+                Answers({"a": ids}, {"a": numpy.tile(side[:, None], len(COLUMNS))}, {"a": 4}, {})
+                for side in sides
             )
         )
     return pairs
@@ -277,13 +277,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_false_verdicts_are_ra
     rng = numpy.random.default_rng(1)
     truth, inside, decided = -0.1, 0, 0
     for _ in range(1000):
-        estimate = inference.estimate(
-            simulated(rng, seeds, truth, spread), "accuracy", "minus", ["a"], ["a"], "headline"
+        estimate = estimates.estimate(
+            simulated(rng, seeds, truth, spread), "accuracy", "minus", Tasks(["a"], ["a"], [])
         )
         low, high = estimate.interval(0.95)
         inside += low <= truth <= high
         decided += (
-            inference.decide((low, high), {"below": truth}) != "undecided"
+            claims.decide((low, high), {"below": truth}) != "undecided"
         )  # neither is true of the average
     assert 0.93 <= inside / 1000 <= 0.995
     assert decided / 1000 <= 0.07
@@ -296,10 +296,10 @@ def test_every_is_seldom_refuted_by_chance_however_many_models_there_are():
     rng, refuted, proved = numpy.random.default_rng(1), 0, 0
     for _ in range(100):
         models = [
-            inference.estimate(simulated(rng, 1, 0.0, 0.0, 60), "accuracy", "minus", ["a"], ["a"], "headline")
+            estimates.estimate(simulated(rng, 1, 0.0, 0.0, 60), "accuracy", "minus", Tasks(["a"], ["a"], []))
             for _ in range(9)
         ]
-        verdict = inference.every(models, {"below": 0.0}, 0.95)
+        verdict = claims.every(models, {"below": 0.0}, 0.95)
         refuted, proved = refuted + (verdict == "fails"), proved + (verdict == "holds")
     assert refuted / 100 <= 0.09
     assert proved == 0
@@ -310,8 +310,8 @@ def test_the_recovery_interval_holds_the_true_point():
     truth = {"base": 0.5, "sft-8k": 0.35, "sft-64k": 0.48, "sft-220k": 0.6}  # back above its base at 220k
     for _ in range(60):
         table = problems({("M", run, 0): value for run, value in truth.items()}, {}, rng, count=80)
-        point = contrasts.recovery(
-            Study(table, [("M", run, 0) for run in truth], EXAMPLES, TASKS), 0.95
+        point = recovery.recovery(
+            Study(table, [Cell("M", run, 0) for run in truth], EXAMPLES), TASKS, 0.95
         ).iloc[0]
         inside += point.earliest <= 64000 and point.latest >= 220000
     assert inside / 60 >= 0.9
@@ -358,3 +358,17 @@ def test_the_hazard_of_the_first_error_by_hand():
     first = numpy.array([1.0] * 10 + [2.0] * 15 + [numpy.nan] * 15)
     rows = accumulation.hazard(made, first)
     assert [(row["first"], row["at_risk"], row["errors"]) for row in rows] == [(1, 40, 10), (2, 30, 15)]
+
+
+def test_a_claim_may_name_a_run_and_says_so_where_it_is_none():
+    part = {
+        "measure": "accuracy",
+        "of": "sft-8k.short",
+        "minus": "base",
+        "expect": {"below": 0},
+        "models": "every",
+    }
+    assert claims.decided(study(PLAIN | {"sft-8k.short": 0.2}), part, TASKS, 0.95, "headline")[0] == "holds"
+    assert claims.decided(study(PLAIN), part, TASKS, 0.95, "headline")[0] == "not applicable"
+    with pytest.raises(ConfigError, match="not a run"):
+        claims.decided(study(PLAIN), part | {"of": "the best"}, TASKS, 0.95, "headline")

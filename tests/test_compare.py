@@ -11,6 +11,7 @@ import pytest
 from conftest import REPOSITORY, run, script
 
 from valley import records
+from valley.analysis.measures import COLUMNS
 from valley.grid import HEADLINE
 
 RUNS = ("base", "sft-8k", "sft-220k", "sft-8k.wide")
@@ -43,7 +44,7 @@ def study(
                         drawn.normal(1000, 100, problems) + length,
                     )
                     rows += [{"model": model, "run": name, "seed": seed, "task": task, "id": f"{prefix}{i}", "samples": samples,
-                              "correct": c, "correct_paper": c, "tokens": t} for i, (c, t) in
+                              **dict.fromkeys(COLUMNS, 0.0), "correct": c, "correct_paper": c, "tokens": t} for i, (c, t) in
                              enumerate(zip(solved, tokens, strict=True))]  # fmt: skip
     report = folder / "report"
     records.write_parquet(report / "tables/problems.parquet", rows)

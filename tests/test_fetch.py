@@ -2,12 +2,14 @@
 
 import json
 
-import calibrate
+import pandas
 import pyarrow.parquet
 import pytest
 from conftest import script
 
 from valley import records
+from valley.analysis.paper import calibration
+from valley.grid import Cell
 
 
 def test_local_traces_keep_what_is_used_and_nothing_else(tmp_path):
@@ -78,5 +80,7 @@ def test_a_base_far_from_the_papers_stops_with_the_likely_causes(tmp_path):
             "1 bases agree" if ok else "differs from the paper's base by more than three standard errors"
         ) in output
         assert ok or "AIME 30 or 90" in output
-    row = calibrate.compare("m", scores(0.36), 0.284)
-    assert row["distance"] == pytest.approx(0.076 / (2**0.5 * 0.02 / 1.96), rel=1e-6)
+    row = calibration(
+        {Cell("m", "base", 0): scores(0.36)}, pandas.read_csv(reference), {"m": "Qwen2.5-1.5B-Instruct"}
+    )
+    assert row.distance.item() == pytest.approx(0.076 / (2**0.5 * 0.02 / 1.96), rel=1e-6)

@@ -2,15 +2,11 @@
 real functions.
 """
 
-import argparse
 import re
 import time
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
-import analyse
-import context
-import contrasts
 import figure
 import matplotlib.pyplot as plt
 import numpy
@@ -20,13 +16,12 @@ import score
 import yaml
 from conftest import REPOSITORY
 
-import aggregate
-from valley import drawing, grid, statistics
-from valley.study import Study
+from valley import drawing, grid
+from valley.analysis import accumulation, cells, intervals, outcomes, recovery, summary, tables
+from valley.analysis.measures import Tasks
+from valley.analysis.paper import beside_paper
 
-TASKS = argparse.Namespace(
-    headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"]
-)
+TASKS = Tasks(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
 PROBLEMS = {
     "aime24": 6,
     "amc23": 6,
@@ -65,7 +60,7 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
     return rows
 
 
-def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
+def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     """All tables of a study with these cells, made by the functions that make them from real grades."""
     examples = {
         name: 220000 if size["examples"] == "all" else size["examples"]
@@ -73,7 +68,7 @@ def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     }
     rng = numpy.random.default_rng(0)
     scores, grades, curves = {}, [], []
-    for model, run, seed in cells:
+    for model, run, seed in asked:
         parsed = grid.parse_run(run)
         size = examples[parsed.size] if parsed.size else 0
         depth = list(config["models"]).index(model) / 12
@@ -84,9 +79,7 @@ def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
         length = 700 if not size or parsed.recipe == "short" else 9000 - 2000 * numpy.log10(size / 8000)
         rows = {task: graded(rng, task, skill, length, 0.6 if size else 0.03) for task in PROBLEMS}
         tasks = {task: score.score_task(found, 0.95) for task, found in rows.items()}
-        scores[Path("results", model, run, f"seed{seed}", "scores.json")] = score.score(
-            tasks, TASKS.headline, TASKS.length, 0.95
-        )
+        scores[grid.Cell(model, run, seed)] = score.score(tasks, TASKS.headline, TASKS.length, 0.95)
         grades += [
             row | {"model": model, "run": run, "seed": seed} for found in rows.values() for row in found
         ]
@@ -99,28 +92,29 @@ def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
                         "reward": reward,
                         "model": model,
                         "run": run,
-                        "seed": f"seed{seed}",
+                        "seed": seed,
                     }
                 )
             )
-    rows = [row for path, content in scores.items() for row in aggregate.cell_rows(path, content, examples)]
-    table = aggregate.add_changes(pandas.DataFrame(rows), scores, TASKS.headline, 0.95)
     names = {name: model["source"].split("/")[-1] for name, model in config["models"].items()}
     reference = pandas.read_csv(REPOSITORY / "workflow/reference/paper_fig2.csv")
-    grades = analyse.with_clusters(pandas.DataFrame(grades)).astype(
+    grades = cells.with_clusters(pandas.DataFrame(grades)).astype(
         dict.fromkeys(("calculations", "wrong_calculations", "first_wrong"), float)
     )
     answered = grades[grades.outcome.isin(["correct", "wrong"])]
     counted = answered[answered.task.isin(TASKS.calculations)]
-    fits, hazards = analyse.add_up(counted, 0.95)
-    problems = analyse.by_problem(grades)
-    recipes = contrasts.recipes(Study(problems, cells, examples, TASKS), 0.95)
+    fits, hazards = accumulation.add_up(counted, 0.95)
+    problems = cells.by_problem(grades)
+    whole = cells.Study(problems, scores, examples)
+    rows = [row for cell, content in scores.items() for row in summary.cell_rows(cell, content, examples)]
+    table = summary.add_changes(pandas.DataFrame(rows), whole, TASKS.headline, 0.95)
+    recipes = recovery.recipes(whole, TASKS, 0.95)
     return {
-        "cells": table, "replicates": context.replicates(table, 0.95), "paper": context.beside_paper(table, reference, names),
-        "rl_curves": pandas.concat(curves), "drop": analyse.drop(problems, TASKS.headline),
-        "budget": analyse.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits, "recipes": recipes,
-        "accuracy_by_length": analyse.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
-        "accuracy_by_steps": analyse.accuracy_by(counted, "calculations"),
+        "cells": table, "replicates": summary.replicates(table, 0.95), "paper": beside_paper(table, reference, names),
+        "rl_curves": pandas.concat(curves), "drop": outcomes.drop(problems, TASKS.headline),
+        "budget": outcomes.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits, "recipes": recipes,
+        "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
+        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"),
     }  # fmt: skip
 
 
@@ -128,19 +122,18 @@ def study(cells: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
 def paper(tmp_path_factory) -> dict[str, pandas.DataFrame]:
     """The paper's grid, a few repeats and controls; written and read again, as the figures find it."""
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
-    resamples, statistics.RESAMPLES = statistics.RESAMPLES, 199
+    resamples, intervals.RESAMPLES = intervals.RESAMPLES, 199
     try:
-        tables = study([*grid.cells(config), *CONTROLS, *REPEATS], config)
+        made = study([*grid.cells(config), *CONTROLS, *REPEATS], config)
     finally:
-        statistics.RESAMPLES = resamples
-    return reread(tables, tmp_path_factory.mktemp("tables"))
+        intervals.RESAMPLES = resamples
+    return reread(made, tmp_path_factory.mktemp("tables"))
 
 
-def reread(tables: dict, folder: Path) -> dict[str, pandas.DataFrame]:
-    for name, table in tables.items():
-        aggregate.write(table, folder / f"{name}.csv")
-    assert set(tables) == set(figure.TABLES)
-    return {name: drawing.read(folder / f"{name}.csv") for name in tables}
+def reread(made: dict, folder: Path) -> dict[str, pandas.DataFrame]:
+    tables.write(folder, made)
+    assert set(made) == set(figure.TABLES)
+    return {name: drawing.read(folder / f"{name}.csv") for name in made}
 
 
 def drawn(name: str, tables: dict, folder: Path) -> tuple[pandas.DataFrame, list[str], bytes]:

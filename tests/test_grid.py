@@ -4,11 +4,9 @@ import copy
 from pathlib import Path
 
 import pytest
-import status
 
-from valley import grid
+from valley import check, flags, grid
 
-SCHEMA = Path("workflow/schemas/config.schema.yaml")
 CONFIGS = {
     "paper": [],
     "miniature": [Path("config/miniature.yaml")],
@@ -22,15 +20,15 @@ CONFIGS = {
 
 @pytest.fixture(params=CONFIGS)
 def config(request):
-    return status.load_config(CONFIGS[request.param])
+    return check.load(CONFIGS[request.param])
 
 
 def paper() -> dict:
-    return copy.deepcopy(status.load_config([]))
+    return copy.deepcopy(check.load([]))
 
 
 def test_every_config_of_the_project_is_valid(config):
-    grid.check(config, SCHEMA)
+    check.check(config)
 
 
 def test_a_run_splits_into_its_stages():
@@ -43,7 +41,7 @@ def test_a_run_splits_into_its_stages():
     ("study", "first"), [("paper", "sft-8k"), ("miniature", "sft-64"), ("rehearsal", None)]
 )
 def test_the_bases_and_the_smallest_size_go_first(study, first):
-    config = status.load_config(CONFIGS[study])
+    config = check.load(CONFIGS[study])
     sizes = {run: config["sizes"][grid.parse_run(run).size]["examples"] for _, run, _ in grid.cells(config)
              if grid.parse_run(run).size and not grid.parse_run(run).recipe and not grid.parse_run(run).rl}  # fmt: skip
     assert grid.first_runs(config) == {"base", first or min(sizes, key=sizes.get)}
@@ -116,12 +114,12 @@ def test_a_config_that_cannot_work_is_refused_with_key_value_and_what_is_allowed
         config["models"]["qwen2.5-0.5b"].pop("rl")
     change(config, path, value)
     with pytest.raises(grid.ConfigError) as error:
-        grid.check(config, SCHEMA)
+        check.check(config)
     assert [name for name in names if name not in str(error.value)] == [], str(error.value)
 
 
 def test_flags_hold_only_what_is_set():
     assert (
-        grid.flags({"lr": 1e-5, "batch": None, "lengths": [2, 3]}, ("lr", "batch", "epochs", "lengths"))
+        flags.line({"lr": 1e-5, "batch": None, "lengths": [2, 3]}, ("lr", "batch", "epochs", "lengths"))
         == "--lr 1e-05 --lengths 2 3"
     )

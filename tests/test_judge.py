@@ -9,10 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import plan as plan_costs
 import pytest
 import score
-import status
 import yaml
 from conftest import DATA, MINIATURE, REPOSITORY, checkout, planned, run, script, snakemake
 from hypothesis import given
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 from test_smollm import smollm  # noqa: F401
 from test_statistics import graded
 
-from valley import grid, records, reflection
+from valley import check, costs, grid, records, reflection
 
 PROMPT = REPOSITORY / "workflow/reference/judge_prompt.txt"
 JUDGE = {"model": "L", "max_characters": 300}
@@ -296,7 +294,7 @@ def test_without_a_judge_nothing_is_planned_and_with_one_each_cell_is_judged_onc
 ):
     folder = tmp_path / "copy"
     shutil.copytree(scored, folder, symlinks=True)
-    config = status.load_config([Path("config/miniature.yaml"), folder / "stub.yaml"])
+    config = check.load([Path("config/miniature.yaml"), folder / "stub.yaml"])
     cells = len(grid.cells(config))
     assert plan(folder, "unset") == {}
     assert plan(folder, None) == {}
@@ -344,19 +342,17 @@ def test_a_judge_runs_on_its_own_gpus_with_its_own_stop_tokens(tmp_path):
 
 
 def test_the_plan_of_costs_knows_a_judge_by_its_own_size_and_what_it_reads():
-    config, costs = status.load_config([]), yaml.safe_load(Path("workflow/reference/costs.yaml").read_text())
-    preset = costs["presets"]["paper"]
+    config, constants = check.load([]), costs.load()
+    preset = constants["presets"]["paper"]
     job = {"rule": "judge", "gpus": 4, "wildcards": {"model": "qwen2.5-0.5b", "run": "sft-8k", "seed": "0"}}
     config["report"]["judge"] = {"model": "llama3.2-3b", "max_characters": 10000}
-    read = 500 * 4 * 10000 / costs["characters_a_token"]
+    read = 500 * 4 * 10000 / constants["characters_a_token"]
     work = 2 * 3.213e9 * read / (preset["peak_flops"] * preset["sft_mfu"])
-    assert plan_costs.modelled_seconds(job, config, costs, preset) == pytest.approx(
-        4 * preset["start"] + work
-    )
+    assert costs.modelled_seconds(job, config, constants, preset) == pytest.approx(4 * preset["start"] + work)
 
 
 def test_a_judge_that_no_catalogue_knows_is_refused():
-    config = status.load_config([])
+    config = check.load([])
     config["report"]["judge"] = {"model": "gpt-4o-mini", "max_characters": 9000}
     with pytest.raises(grid.ConfigError, match=r"report\.judge\.model: unknown model 'gpt-4o-mini'"):
-        grid.check(config, Path("workflow/schemas/config.schema.yaml"))
+        check.check(config)

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-import status
 import yaml
 from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, snakemake
 
-from valley import grid
+from valley import check, grid
 
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 STUDIES = {
@@ -66,7 +65,7 @@ def test_a_study_plans_the_jobs_that_its_config_implies(study, tmp_path):
     files, flags = STUDIES[study]
     start = time.monotonic()
     plan = planned(snakemake(checkout(tmp_path), "-n", *flags))
-    assert plan == expected(status.load_config(files))
+    assert plan == expected(check.load(files))
     assert time.monotonic() - start < 15 * 2  # 15 s alone; the tests run side by side
 
 
@@ -81,7 +80,7 @@ def test_each_study_has_a_canary_of_one_cell_twenty_steps_and_ten_responses(stud
         .strip()
         .endswith(f"{files} {canary}")
     )
-    config = status.load_config([Path(study), Path(canary)])
+    config = check.load([Path(study), Path(canary)])
     [(model, cell, _)] = grid.cells(config)
     assert grid.sft_settings(config, model, cell)["steps"] == 20
     [task] = config["grid"]["tasks"]
@@ -158,7 +157,7 @@ def test_adding_a_task_trains_nothing_and_generates_that_task_alone(finished):
     config = two_models()
     config["grid"]["tasks"] = ["chain", "arithmetic"]
     plan = plan_of(finished, config)
-    cells = grid.cells(status.load_config([Path("config/miniature.yaml"), finished / "stub.yaml"]))
+    cells = grid.cells(check.load([Path("config/miniature.yaml"), finished / "stub.yaml"]))
     assert plan["generate"] == len(cells)  # the new task once a cell; the finished one not again
     assert plan["arithmetic"] == 1
     assert not plan.keys() & {"pretrain", "order_traces", "subset", "preflight", "sft", "rl"}
@@ -197,7 +196,7 @@ def test_a_cell_that_is_missing_is_planned_beside_one_that_is_remade(finished):
     plan = plan_of(finished, config)
     assert (plan["sft"], plan["score"]) == (
         4,
-        len(grid.cells(status.load_config([Path("config/miniature.yaml"), finished / "stub.yaml"]))) - 2,
+        len(grid.cells(check.load([Path("config/miniature.yaml"), finished / "stub.yaml"]))) - 2,
     )
 
 
@@ -205,7 +204,7 @@ def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_
     config = two_models() | {"models": {"M": {"sft": {"lr": 1e-3}}}}
     output = snakemake(finished, "-n", *write(finished, config))
     plan = planned(output)
-    steps = len(status.load_config([Path("config/miniature.yaml")])["rl"]["checkpoints"])
+    steps = len(check.load([Path("config/miniature.yaml")])["rl"]["checkpoints"])
     assert plan["sft"] == 2
     assert plan["rl"] == 1  # M's sft-128+rl starts from new weights
     assert plan["generate"] == 2 + 1 + steps
@@ -226,7 +225,7 @@ def test_regrade_plans_every_grade_and_score_and_nothing_else(finished):
         "regrade",
     ]  # as `make regrade`
     plan = planned(snakemake(finished, "-n", *write(finished, two_models()), *target))
-    cells = len(grid.cells(status.load_config([Path("config/miniature.yaml"), finished / "stub.yaml"])))
+    cells = len(grid.cells(check.load([Path("config/miniature.yaml"), finished / "stub.yaml"])))
     assert plan == {"grade": cells, "score": cells, "regrade": 1}
 
 
@@ -263,10 +262,10 @@ def test_rl_has_gpus_of_its_own_and_sft_and_generation_those_of_the_model(tmp_pa
     target = "results/qwen2.5-3b/sft-8k+rl/seed0/scores.json"
     output = snakemake(folder, "-n", "-p", "--configfile", "config.yaml", "gpus.yaml", "--", target)
     launched = re.findall(r"launch\.py --gpus (\d+) .*?scripts/(\w+)\.py", output)
-    tasks = len(status.load_config([])["grid"]["tasks"])
+    tasks = len(check.load([])["grid"]["tasks"])
     assert sorted(launched) == sorted([("4", "sft"), (str(gpus), "rl"), *[("4", "generate")] * tasks])
-    jobs = f"print({{j['rule']: j['gpus'] for j in plan.snakemake_jobs([Path('gpus.yaml')], Path.cwd(), ['{target}'])}})"
-    code = f"import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; import plan; {jobs}"
+    found = f"print({{j['rule']: j['gpus'] for j in jobs.planned([Path('gpus.yaml')], Path.cwd(), ['{target}'])}})"
+    code = f"import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; from valley import jobs; {found}"
     asked = ast.literal_eval(run([sys.executable, "-c", code], folder).splitlines()[-1])
     assert {rule: count for rule, count in asked.items() if count} == {"sft": 4, "rl": gpus, "generate": 4}
 

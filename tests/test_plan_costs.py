@@ -4,13 +4,12 @@ import re
 import sys
 
 import fetch_check
-import plan
 import pytest
-import status
-import yaml
-from conftest import REPOSITORY, checkout, planned, run, script, snakemake
+from conftest import checkout, planned, run, script, snakemake
 
-COSTS = yaml.safe_load((REPOSITORY / "workflow/reference/costs.yaml").read_text())
+from valley import check, costs
+
+COSTS = costs.load()
 
 
 def rows(output: str, title: str) -> dict[str, tuple[int, float]]:
@@ -46,10 +45,10 @@ def test_the_papers_grid_costs_what_the_paper_says(paper):
 def test_wall_time_lies_between_the_critical_path_and_one_gpu_after_the_other():
     jobs = [{"gpus": 1, "seconds": 10.0, "priority": 0, "waits_for": []} for _ in range(8)]
     jobs.append({"gpus": 2, "seconds": 20.0, "priority": 0, "waits_for": [0]})
-    assert plan.wall_seconds(jobs, 1, 1) == 8 * 10 + 20
-    assert plan.critical_seconds(jobs) == 10 + 10
-    assert plan.critical_seconds(jobs) <= plan.wall_seconds(jobs, 4, 1) <= 40
-    assert plan.wall_seconds([], 1, 1) == 0
+    assert costs.wall_seconds(jobs, 1, 1) == 8 * 10 + 20
+    assert costs.critical_seconds(jobs) == 10 + 10
+    assert costs.critical_seconds(jobs) <= costs.wall_seconds(jobs, 4, 1) <= 40
+    assert costs.wall_seconds([], 1, 1) == 0
 
 
 def test_a_job_costs_what_the_same_job_took_before(tmp_path):
@@ -58,15 +57,18 @@ def test_a_job_costs_what_the_same_job_took_before(tmp_path):
     file.write_text("s\th:m:s\n120.0\t0:02:00\n")
     (tmp_path / "benchmarks/generate").mkdir()
     (tmp_path / "benchmarks/generate/S.base.seed0.chain.tsv").write_text("s\th:m:s\n30.0\t0:00:30\n")
-    assert plan.measured_seconds(tmp_path) == {("sft", "S.sft-64"): 120.0, ("generate", "S.base"): 30.0}
+    assert costs.measured_seconds(tmp_path / "benchmarks") == {
+        ("sft", "S.sft-64"): 120.0,
+        ("generate", "S.base"): 30.0,
+    }
 
 
 def test_more_data_larger_models_and_longer_answers_cost_more():
-    config = status.load_config([])
+    config = check.load([])
 
     def cost(rule, model, run, **more):
         job = {"rule": rule, "gpus": 8, "wildcards": {"model": model, "run": run, **more}}
-        return plan.modelled_seconds(job, config, COSTS, COSTS["presets"]["paper"])
+        return costs.modelled_seconds(job, config, COSTS, COSTS["presets"]["paper"])
 
     assert cost("sft", "qwen2.5-7b", "sft-16k") > 1.5 * cost("sft", "qwen2.5-7b", "sft-8k")
     assert cost("sft", "qwen2.5-14b", "sft-8k") > 1.5 * cost("sft", "qwen2.5-7b", "sft-8k")
@@ -74,7 +76,7 @@ def test_more_data_larger_models_and_longer_answers_cost_more():
     assert cost("generate", "qwen2.5-7b", "sft-8k", task="math500") > cost(
         "generate", "qwen2.5-7b", "base", task="math500"
     )
-    assert plan.responses(config, "aime24") == 240
+    assert costs.responses(config, "aime24") == 240
 
 
 @pytest.mark.parametrize("name", ["one-gpu", "one-evening", "controls", "contaminated"])
@@ -86,7 +88,7 @@ def test_every_study_plans_and_says_what_it_takes(name):
 
 
 def test_the_check_before_fetching_names_every_source_and_what_is_wrong_with_it(tmp_path):
-    config = status.load_config([])
+    config = check.load([])
     named = [key for key, *_ in fetch_check.sources(config)]
     assert {"models.qwen2.5-14b", "traces", "tasks.math500", "rl.sets.math-1-4", "rl.sets.math-3-5"} <= set(
         named

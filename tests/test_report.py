@@ -3,8 +3,8 @@
 import pandas
 import pytest
 
-from aggregate import end_points, finding, summary
 from valley import grading
+from valley.analysis.summary import end_points, finding, summary
 from valley.grid import HEADLINE
 
 SHARES = {f"share {name}": 0.2 for name in grading.OUTCOMES}

@@ -10,7 +10,7 @@ import rl
 import sft
 from conftest import run, script
 
-from valley import equality, grading, prompts, records
+from valley import check, equality, flags, grading, grid, prompts, records
 
 
 def test_the_global_batch_is_exact_on_any_number_of_devices():
@@ -170,14 +170,9 @@ def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tm
     """config.yaml on 8 GPUs: four updates of 2,048 responses a step, and no correction that drops long
     samples.
     """
-    import status
 
-    from valley import grid
-
-    config = status.load_config([])
-    text = grid.flags(
-        grid.rl_settings(config, "qwen2.5-1.5b", "sft-8k+rl") | {"deepspeed": None}, grid.RL_FLAGS
-    )
+    config = check.load([])
+    text = flags.line(grid.rl_settings(config, "qwen2.5-1.5b", "sft-8k+rl") | {"deepspeed": None}, flags.RL)
     files = ["--model", "m", "--problems", "p", "--out", "o", "--record", "r", "--curve", "c"]
     args = rl.parse([*files, *text.split()])
     batching = rl.trl_batching(args.prompts, args.rollouts, args.minibatch, 8, args.device_batch)

@@ -1,6 +1,4 @@
-"""What a process inherits or finds: the variables of every job (set once by the Snakefile), GPUs, SLURM, its
-parent.
-"""
+"""What a process inherits or finds: the variables of every job, GPUs, SLURM, its parent."""
 
 import multiprocessing
 import os
@@ -22,9 +20,7 @@ def gpus() -> int:
 
 
 def slurm_problem() -> str | None:
-    """Why nothing can be submitted to SLURM from here; None where its commands are there and its controller
-    answers.
-    """
+    """Why nothing can be submitted to SLURM from here; None where its controller answers."""
     if lacking := [name for name in ("sbatch", "squeue", "scontrol") if not shutil.which(name)]:
         return f"SLURM's {lacking[0]} is not there"
     ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
@@ -51,9 +47,7 @@ def prepare(warm_start: bool):
 
 
 def end_with_parent():
-    """In a worker process: end when its parent does. A worker whose parent was killed would wait for work for
-    ever.
-    """
+    """In a worker: end when its parent does, or it would wait for work for ever."""
     threading.Thread(
         target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
     ).start()

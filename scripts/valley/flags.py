@@ -1,7 +1,25 @@
-"""Command-line flags that several scripts share, so that the same word means the same thing everywhere."""
+"""Command-line flags, declared once: what the config sets, what a rule passes on, what a script reads.
+
+A setting of the config that becomes a flag stands in one table here, with its type, its default and what it means; the
+rules write a command line from the table (`line`), the scripts make their parser from it (`add`), and a test holds the
+table against the schema and config.yaml.
+"""
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
+
+REQUIRED = object()
+
+
+class Flag(NamedTuple):
+    """One setting: what argparse needs of it. `default` is what a script takes when the config sets nothing."""
+
+    type: type
+    default: object = REQUIRED
+    help: str | None = None
+    choices: tuple | None = None
+    nargs: str | None = None
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -14,27 +32,103 @@ def truth(text: str) -> bool:
     return {"True": True, "False": False}[text]
 
 
+PRECISION = Flag(str, "fp32", choices=("fp32", "bf16"))
+PRETRAIN = {
+    "hidden": Flag(int),
+    "layers": Flag(int),
+    "heads": Flag(int),
+    "ff": Flag(int, help="width of the SwiGLU feed-forward"),
+    "steps": Flag(int, help="steps at most"),
+    "target": Flag(float, help="stop at this validation accuracy"),
+    "batch": Flag(int, 32),
+    "lr": Flag(float, 5e-3),
+}
+OPTIMISER = {
+    "lr": Flag(float),
+    "schedule": Flag(str, "cosine", "learning-rate curve"),
+    "warmup": Flag(float, 0.0, "share of the steps"),
+    "weight_decay": Flag(float, 0.0),
+    "max_grad_norm": Flag(float, 1.0),
+}
+SFT = {
+    **OPTIMISER,
+    "epochs": Flag(float, 1.0),
+    "steps": Flag(int, -1, "optimiser steps in place of epochs"),
+    "batch": Flag(int, help="global batch: examples an optimiser step"),
+    "device_batch": Flag(int, 1, "examples a device holds at once"),
+    "max_length": Flag(int, help="tokens; longer examples are cut"),
+    "completion": Flag(str, "trace", "column of the subset that is trained on", ("trace", "solution")),
+    "packing": Flag(truth, False, "several examples a row: other steps than the paper's"),
+    "precision": PRECISION,
+    "gradient_checkpointing": Flag(truth, False),
+    "deepspeed": Flag(str, None, "DeepSpeed configuration (see config/deepspeed); needs launch.py"),
+    "save_every": Flag(int, 0, "steps between checkpoints; 0 keeps none"),
+}
+RL = {
+    **OPTIMISER,
+    "schedule": OPTIMISER["schedule"]._replace(default="constant"),
+    "steps": Flag(int),
+    "prompts": Flag(int, help="problems a step"),
+    "rollouts": Flag(int, help="responses a problem"),
+    "minibatch": Flag(int, help="problems an update (verl's mini-batch)"),
+    "device_batch": Flag(int, help="responses a device trains on at once"),
+    "max_new_tokens": Flag(int),
+    "temperature": Flag(float, 1.0),
+    "kl": Flag(float, 0.0, "coefficient of the KL loss (k3 estimator)"),
+    "clip": Flag(float, 0.2),
+    "entropy": Flag(float, 0.0, "coefficient of the entropy bonus"),
+    "loss": Flag(str, "dapo", "TRL's loss_type", ("grpo", "dapo", "dr_grpo", "bnpo")),
+    "precision": SFT["precision"],
+    "gradient_checkpointing": SFT["gradient_checkpointing"],
+    "deepspeed": SFT["deepspeed"],
+    "save_every": Flag(int, help="steps between kept weights"),
+    "max_prompt": Flag(int, 1024, "longest prompt that vLLM keeps room for"),
+    "vllm": Flag(truth, False, "sample with vLLM on the GPU that trains"),
+}
+# In the order that the finished cells of the miniature were made with: another one would make them again.
+SAMPLING = {
+    "engine": Flag(str, choices=("vllm", "transformers")),
+    "max_new_tokens": Flag(int),
+    "max_context": Flag(int, help="prompt + response; longer prompts are an error"),
+    "chunk": Flag(int, 128, "samples a batch and file"),
+    "precision": PRECISION,
+    "temperature": Flag(float, help="0 means greedy"),
+    "top_p": Flag(float),
+}
+JUDGING = {name: SAMPLING[name] for name in ("engine", "max_context", "chunk", "precision")}
+SYNTHETIC = ("traces", "task", "rl", "lengths", "seed")
+
+
+def line(settings: dict, names) -> str:
+    """Settings as one command-line string in the order of `names`, holding only what is set.
+
+    A new setting then changes no existing job.
+    """
+
+    def text(value) -> str:
+        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return " ".join(
+        f"--{name.replace('_', '-')} {text(settings[name])}"
+        for name in names
+        if settings.get(name) is not None
+    )
+
+
+def add(parser: argparse.ArgumentParser, table: dict[str, Flag]):
+    """Give a script's parser the flags of a table."""
+    for name, flag in table.items():
+        extra = {
+            key: value for key, value in flag._asdict().items() if key != "default" and value is not None
+        }
+        extra |= {"required": True} if flag.default is REQUIRED else {"default": flag.default}
+        parser.add_argument(f"--{name.replace('_', '-')}", **extra)
+
+
 def add_prompt(parser: argparse.ArgumentParser):
     """The flags of every script that renders prompts."""
     parser.add_argument("--system", default=None, help="system turn (none by default)")
     parser.add_argument("--suffix", default="", help="instruction appended to the problem in the user turn")
-
-
-def add_training(parser: argparse.ArgumentParser, schedule: str):
-    """The flags of both trainers: optimiser, schedule, precision, checkpoints. `schedule` is the default
-    learning-rate curve.
-    """
-    parser.add_argument("--lr", type=float, required=True)
-    parser.add_argument("--schedule", default=schedule)
-    parser.add_argument("--warmup", type=float, default=0.0, help="share of the steps")
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--max-grad-norm", type=float, default=1.0)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--gradient-checkpointing", type=truth, default=False)
-    parser.add_argument(
-        "--deepspeed", default=None, help="DeepSpeed configuration (see config/deepspeed); needs launch.py"
-    )
-    parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints; 0 keeps none")
 
 
 def add_tasks(parser: argparse.ArgumentParser):
@@ -43,17 +137,29 @@ def add_tasks(parser: argparse.ArgumentParser):
         "--headline", required=True, nargs="+", help="tasks whose mean is the headline accuracy"
     )
     parser.add_argument("--length", required=True, nargs="+", help="tasks whose mean is the headline length")
-    parser.add_argument(
-        "--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted"
-    )
+    parser.add_argument("--calculations", nargs="*", default=[], help="tasks whose calculations are counted")
 
 
 def add_study(parser: argparse.ArgumentParser):
-    """The flags of every script that compares cells of a whole study (study.load)."""
+    """The flags of every script that compares cells of a whole study."""
     parser.add_argument("--tables", required=True, type=Path, help="folder of the tables, read and written")
-    parser.add_argument(
-        "--grid", required=True, nargs="+", help="model/run/seed of every cell that the grid asks for"
-    )
+    parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell of the grid")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
     parser.add_argument("--confidence", type=float, default=0.95)
     add_tasks(parser)
+
+
+def pairs(words: list[str], of: type = str) -> dict:
+    """`name=value` words of a command line as a mapping."""
+    return {name: of(value) for name, value in (word.split("=", 1) for word in words)}
+
+
+def study(args: argparse.Namespace):
+    """(the study, its tasks) that the flags of `add_study` name; the problems are read from the folder of tables."""
+    from valley import grid, records
+    from valley.analysis.cells import Study
+    from valley.analysis.measures import Tasks
+
+    problems = records.read_parquet(args.tables / "problems.parquet").to_pandas()
+    tasks = Tasks(args.headline, args.length, args.calculations)
+    return Study(problems, map(grid.parse_cell, args.grid), pairs(args.examples, int)), tasks

@@ -17,6 +17,8 @@ import re
 
 from valley.equality import LONGEST, Comparer, Pair, normal
 
+# Each grader's name and the column of its grades.
+GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
 BOX = re.compile(r"\\boxed\s*\{")
 STATEMENT = re.compile(r"\b(?:final\s+answer|answer)\**\s*(?:is|:|=)[\s:*]*", re.IGNORECASE)

@@ -1,33 +1,31 @@
-"""The grid: what the names of cells mean, which cells a config asks for, and whether the config can work at
-all.
+"""The grid: what the names of cells mean, which cells a config asks for, and the settings of each.
 
 A *cell* is model × run × seed. A *run* composes stages and is written as the path shows it:
 
     base    sft-8k    sft-8k.wide    sft-8k+rl    base+rl    base+rl@20
 
-`base` or `sft-<size>[.<recipe>]` starts it, `+rl[.<recipe>]` continues it, `@<step>` is a checkpoint along
-RL. Used by the Snakefile (to expand the grid) and by the report (to know what is missing); it imports nothing
-heavy.
+`base` or `sft-<size>[.<recipe>]` starts it, `+rl[.<recipe>]` continues it, `@<step>` is a checkpoint along RL.
+No other module takes a run's name apart. Used by the Snakefile and by every table; it imports nothing heavy.
 """
 
+import hashlib
 import json
 import re
-from pathlib import Path
 from typing import NamedTuple
 
+# The patterns of names in paths, for Snakemake's wildcards and for this module.
+MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+TASK = r"[A-Za-z0-9_-]+"
+SIZE = RECIPE = r"[a-z0-9]+"
+SFT_RUN = rf"sft-{SIZE}(\.{RECIPE})?"
+RL_RUN = rf"(base|{SFT_RUN})\+rl(\.{RECIPE})?"
+ANY_RUN = rf"(base|{SFT_RUN}|{RL_RUN}(@[0-9]+)?)"
 RUN = re.compile(
-    r"(?P<start>base|sft-(?P<size>[a-z0-9]+)(\.(?P<recipe>[a-z0-9]+))?)"
-    r"(?P<rl>\+rl(\.(?P<rl_recipe>[a-z0-9]+))?(@(?P<step>[0-9]+))?)?"
+    rf"(?P<start>base|sft-(?P<size>{SIZE})(\.(?P<recipe>{RECIPE}))?)"
+    rf"(?P<rl>\+rl(\.(?P<rl_recipe>{RECIPE}))?(@(?P<step>[0-9]+))?)?"
 )
-# Settings that become flags of a script, in the order of its command line.
-PRETRAIN_FLAGS = ("hidden", "layers", "heads", "ff", "steps", "target", "batch", "lr")
-SFT_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "epochs", "steps", "batch", "device_batch",
-             "max_length", "completion", "packing", "precision", "gradient_checkpointing", "deepspeed", "save_every")  # fmt: skip
-RL_FLAGS = ("lr", "schedule", "warmup", "weight_decay", "max_grad_norm", "steps", "prompts", "rollouts", "minibatch",
-            "device_batch", "max_new_tokens", "temperature", "kl", "clip", "entropy", "loss", "precision",
-            "gradient_checkpointing", "deepspeed", "save_every", "max_prompt", "vllm")  # fmt: skip
 
-
+ALONG = "@"  # ends what stands for every checkpoint of an RL run
 HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 RL_END = 3  # checkpoints whose mean is the end of an RL run, the run itself the last; never the best one
 
@@ -51,6 +49,44 @@ class Run(NamedTuple):
         """The run without its checkpoint: the run that trains the weights."""
         return self.start + (f"+rl{f'.{self.rl_recipe}' if self.rl_recipe else ''}" if self.rl else "")
 
+    @property
+    def stage(self) -> str:
+        """What made the weights: `base`, `sft` or `rl`."""
+        return "rl" if self.rl else "sft" if self.size else "base"
+
+    @property
+    def is_protocol(self) -> bool:
+        """True for SFT by the study's protocol: a size without a control recipe."""
+        return self.stage == "sft" and self.recipe is None
+
+
+class Cell(NamedTuple):
+    """The address of a cell, written `model/run/seed` on command lines."""
+
+    model: str
+    run: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.run}/{self.seed}"
+
+    @property
+    def parsed(self) -> Run:
+        """The parts of its run."""
+        return parse_run(self.run)
+
+    def sibling(self, run: str) -> "Cell":
+        """The cell of the same model and seed with another run."""
+        return self._replace(run=run)
+
+
+def parse_cell(text: str) -> Cell:
+    """The cell that `model/run/seed` names; ConfigError when it names none."""
+    match = re.fullmatch(rf"(?P<model>{MODEL})/(?P<run>{ANY_RUN})/(?P<seed>[0-9]+)", text)
+    if not match:
+        raise ConfigError(f"cell {text!r}: not a cell. Write model/run/seed, as S/sft-64/0")
+    return Cell(match["model"], match["run"], int(match["seed"]))
+
 
 def parse_run(run: str) -> Run:
     """Split a run's name into its parts; ConfigError when it is not one."""
@@ -70,11 +106,20 @@ def parse_run(run: str) -> Run:
     )
 
 
-def cells(config: dict) -> list[tuple[str, str, int]]:
-    """All (model, run, seed) that `grid.cells` asks for, each once, with the RL checkpoints that
-    `rl.checkpoints` adds.
-    """
-    found: dict[tuple[str, str, int], None] = {}
+def continued(start: str) -> str:
+    """The name of the RL run that continues an SFT run or a base by the protocol."""
+    return f"{start}+rl"
+
+
+def along(runs: list[str], whole: str) -> list[str]:
+    """The checkpoints among `runs` of the run `whole`, by step, the run itself the last."""
+    steps = [run for run in runs if parse_run(run).whole == whole]
+    return sorted(steps, key=lambda run: (parse_run(run).step is None, parse_run(run).step))
+
+
+def cells(config: dict) -> list[Cell]:
+    """All cells that `grid.cells` asks for, each once, and the checkpoints that `rl.checkpoints` adds."""
+    found: dict[Cell, None] = {}
     for block in config["grid"]["cells"]:
         for model in block["models"]:
             for run in block["runs"]:
@@ -82,27 +127,34 @@ def cells(config: dict) -> list[tuple[str, str, int]]:
                 steps = config["rl"]["checkpoints"] if parsed.rl and parsed.step is None else []
                 for seed in block["seeds"]:
                     for name in [*(f"{run}@{step}" for step in steps), run]:
-                        found.setdefault((model, name, seed))
+                        found.setdefault(Cell(model, name, seed))
     return list(found)
 
 
 def first_runs(config: dict) -> set[str]:
-    """The runs whose jobs go before all others: the bases, and plain SFT on the smallest size that the grid
-    trains.
+    """The runs whose jobs go before all others: the bases, and plain SFT on the smallest size that the grid trains.
 
-    They tell soonest, and cheapest, whether a study works: what the base can do, and what training does to
-    it.
+    They tell soonest, and cheapest, whether a study works: what the base can do, and what training does to it.
     """
-    count = {
-        size: config["traces"]["rows"] if entry["examples"] == "all" else entry["examples"]
-        for size, entry in config["sizes"].items()
-    }
-    plain = [
-        run
-        for _, run, _ in cells(config)
-        if parse_run(run).size and not parse_run(run).recipe and not parse_run(run).rl
-    ]
-    return {"base", *sorted(plain, key=lambda run: count[parse_run(run).size])[:1]}
+    plain = [cell for cell in cells(config) if cell.parsed.is_protocol]
+    smallest = min(plain, key=lambda cell: examples_of(config, cell.parsed.size), default=None)
+    return {"base", *([smallest.run] if smallest else [])}
+
+
+def examples_of(config: dict, size: str | None) -> int:
+    """Training examples of a size, `all` being what the source has; 0 for None, the size of a base."""
+    if size is None:
+        return 0
+    examples = config["sizes"][size]["examples"]
+    return config["traces"]["rows"] if examples == "all" else examples
+
+
+def billions(config: dict, model: str) -> float | None:
+    """Billions of parameters of a model of the catalogue; of one that is pre-trained here, roughly, from its shape."""
+    entry = config["models"][model]
+    if shape := entry.get("pretrain"):
+        return shape["layers"] * (4 * shape["hidden"] ** 2 + 3 * shape["hidden"] * shape["ff"]) / 1e9
+    return entry.get("parameters")
 
 
 def is_pretrained_here(config: dict, model: str) -> bool:
@@ -144,164 +196,6 @@ def training_gpus(config: dict, model: str, run: str) -> int:
     return config["models"][model].get("gpus", 0) if own is None else own
 
 
-def flags(settings: dict, names: tuple[str, ...]) -> str:
-    """Settings as one command-line string, holding only what is set: a new key then changes no existing job."""
-    text = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value  # noqa: E731
-    return " ".join(
-        f"--{n.replace('_', '-')} {text(settings[n])}" for n in names if settings.get(n) is not None
-    )
-
-
-def check(config: dict, schema: Path):
-    """Raise ConfigError unless the config fits the schema and every name, size and batch in it can work."""
-    problems = [*schema_problems(config, schema)]
-    if not problems:  # the other checks rely on the shape
-        problems += [*grid_problems(config), *size_problems(config), *rl_problems(config)]
-    if problems:
-        raise ConfigError(
-            "the configuration cannot work:\n" + "\n".join(f"  - {problem}" for problem in problems)
-        )
-
-
-def schema_problems(config: dict, schema: Path):
-    """Violations of the JSON schema, as sentences that name the key, the bad value and what is allowed."""
-    import jsonschema
-    import yaml
-
-    validator = jsonschema.Draft202012Validator(yaml.safe_load(schema.read_text()))
-    for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.absolute_path))):
-        error = jsonschema.exceptions.best_match([error])
-        where = ".".join(map(str, error.absolute_path)) or "top level"
-        if error.validator == "additionalProperties":
-            allowed = sorted(error.schema.get("properties", {}))
-            unknown = sorted(set(error.instance) - set(allowed))
-            yield f"{where}: unknown key {', '.join(unknown)}. Allowed: {', '.join(allowed)}"
-        else:
-            yield f"{where}: {error.message}"
-
-
-def one_of(names) -> str:
-    return ", ".join(sorted(map(str, names))) or "none is defined"
-
-
-def grid_problems(config: dict):
-    """Names in the grid, and in the lists that the data depend on, that nothing defines."""
-    models, tasks = config["models"], config["tasks"]
-    known = {"grid.tasks": set(tasks), "traces.decontaminate": {*tasks, *config["rl"]["sets"]}}
-    for key, listed in (
-        ("grid.tasks", config["grid"]["tasks"]),
-        ("traces.decontaminate", config["traces"]["decontaminate"]),
-    ):
-        for task in listed:
-            if task not in known[key]:
-                yield f"{key}: unknown task {task!r}. Allowed: {one_of(known[key])}"
-    for key in ("headline", "length", "calculations"):
-        for task in config["report"][key]:
-            if task not in config["grid"]["tasks"]:
-                yield f"report.{key}: {task!r} is no task of the grid. Allowed: {one_of(config['grid']['tasks'])}"
-    judge = config["report"]["judge"]
-    if judge and judge["model"] not in models:
-        yield f"report.judge.model: unknown model {judge['model']!r}. Allowed: {one_of(models)}"
-    for model in config["traces"]["tokenizers"]:
-        if model not in models:
-            yield f"traces.tokenizers: unknown model {model!r}. Allowed: {one_of(models)}"
-    for name, model in models.items():
-        if model["family"] not in config["families"]:
-            yield f"models.{name}.family: unknown family {model['family']!r}. Allowed: {one_of(config['families'])}"
-        if model["source"] == "pretrain" and "pretrain" not in model:
-            yield f"models.{name}: source is pretrain, but there is no pretrain block that gives its size"
-    for i, block in enumerate(config["grid"]["cells"]):
-        here = f"grid.cells[{i}]"
-        for model in block["models"]:
-            if model not in models:
-                yield f"{here}.models: unknown model {model!r}. Allowed: {one_of(models)}"
-        for run in block["runs"]:
-            try:
-                parsed = parse_run(run)
-            except ConfigError as error:
-                yield f"{here}.runs: {error}"
-                continue
-            if parsed.size and parsed.size not in config["sizes"]:
-                yield f"{here}.runs: {run!r} names no size. Allowed: {one_of(config['sizes'])}"
-            if parsed.recipe and parsed.recipe not in config["sft"]["recipes"]:
-                yield f"{here}.runs: {run!r} names no SFT recipe. Allowed: {one_of(config['sft']['recipes'])}"
-            if parsed.rl_recipe and parsed.rl_recipe not in config["rl"]["recipes"]:
-                yield f"{here}.runs: {run!r} names no RL recipe. Allowed: {one_of(config['rl']['recipes'])}"
-            steps = config["rl"]["steps"]
-            if parsed.step is not None and not 0 < parsed.step <= steps:
-                yield f"{here}.runs: {run!r} is no checkpoint of a run of {steps} steps"
-
-
-def size_problems(config: dict):
-    """Sizes that the pool cannot give, and batches that do not divide."""
-    rows = config["traces"]["rows"]
-    used = {parse_run(run).size for _, run, _ in _valid_cells(config)} - {None}
-    for name in sorted(used & set(config["sizes"])):
-        examples = config["sizes"][name]["examples"]
-        if examples != "all" and examples > rows:
-            yield f"sizes.{name}.examples: {examples} is more than the pool of traces.rows = {rows}"
-    for model, run, _ in _valid_cells(config):
-        if parse_run(run).size:
-            settings = sft_settings(config, model, run)
-            gpus = max(1, training_gpus(config, model, parse_run(run).start))
-            batch, device = settings["batch"], settings.get("device_batch", 1)
-            device = min(device, max(1, batch // gpus))  # as sft.py does
-            if batch % (gpus * device):
-                yield (
-                    f"{model}/{run}: batch {batch} does not divide over {gpus} device(s) × device_batch {device}. "
-                    f"Choose gpus and device_batch whose product divides {batch}"
-                )
-
-
-def rl_problems(config: dict):
-    """RL starts that the grid does not train, problem sets nothing defines, and batches that do not divide."""
-    rl, wanted = config["rl"], _valid_cells(config)
-    for model, run, seed in wanted:
-        parsed = parse_run(run)
-        if not parsed.rl:
-            continue
-        if (model, parsed.start, seed) not in wanted:
-            yield (
-                f"{model}/{run} seed {seed}: its start {parsed.start!r} is no run of the grid for this model and seed. "
-                f"Add {parsed.start!r} to the same block's runs"
-            )
-        settings = rl_settings(config, model, run)
-        if settings.get("problems") not in rl["sets"]:
-            yield f"rl.problems of {model}: unknown set {settings.get('problems')!r}. Allowed: {one_of(rl['sets'])}"
-        gpus = max(1, training_gpus(config, model, run))
-        if settings["prompts"] % settings["minibatch"]:
-            yield f"rl.minibatch: {settings['minibatch']} does not divide rl.prompts = {settings['prompts']}"
-        elif settings["minibatch"] * settings["rollouts"] % (gpus * settings["device_batch"]):
-            yield (
-                f"rl.device_batch of {model}: {settings['device_batch']} × {gpus} device(s) does not divide "
-                f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts. Change it, or rl.gpus"
-            )
-    for step in rl["checkpoints"]:
-        if step % rl["save_every"] or step >= rl["steps"]:
-            yield (
-                f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "
-                f"{rl['save_every']} (its last step is the run itself)"
-            )
-
-
-def _valid_cells(config: dict) -> list[tuple[str, str, int]]:
-    """The cells whose names all mean something; the others are reported by `grid_problems`."""
-    try:
-        wanted = cells(config)
-    except ConfigError:
-        return []
-    return [
-        (model, run, seed)
-        for model, run, seed in wanted
-        if model in config["models"]
-        and (parse_run(run).size is None or parse_run(run).size in config["sizes"])
-        and (parse_run(run).recipe is None or parse_run(run).recipe in config["sft"]["recipes"])
-        and (parse_run(run).rl_recipe is None or parse_run(run).rl_recipe in config["rl"]["recipes"])
-    ]
-
-
 def fingerprint(content) -> str:
     """Short hash of any JSON content, for params and for resume decisions."""
-    import hashlib
-
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -25,9 +25,7 @@ PLACE = re.compile(r"\{(problem|response)\}")
 
 
 def read_label(answer: str) -> int | None:
-    """The category that a judge's answer names: one digit, bare or after `Category:`; None for anything else,
-    never a guess.
-    """
+    """The category in a judge's answer: one digit, bare or after `Category:`; None for anything else."""
     match = ANSWER.fullmatch(answer)
     return int(match[1]) if match else None
 
@@ -38,9 +36,7 @@ def category(label: int | None) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text in at most `longest` characters: all of it, or its head and tail and how much is left out
-    between them.
-    """
+    """A text in at most `longest` characters: all of it, or head, tail and how much is left out."""
     if len(text) <= longest:
         return text
     mark = f"\n[… {len(text):,} characters in all, the middle is left out …]\n"
@@ -49,9 +45,7 @@ def shortened(text: str, longest: int) -> str:
 
 
 def question(prompt: str, problem: str, response: str, longest: int) -> str:
-    """What the judge is asked about a response: the prompt with its two places filled, in one pass, whatever
-    the texts hold.
-    """
+    """What the judge is asked: the prompt with its two places filled in one pass, whatever the texts hold."""
     values = {"problem": problem, "response": shortened(response, longest)}
     return PLACE.sub(lambda place: values[place[1]], prompt)
 

@@ -31,7 +31,7 @@ if config["traces"]["source"] == "synthetic":
         conda:
             CPU_ENV
         params:
-            counts=grid.flags(config["synthetic"], ("traces", "task", "rl", "lengths", "seed")),
+            counts=flags.line(config["synthetic"], flags.SYNTHETIC),
         message:
             "Synthesise traces, RL problems and held-out problems"
         shell:

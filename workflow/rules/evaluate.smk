@@ -23,7 +23,7 @@ rule generate:
         slurm_extra=nice,
     params:
         launch=launch,
-        flags=grid.flags(config["generate"], tuple(config["generate"])),
+        flags=flags.line(config["generate"], flags.SAMPLING),
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags(),
         stop=stop_flags,
@@ -70,7 +70,6 @@ rule grade:
 rule score:
     input:
         script="scripts/score.py",
-        statistics="scripts/valley/statistics.py",
         grades=cell("{model}", "{run}", "{seed}", "grades.parquet"),
     output:
         cell("{model}", "{run}", "{seed}", "scores.json"),

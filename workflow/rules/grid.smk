@@ -7,16 +7,17 @@ import shlex
 from types import SimpleNamespace
 
 CELLS = grid.cells(config)
+PLACES = Places(config)
 
 
 wildcard_constraints:
-    model="[A-Za-z0-9][A-Za-z0-9._-]*",
-    run=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)(\+rl(\.[a-z0-9]+)?(@[0-9]+)?)?",
+    model=grid.MODEL,
+    run=grid.ANY_RUN,
     seed="[0-9]+",
     order="[0-9]+",
-    size="[a-z0-9]+",
-    task="[A-Za-z0-9_-]+",
-    problems="[A-Za-z0-9_-]+",
+    size=grid.SIZE,
+    task=grid.TASK,
+    problems=grid.TASK,
 
 
 # Jobs of these runs go before all others: by `priority` in Snakemake, by a lower --nice in SLURM's queue, where jobs that
@@ -37,50 +38,42 @@ def nice(wildcards):
 
 def at(path):
     """A path below the study's root."""
-    return path if config["root"] == "." else f"{config['root']}/{path}"
+    return str(PLACES.root / path)
 
 
 def table(name):
     """The path of a table of the report."""
-    return at(f"report/tables/{name}.csv")
+    return str(PLACES.tables / f"{name}.csv")
 
 
 def cell(model, run, seed, file):
     """The path of a file of a cell."""
-    return at(f"results/{model}/{run}/seed{seed}/{file}")
+    return str(PLACES.of(grid.Cell(model, run, seed), file))
+
+
+def cell_of(wildcards):
+    """The cell that wildcards name."""
+    return grid.Cell(wildcards.model, wildcards.run, wildcards.seed)
 
 
 def base_model(model, seed):
     """The folder of a base model: one a seed where it is made here, one in all where it is fetched."""
-    return at(
-        f"models/{model}/seed{seed}" if grid.is_pretrained_here(config, model) else f"models/{model}/fetched"
-    )
+    return str(PLACES.base(model, seed))
 
 
 def model_of(wildcards):
     """The folder of the model that a cell evaluates."""
-    if wildcards.run == "base":
-        return base_model(wildcards.model, wildcards.seed)
-    return cell(wildcards.model, wildcards.run, wildcards.seed, "model")
+    return str(PLACES.model(cell_of(wildcards)))
 
 
 def start_of(wildcards):
     """The folder of the model that an RL run starts from."""
-    start = grid.parse_run(wildcards.run).start
-    if start == "base":
-        return base_model(wildcards.model, wildcards.seed)
-    return cell(wildcards.model, start, wildcards.seed, "model")
-
-
-def subset(run, seed, kind="parquet"):
-    """The subset that an SFT run trains on, or (kind json) its card."""
-    order = grid.order_seed(config, int(seed))
-    return at(f"data/subsets/{grid.parse_run(run).size}/seed{order}.{kind}")
+    return str(PLACES.start(cell_of(wildcards)))
 
 
 def subset_of(wildcards):
-    """The subset of the run that wildcards name."""
-    return subset(wildcards.run, wildcards.seed)
+    """The subset that a run trains on."""
+    return str(PLACES.subset_of(cell_of(wildcards)))
 
 
 # The judge of reflection in place of a job's wildcards, for what depends on the model alone.
@@ -95,22 +88,22 @@ def judged(model, run, seed):
 
 def prompt_flags():
     """The flags of every script that renders prompts."""
-    flags = {"--system": config["prompt"]["system"], "--suffix": config["prompt"]["suffix"]}
-    return " ".join(f"{name} {shlex.quote(value)}" for name, value in flags.items() if value)
+    given = {"--system": config["prompt"]["system"], "--suffix": config["prompt"]["suffix"]}
+    return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
 
 
 def problems_of(name):
     """The file of a task's problems, or of a set of RL problems."""
-    return at(f"data/tasks/{name}.parquet" if name in config["tasks"] else f"data/rl/{name}.parquet")
+    return str(PLACES.problems(name))
 
 
 def source_flags(entry):
     """--source, --revision and the like of a fetch rule, holding only what the config sets."""
-    flags = {
+    given = {
         f"--{key}": entry.get(key) for key in ("source", "revision", "name", "split", "limit", "problems")
     }
-    flags["--where"] = "".join(f"{column}={text}" for column, text in entry.get("where", {}).items())
-    return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in flags.items() if value)
+    given["--where"] = "".join(f"{column}={text}" for column, text in entry.get("where", {}).items())
+    return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value)
 
 
 def gpus(wildcards):
@@ -178,27 +171,26 @@ def launch_training(settings):
 
 
 def sft_flags(wildcards):
-    return grid.flags(grid.sft_settings(config, wildcards.model, wildcards.run), grid.SFT_FLAGS)
+    return flags.line(grid.sft_settings(config, wildcards.model, wildcards.run), flags.SFT)
 
 
 def preflight_flags(wildcards):
     names = ("completion", "max_length", "batch", "epochs", "steps")
-    return grid.flags(grid.sft_settings(config, wildcards.model, wildcards.run), names)
+    return flags.line(grid.sft_settings(config, wildcards.model, wildcards.run), names)
 
 
 def rl_flags(wildcards):
-    return grid.flags(grid.rl_settings(config, wildcards.model, wildcards.run), grid.RL_FLAGS)
+    return flags.line(grid.rl_settings(config, wildcards.model, wildcards.run), flags.RL)
 
 
 def rl_problems(wildcards):
-    return at(f"data/rl/{grid.rl_settings(config, wildcards.model, wildcards.run)['problems']}.parquet")
+    return str(PLACES.rl_set(grid.rl_settings(config, wildcards.model, wildcards.run)["problems"]))
 
 
 def examples_flags():
     """--examples size=count of the sizes that the grid uses, for the data axis."""
-    used = sorted({grid.parse_run(run).size for _, run, _ in CELLS} - {None})
-    count = lambda size: config["sizes"][size]["examples"]
-    return " ".join(f"{s}={config['traces']['rows'] if count(s) == 'all' else count(s)}" for s in used)
+    used = sorted({cell.parsed.size for cell in CELLS} - {None})
+    return " ".join(f"{size}={grid.examples_of(config, size)}" for size in used)
 
 
 def paper_names():
@@ -209,16 +201,18 @@ def paper_names():
 
 def grid_names():
     """model/run/seed of every cell."""
-    return ["/".join(map(str, name)) for name in CELLS]
+    return list(map(str, CELLS))
 
 
 def by_size(cells):
     """Cells with the base of each model first, then its SFT runs by size, controls after the protocol, RL last."""
-    models = list(dict.fromkeys(model for model, _, _ in cells))
-    count = lambda size: config["sizes"][size]["examples"] if size else 0
-    number = lambda size: math.inf if count(size) == "all" else count(size)
-    place = lambda run: (run.rl, run.recipe is not None, number(run.size))
-    return sorted(cells, key=lambda name: (models.index(name[0]), *place(grid.parse_run(name[1]))))
+    models = list(dict.fromkeys(cell.model for cell in cells))
+
+    def place(cell):
+        run = cell.parsed
+        return models.index(cell.model), run.rl, run.recipe is not None, grid.examples_of(config, run.size)
+
+    return sorted(cells, key=place)
 
 
 def study_flags():
@@ -236,12 +230,6 @@ def tasks_flags():
 
 
 def parameters():
-    """model=parameters in billions, for the order of model sizes; of a model made here, roughly, from its shape."""
-    made = (
-        lambda shape: shape["layers"] * (4 * shape["hidden"] ** 2 + 3 * shape["hidden"] * shape["ff"]) / 1e9
-    )
-    count = lambda model: model.get("parameters") or (
-        made(model["pretrain"]) if "pretrain" in model else None
-    )
-    used = {name: count(config["models"][name]) for name in dict.fromkeys(model for model, _, _ in CELLS)}
-    return [f"{name}={number:.3g}" for name, number in used.items() if number]
+    """model=parameters in billions, for the order of model sizes."""
+    counts = {name: grid.billions(config, name) for name in dict.fromkeys(cell.model for cell in CELLS)}
+    return [f"{name}={count:.3g}" for name, count in counts.items() if count]

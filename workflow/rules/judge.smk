@@ -26,7 +26,7 @@ if JUDGE:
             slurm_extra=nice,
         params:
             launch=launch(JUDGING),
-            flags=grid.flags(config["generate"], ("engine", "max_context", "chunk", "precision")),
+            flags=flags.line(config["generate"], flags.JUDGING),
             max_characters=JUDGE["max_characters"],
             stop=stop_flags(JUDGING),
         message:

@@ -1,23 +1,21 @@
 # From scores to a page: tables, figures, what it cost, the finding in one line.
 
 # With `unfinished` (make page) what has been scored so far is reported, and what is missing is named.
-DONE = [c for c in CELLS if not config["unfinished"] or Path(cell(*c, "scores.json")).exists()]
-SCORES = [cell(*name, "scores.json") for name in DONE]
-GRADES = [cell(*name, "grades.parquet") for name in DONE]
-TRAINED = [(model, run, seed) for model, run, seed in DONE if run != "base" and "@" not in run]
-CURVES = [cell(*name, "curve.parquet") for name in TRAINED if "+rl" in name[1]]
+DONE = [c for c in CELLS if not config["unfinished"] or PLACES.of(c, "scores.json").exists()]
+SCORES = [str(PLACES.of(c, "scores.json")) for c in DONE]
+GRADES = [str(PLACES.of(c, "grades.parquet")) for c in DONE]
+CURVES = [str(PLACES.of(c, "curve.parquet")) for c in DONE if c.parsed.rl and c.parsed.step is None]
 # The first seed of every run but the checkpoints along RL: whose responses the page shows.
 SHOWN = [
-    (m, r, s)
-    for m, r, s in by_size(DONE)
-    if "@" not in r and s == min(o for n, q, o in DONE if (n, q) == (m, r))
+    c
+    for c in by_size(DONE)
+    if c.parsed.step is None and c.seed == min(d.seed for d in DONE if d[:2] == c[:2])
 ]
-CARDS = sorted({subset(run, seed, "json") for _, run, seed in DONE if grid.parse_run(run).size})
+CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
-AGGREGATED = ["cells", "summary", "rl_curves", "crossings"]
-BESIDE = ["replicates", "paper", "subsets"]
+AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
-COMPARED = ["recovery", "recipes"]
+RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
 
 # A figure is drawn where the grid has what it shows.
@@ -29,20 +27,22 @@ FIGURES = [
     "budget",
     "reflection",
     *(["arithmetic", "errors"] if config["report"]["calculations"] else []),
-    *(["recipes"] if any(grid.parse_run(run).recipe for _, run, _ in CELLS) else []),
-    *(["rl"] if any("+rl" in run for _, run, _ in CELLS) else []),
+    *(["recipes"] if any(c.parsed.recipe for c in CELLS) else []),
+    *(["rl"] if any(c.parsed.rl for c in CELLS) else []),
 ]
 
 
 rule aggregate:
     input:
         script="scripts/aggregate.py",
-        difference="scripts/difference.py",
-        statistics="scripts/valley/statistics.py",
         scores=SCORES,
         curves=CURVES,
+        cards=CARDS,
+        problems=at("report/tables/problems.parquet"),
+        reference="workflow/reference/paper_fig2.csv",
     output:
         report([table(name) for name in AGGREGATED], category="Tables", caption="../report/tables.rst"),
+        latex=report(at("report/tables/accuracy.tex"), category="Tables", caption="../report/tables.rst"),
         finding=at("report/finding.txt"),
     log:
         at("logs/aggregate.log"),
@@ -54,21 +54,20 @@ rule aggregate:
     params:
         examples=examples_flags(),
         headline=config["report"]["headline"],
+        names=paper_names(),
         confidence=config["report"]["confidence"],
         tables=lambda w: at("report/tables"),
     message:
         "Aggregate all scores into tables"
     shell:
-        "python {input.script} --scores {input.scores} --curves {input.curves} --examples {params.examples}"
-        " --headline {params.headline} --confidence {params.confidence} --tables {params.tables}"
-        " --finding {output.finding} 2> {log}"
+        "python {input.script} --scores {input.scores} --curves {input.curves} --cards {input.cards}"
+        " --examples {params.examples} --headline {params.headline} --reference {input.reference} --names {params.names}"
+        " --confidence {params.confidence} --tables {params.tables} --finding {output.finding} 2> {log}"
 
 
 rule analyse:
     input:
         script="scripts/analyse.py",
-        accumulation="scripts/valley/accumulation.py",
-        statistics="scripts/valley/statistics.py",
         grades=GRADES,
     output:
         report([table(name) for name in ANALYSED], category="Tables", caption="../report/tables.rst"),
@@ -91,41 +90,14 @@ rule analyse:
         " 2> {log}"
 
 
-rule context:
+rule recovery:
     input:
-        script="scripts/context.py",
-        tables=[table(name) for name in AGGREGATED],
-        reference="workflow/reference/paper_fig2.csv",
-        cards=CARDS,
-    output:
-        report([table(name) for name in BESIDE], category="Tables", caption="../report/tables.rst"),
-        latex=report(at("report/tables/accuracy.tex"), category="Tables", caption="../report/tables.rst"),
-    log:
-        at("logs/context.log"),
-    localrule: True
-    conda:
-        CPU_ENV
-    params:
-        names=paper_names(),
-        tables=lambda w: at("report/tables"),
-        confidence=config["report"]["confidence"],
-    message:
-        "Set the scores beside the paper's"
-    shell:
-        "python {input.script} --tables {params.tables} --reference {input.reference} --names {params.names}"
-        " --cards {input.cards} --confidence {params.confidence} 2> {log}"
-
-
-rule contrasts:
-    input:
-        script="scripts/contrasts.py",
-        study="scripts/valley/study.py",
-        inference="scripts/valley/inference.py",
+        script="scripts/recovery.py",
         problems=at("report/tables/problems.parquet"),
     output:
-        report([table(name) for name in COMPARED], category="Tables", caption="../report/tables.rst"),
+        report([table(name) for name in RECOVERED], category="Tables", caption="../report/tables.rst"),
     log:
-        at("logs/contrasts.log"),
+        at("logs/recovery.log"),
     localrule: True
     conda:
         CPU_ENV
@@ -133,7 +105,7 @@ rule contrasts:
         tables=lambda w: at("report/tables"),
         study=study_flags(),
     message:
-        "Compare recipes and find recovery points"
+        "Find recovery points and compare recipes"
     shell:
         "python {input.script} --tables {params.tables} {params.study} 2> {log}"
 
@@ -141,8 +113,6 @@ rule contrasts:
 rule claims:
     input:
         script="scripts/claims.py",
-        study="scripts/valley/study.py",
-        inference="scripts/valley/inference.py",
         claims="workflow/reference/claims.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
@@ -173,8 +143,8 @@ rule examples:
     input:
         script="scripts/examples.py",
         calculations="scripts/valley/calculations.py",
-        grades=[cell(*name, "grades.parquet") for name in SHOWN],
-        responses=[cell(*name, f"responses/{task}.parquet") for name in SHOWN for task in TASKS],
+        grades=[str(PLACES.of(c, "grades.parquet")) for c in SHOWN],
+        responses=[str(PLACES.responses(c, task)) for c in SHOWN for task in TASKS],
     output:
         at("report/tables/examples.parquet"),
     log:
@@ -184,7 +154,7 @@ rule examples:
         CPU_ENV
     params:
         results=lambda w: at("results"),
-        cells=["/".join(map(str, name)) for name in SHOWN],
+        cells=list(map(str, SHOWN)),
     message:
         "Pick example responses"
     shell:
@@ -212,7 +182,7 @@ rule configuration:
 rule calibrate:
     input:
         script="scripts/calibrate.py",
-        scores=[path for path, (_, run, _) in zip(SCORES, CELLS) if run == "base"],
+        scores=[str(PLACES.of(c, "scores.json")) for c in DONE if c.run == "base"],
         reference="workflow/reference/paper_fig2.csv",
     output:
         at("report/calibration.csv"),
@@ -233,10 +203,7 @@ rule calibrate:
 rule figure:
     input:
         script="scripts/figure.py",
-        drawing="scripts/valley/drawing.py",
-        bars="scripts/valley/figures_bars.py",
-        runs="scripts/valley/figures_runs.py",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),
@@ -286,7 +253,7 @@ rule page:
     input:
         script="scripts/page.py",
         template="workflow/report/page.html.jinja",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *BESIDE, *COMPARED, *DECIDED, "costs"]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
         config=at("report/config.json"),
@@ -329,7 +296,7 @@ rule release:
         CPU_ENV
     params:
         study=lambda w: config["root"],
-        cells=["/".join(map(str, name)) for name in DONE],
+        cells=list(map(str, DONE)),
     message:
         "Gather the release"
     shell:

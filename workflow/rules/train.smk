@@ -15,8 +15,8 @@ rule pretrain:
     conda:
         CPU_ENV
     params:
-        size=lambda w: grid.flags(config["models"][w.model]["pretrain"], grid.PRETRAIN_FLAGS),
-        lengths=grid.flags(config.get("synthetic", {}), ("lengths",)),
+        size=lambda w: flags.line(config["models"][w.model]["pretrain"], flags.PRETRAIN),
+        lengths=flags.line(config.get("synthetic", {}), ("lengths",)),
     message:
         "Pre-train {wildcards.model} seed {wildcards.seed}"
     shell:
@@ -58,7 +58,7 @@ rule preflight:
     benchmark:
         at("benchmarks/preflight/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
-        run=r"sft-[a-z0-9]+(\.[a-z0-9]+)?",
+        run=grid.SFT_RUN,
     priority: priority(0)
     conda:
         CPU_ENV
@@ -90,7 +90,7 @@ rule sft:
     benchmark:
         at("benchmarks/sft/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
-        run=r"sft-[a-z0-9]+(\.[a-z0-9]+)?",
+        run=grid.SFT_RUN,
     priority: priority(1)
     conda:
         MODEL_ENV
@@ -123,7 +123,7 @@ rule rl:
     benchmark:
         at("benchmarks/rl/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
-        run=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)\+rl(\.[a-z0-9]+)?",
+        run=grid.RL_RUN,
     priority: priority(2)
     conda:
         MODEL_ENV
@@ -153,7 +153,7 @@ rule export_step:
     benchmark:
         at("benchmarks/export_step/{model}.{whole}@{step}.seed{seed}.tsv")
     wildcard_constraints:
-        whole=r"(base|sft-[a-z0-9]+(\.[a-z0-9]+)?)\+rl(\.[a-z0-9]+)?",
+        whole=grid.RL_RUN,
         step="[0-9]+",
     localrule: True
     conda:

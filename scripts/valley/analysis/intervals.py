@@ -13,9 +13,7 @@ FEW = 0.05  # accuracy below which (or above one minus which) the bootstrap cove
 
 
 def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
-    """Unbiased pass@k: mean over problems of 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, equation 1); needs k
-    ≤ n.
-    """
+    """Unbiased pass@k, mean over problems of 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, eq. 1); k ≤ n."""
     from scipy.special import comb
 
     if not 1 <= k <= samples:
@@ -40,8 +38,7 @@ def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) 
 def over_problems(
     benchmarks: list[tuple[numpy.ndarray, int]], confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of the mean accuracy of benchmarks, were other problems of their kind drawn: (solved counts,
-    k) each.
+    """Interval of the mean accuracy of benchmarks, (solved counts, k) each, were other problems drawn.
 
     Bootstrap of the problems within each benchmark, then the mean of the benchmarks. A benchmark whose
     accuracy is below FEW or above 1 − FEW, where the bootstrap covers badly, or with a single problem, enters
@@ -59,45 +56,15 @@ def over_problems(
     return max(0.0, low), min(1.0, high)
 
 
-def paired_difference(
-    benchmarks: list[tuple[numpy.ndarray, numpy.ndarray]], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """(difference, low, high) of two cells' mean accuracy on the same problems: rates of both, problem by
-    problem, each.
-
-    Bootstrap of the problems' differences within each benchmark. One on which fewer than five problems differ
-    shows the bootstrap next to no spread: there the differing problems count as an exact binomial sample,
-    each worth up to 1.
-    """
-    from scipy import stats
-
-    differences = [numpy.asarray(left) - numpy.asarray(right) for left, right in benchmarks]
-    means = [float(d.mean()) for d in differences]
-    differing = [int((d != 0).sum()) for d in differences]
-    if min(differing) >= 5:
-        low, high = resampled(differences, confidence)
-    else:
-        ends = []
-        for d, mean, count in zip(differences, means, differing, strict=True):
-            reach = stats.binomtest(count, len(d)).proportion_ci(confidence, method="exact").high
-            ends.append(resampled([d], confidence) if count >= 5 else (mean - reach, mean + reach))
-        low, high = join(means, ends)
-    return float(numpy.mean(means)), max(-1.0, low), min(1.0, high)
-
-
 @functools.cache
 def weights(problems: int, place: int = 0) -> numpy.ndarray:
-    """RESAMPLES × problems: the share of each problem in each bootstrap draw. Seeded by `place`, one for each
-    benchmark.
-    """
+    """RESAMPLES × problems: each problem's share in each draw; `place` is the seed, one a benchmark."""
     rng = numpy.random.default_rng(place)
     return rng.multinomial(problems, numpy.full(problems, 1 / problems), size=RESAMPLES) / problems
 
 
 def resampled(benchmarks: list[numpy.ndarray], confidence: float) -> tuple[float, float]:
-    """Percentile bootstrap of the mean of benchmark means, the values of each benchmark drawn anew (Efron
-    1979).
-    """
+    """Percentile bootstrap of the mean of benchmark means, each benchmark's values drawn anew (Efron 1979)."""
     means = [weights(len(values), place) @ values for place, values in enumerate(benchmarks)]
     low, high = numpy.quantile(numpy.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
@@ -142,8 +109,7 @@ def totals(values: numpy.ndarray, problem: numpy.ndarray) -> numpy.ndarray:
 def ratio(
     top: numpy.ndarray, bottom: numpy.ndarray, problem: numpy.ndarray, confidence: float = 0.95
 ) -> tuple:
-    """(estimate, low, high) of sum(top) / sum(bottom), two values a response; Nones where the bottom is
-    nothing.
+    """(estimate, low, high) of sum(top) / sum(bottom), two values a response; Nones over nothing.
 
     A mean (bottom all 1), a mean over some responses (bottom 0 or 1), a rate per calculation. Normal
     interval, linearised, over problems as clusters: samples of one problem are no independent responses

@@ -1,5 +1,4 @@
-"""Do errors add up over the steps of a response? The hypothesis p^k, fitted and put to the test, and where
-errors fall.
+"""Do errors add up over the steps of a response? p^k fitted and put to the test, and where errors fall.
 
 If each calculation were right with the same probability p whatever came before, a response with k
 calculations would be right with probability p^k (paper, section 7: "errors add up with length"). The fit says
@@ -12,8 +11,10 @@ Samples of one problem are no independent responses: all errors are computed ove
 import itertools
 
 import numpy
+import pandas
 
-from valley.statistics import totals
+from valley.analysis import intervals
+from valley.analysis.intervals import totals
 
 BINS = 8
 FEWEST = 20  # responses in a bin; fewer say nothing of a rate
@@ -69,9 +70,7 @@ def fit(
 
 
 def binned(values: numpy.ndarray) -> numpy.ndarray:
-    """The bin of each value, 0 and up: at most BINS of about equal counts, equal values together, none below
-    FEWEST.
-    """
+    """The bin of each value: at most BINS of about equal counts, equal values together, none below FEWEST."""
     wanted = max(1, min(BINS, len(values) // FEWEST))
     edges = numpy.unique(numpy.quantile(values, numpy.linspace(0, 1, wanted + 1)[1:-1], method="higher"))
     bins = numpy.searchsorted(edges, values, side="left")
@@ -85,8 +84,7 @@ def binned(values: numpy.ndarray) -> numpy.ndarray:
 
 
 def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 0.95) -> list[dict]:
-    """Probability that the j-th calculation is the first wrong one, given that all before were right, by bins
-    of j.
+    """Probability that the j-th calculation is wrong, all before being right, by bins of j.
 
     `first_wrong` is NaN for a response without a wrong calculation. p^k says the hazard is the same for all
     j. Intervals are Wilson's, over calculations.
@@ -115,3 +113,38 @@ def hazard(made: numpy.ndarray, first_wrong: numpy.ndarray, confidence: float = 
                 }
             )
     return rows
+
+
+def add_up(rows: pandas.DataFrame, confidence: float) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """Tables `accumulation` and `hazard`, a row (or one a bin) a run, from responses that gave an answer.
+
+    `independent` is the accuracy that the error rate per calculation would give were all calculations needed
+    and errors independent: far from `accuracy`, the calculations are not what goes wrong, or are mended.
+    """
+    fits, hazards = [], []
+    for (model, run), group in rows.groupby(["model", "run"], sort=False, observed=True):
+        made, wrong, problem = (
+            group.calculations.to_numpy(float),
+            group.wrong_calculations.to_numpy(float),
+            group.problem.to_numpy(),
+        )
+        rates = intervals.ratio(wrong, made, problem, confidence)
+        cell = {
+            "model": model,
+            "run": run,
+            "responses": len(group),
+            "accuracy": group.correct.mean(),
+            "steps": made.mean(),
+        }
+        fits.append(
+            cell
+            | dict(zip(("error_rate", "error_rate_low", "error_rate_high"), rates, strict=True))
+            | {"independent": float(((1 - rates[0]) ** made).mean()) if rates[0] is not None else None}
+            | fit(made, group.correct.to_numpy(float), problem, confidence)
+        )
+        bins = hazard(made, group.first_wrong.to_numpy(float), confidence)
+        hazards += [{"model": model, "run": run} | row for row in bins]
+    of_fits = ["model", "run", "responses", "accuracy", "steps", "error_rate", "error_rate_low", "error_rate_high", "independent",
+               "p", "p_low", "p_high", "p_value", "verdict"]  # fmt: skip
+    of_hazards = ["model", "run", "first", "last", "at_risk", "errors", "hazard", "low", "high"]
+    return pandas.DataFrame(fits, columns=of_fits), pandas.DataFrame(hazards, columns=of_hazards)

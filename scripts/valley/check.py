@@ -1,0 +1,177 @@
+"""Configs: load them as Snakemake does, and refuse those that cannot work, before anything is planned.
+
+The schema (workflow/schemas/config.schema.yaml) says what keys there are and what shape their values have; the rest
+of this module checks what a schema cannot: names that must exist, sizes the pool must give, batches that must
+divide. Every fault of a config is named at once, with its key, its value and what is allowed.
+"""
+
+from pathlib import Path
+
+from valley.grid import (
+    ConfigError,
+    cells,
+    parse_run,
+    rl_settings,
+    sft_settings,
+    training_gpus,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+
+
+def load(files: list[Path]) -> dict:
+    """config.yaml with further files merged in, as Snakemake does it: mappings merge, lists are replaced."""
+    import yaml
+    from snakemake.utils import update_config
+
+    config: dict = {}
+    for file in [ROOT / "config.yaml", *files]:
+        update_config(config, yaml.safe_load(file.read_text(encoding="utf-8")))
+    return config
+
+
+def check(config: dict):
+    """Raise ConfigError unless the config fits the schema and every name, size and batch in it can work."""
+    faults = [*schema_faults(config)]
+    if not faults:  # the other checks rely on the shape
+        faults += [*name_faults(config), *size_faults(config), *rl_faults(config)]
+    if faults:
+        raise ConfigError("the configuration cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def schema_faults(config: dict):
+    """Violations of the JSON schema, as sentences that name the key, the bad value and what is allowed."""
+    import jsonschema
+    import yaml
+
+    validator = jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.absolute_path))):
+        error = jsonschema.exceptions.best_match([error])
+        where = ".".join(map(str, error.absolute_path)) or "top level"
+        if error.validator == "additionalProperties":
+            allowed = sorted(error.schema.get("properties", {}))
+            unknown = sorted(set(error.instance) - set(allowed))
+            yield f"{where}: unknown key {', '.join(unknown)}. Allowed: {', '.join(allowed)}"
+        else:
+            yield f"{where}: {error.message}"
+
+
+def one_of(names) -> str:
+    return ", ".join(sorted(map(str, names))) or "none is defined"
+
+
+def name_faults(config: dict):
+    """Names in the grid, and in the lists that the data depend on, that nothing defines."""
+    models, tasks = config["models"], config["tasks"]
+    known = {"grid.tasks": set(tasks), "traces.decontaminate": {*tasks, *config["rl"]["sets"]}}
+    for key, listed in (
+        ("grid.tasks", config["grid"]["tasks"]),
+        ("traces.decontaminate", config["traces"]["decontaminate"]),
+    ):
+        for task in listed:
+            if task not in known[key]:
+                yield f"{key}: unknown task {task!r}. Allowed: {one_of(known[key])}"
+    for key in ("headline", "length", "calculations"):
+        for task in config["report"][key]:
+            if task not in config["grid"]["tasks"]:
+                yield f"report.{key}: {task!r} is no task of the grid. Allowed: {one_of(config['grid']['tasks'])}"
+    judge = config["report"]["judge"]
+    if judge and judge["model"] not in models:
+        yield f"report.judge.model: unknown model {judge['model']!r}. Allowed: {one_of(models)}"
+    for model in config["traces"]["tokenizers"]:
+        if model not in models:
+            yield f"traces.tokenizers: unknown model {model!r}. Allowed: {one_of(models)}"
+    for name, model in models.items():
+        if model["family"] not in config["families"]:
+            yield f"models.{name}.family: unknown family {model['family']!r}. Allowed: {one_of(config['families'])}"
+        if model["source"] == "pretrain" and "pretrain" not in model:
+            yield f"models.{name}: source is pretrain, but there is no pretrain block that gives its size"
+    for i, block in enumerate(config["grid"]["cells"]):
+        here = f"grid.cells[{i}]"
+        for model in block["models"]:
+            if model not in models:
+                yield f"{here}.models: unknown model {model!r}. Allowed: {one_of(models)}"
+        for run in block["runs"]:
+            try:
+                parsed = parse_run(run)
+            except ConfigError as error:
+                yield f"{here}.runs: {error}"
+                continue
+            if parsed.size and parsed.size not in config["sizes"]:
+                yield f"{here}.runs: {run!r} names no size. Allowed: {one_of(config['sizes'])}"
+            if parsed.recipe and parsed.recipe not in config["sft"]["recipes"]:
+                yield f"{here}.runs: {run!r} names no SFT recipe. Allowed: {one_of(config['sft']['recipes'])}"
+            if parsed.rl_recipe and parsed.rl_recipe not in config["rl"]["recipes"]:
+                yield f"{here}.runs: {run!r} names no RL recipe. Allowed: {one_of(config['rl']['recipes'])}"
+            steps = config["rl"]["steps"]
+            if parsed.step is not None and not 0 < parsed.step <= steps:
+                yield f"{here}.runs: {run!r} is no checkpoint of a run of {steps} steps"
+
+
+def size_faults(config: dict):
+    """Sizes that the pool cannot give, and batches that do not divide."""
+    rows = config["traces"]["rows"]
+    used = {parse_run(run).size for _, run, _ in _valid_cells(config)} - {None}
+    for name in sorted(used & set(config["sizes"])):
+        examples = config["sizes"][name]["examples"]
+        if examples != "all" and examples > rows:
+            yield f"sizes.{name}.examples: {examples} is more than the pool of traces.rows = {rows}"
+    for model, run, _ in _valid_cells(config):
+        if parse_run(run).size:
+            settings = sft_settings(config, model, run)
+            gpus = max(1, training_gpus(config, model, parse_run(run).start))
+            batch, device = settings["batch"], settings.get("device_batch", 1)
+            device = min(device, max(1, batch // gpus))  # as sft.py does
+            if batch % (gpus * device):
+                yield (
+                    f"{model}/{run}: batch {batch} does not divide over {gpus} device(s) × device_batch {device}. "
+                    f"Choose gpus and device_batch whose product divides {batch}"
+                )
+
+
+def rl_faults(config: dict):
+    """RL starts that the grid does not train, problem sets nothing defines, and batches that do not divide."""
+    rl, wanted = config["rl"], _valid_cells(config)
+    for model, run, seed in wanted:
+        parsed = parse_run(run)
+        if not parsed.rl:
+            continue
+        if (model, parsed.start, seed) not in wanted:
+            yield (
+                f"{model}/{run} seed {seed}: its start {parsed.start!r} is no run of the grid for this model and seed. "
+                f"Add {parsed.start!r} to the same block's runs"
+            )
+        settings = rl_settings(config, model, run)
+        if settings.get("problems") not in rl["sets"]:
+            yield f"rl.problems of {model}: unknown set {settings.get('problems')!r}. Allowed: {one_of(rl['sets'])}"
+        gpus = max(1, training_gpus(config, model, run))
+        if settings["prompts"] % settings["minibatch"]:
+            yield f"rl.minibatch: {settings['minibatch']} does not divide rl.prompts = {settings['prompts']}"
+        elif settings["minibatch"] * settings["rollouts"] % (gpus * settings["device_batch"]):
+            yield (
+                f"rl.device_batch of {model}: {settings['device_batch']} × {gpus} device(s) does not divide "
+                f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts. Change it, or rl.gpus"
+            )
+    for step in rl["checkpoints"]:
+        if step % rl["save_every"] or step >= rl["steps"]:
+            yield (
+                f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "
+                f"{rl['save_every']} (its last step is the run itself)"
+            )
+
+
+def _valid_cells(config: dict) -> list[tuple[str, str, int]]:
+    """The cells whose names all mean something; the others are reported by `name_faults`."""
+    try:
+        wanted = cells(config)
+    except ConfigError:
+        return []
+    return [
+        (model, run, seed)
+        for model, run, seed in wanted
+        if model in config["models"]
+        and (parse_run(run).size is None or parse_run(run).size in config["sizes"])
+        and (parse_run(run).recipe is None or parse_run(run).recipe in config["sft"]["recipes"])
+        and (parse_run(run).rl_recipe is None or parse_run(run).rl_recipe in config["rl"]["recipes"])
+    ]

@@ -1,0 +1,160 @@
+"""What jobs cost: GPU-seconds by a stated model or from what finished jobs took, wall time on N GPUs, disk.
+
+The model and its constants, with their sources, stand in workflow/reference/costs.yaml (`load`).
+"""
+
+import collections
+import heapq
+from pathlib import Path
+
+from valley import check, grid, records
+
+GIGA = 1e9
+
+
+def load() -> dict:
+    """The constants of the model, presets among them."""
+    import yaml
+
+    return yaml.safe_load((check.ROOT / "workflow/reference/costs.yaml").read_text(encoding="utf-8"))
+
+
+def billions(config: dict, model: str) -> float:
+    """Billions of parameters of a model, an error where the catalogue does not say."""
+    if (count := grid.billions(config, model)) is None:
+        records.fail(f"models.{model}", "has no `parameters`", "Give their number in billions in the config")
+    return count
+
+
+def tokens_of_sft(config: dict, costs: dict, model: str, run: str) -> float:
+    """Tokens that an SFT run trains on."""
+    settings, size = grid.sft_settings(config, model, run), grid.parse_run(run).size
+    examples = grid.examples_of(config, size)
+    seen = settings["steps"] * settings["batch"] if "steps" in settings else settings["epochs"] * examples
+    length = (
+        costs["trace_tokens"] if settings.get("completion", "trace") == "trace" else costs["lengths"]["base"]
+    )
+    return seen * min(length, settings["max_length"])
+
+
+def response_length(costs: dict, run: str) -> int:
+    """Mean tokens of a response, by the last stage of the run."""
+    return costs["lengths"][grid.parse_run(run).stage]
+
+
+def responses(config: dict, task: str) -> int:
+    """Responses a cell gives to a task, by the numbers in the config."""
+    entry = config["tasks"][task]
+    synthetic = config.get("synthetic", {}).get("task", 0)
+    return entry["samples"] * (entry.get("limit") or entry.get("problems") or synthetic)
+
+
+def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> float:
+    """Seconds of a job by the cost model (see costs.yaml), on all its GPUs together where it has any."""
+    rule, wildcards = job["rule"], job["wildcards"]
+    if not job["gpus"]:
+        return costs["cpu_seconds"].get(rule, costs["cpu_seconds"]["default"])
+    model, run = wildcards["model"], wildcards["run"]
+    if rule == "judge":  # reads every response of the length tasks once, in one pass forward
+        judge = config["report"]["judge"]
+        length = min(response_length(costs, run), judge["max_characters"] / costs["characters_a_token"])
+        tokens = length * sum(responses(config, task) for task in config["report"]["length"])
+        flops = 2 * billions(config, judge["model"]) * GIGA * tokens
+        return preset["start"] * job["gpus"] + flops / (preset["peak_flops"] * preset["sft_mfu"])
+    size, start = billions(config, model), preset["start"] * job["gpus"]
+    if rule == "sft":
+        return start + 6 * size * GIGA * tokens_of_sft(config, costs, model, run) / (
+            preset["peak_flops"] * preset["sft_mfu"]
+        )
+    if rule == "rl":
+        settings = grid.rl_settings(config, model, run)
+        tokens = settings["steps"] * settings["prompts"] * settings["rollouts"]
+        length = (response_length(costs, grid.parse_run(run).start) + costs["lengths"]["rl"]) / 2
+        return start + tokens * min(length, settings["max_new_tokens"]) * size / preset["rl_tokens"]
+    return (
+        start
+        + responses(config, wildcards["task"])
+        * response_length(costs, run)
+        * size
+        / preset["generate_tokens"]
+    )
+
+
+def measured_seconds(benchmarks: Path) -> dict[tuple, float]:
+    """Mean wall seconds of finished jobs by (rule, `model.run`), from their benchmark files."""
+    import pandas
+
+    times = collections.defaultdict(list)
+    for file in benchmarks.rglob("*.tsv"):
+        rule = file.relative_to(benchmarks).parts[0].removesuffix(".tsv")
+        seconds = float(pandas.read_csv(file, sep="\t").s.iloc[-1])
+        times[rule, file.stem.split(".seed")[0]].append(seconds)
+    return {key: sum(values) / len(values) for key, values in times.items()}
+
+
+def wall_seconds(jobs: list[dict], gpus: int, cores: int) -> float:
+    """Seconds until all jobs are done, simulated: by priority, as soon as GPUs or a core are free."""
+    left = [len(job["waits_for"]) for job in jobs]
+    followers = collections.defaultdict(list)
+    for i, job in enumerate(jobs):
+        for need in job["waits_for"]:
+            followers[need].append(i)
+    ready = [(-job["priority"], i) for i, job in enumerate(jobs) if not left[i]]
+    heapq.heapify(ready)
+    running, now, free = [], 0.0, {"gpu": gpus, "core": cores}
+    while ready or running:
+        skipped = []
+        while ready:
+            entry = heapq.heappop(ready)
+            job = jobs[entry[1]]
+            kind, need = ("gpu", min(job["gpus"], gpus)) if job["gpus"] else ("core", 1)
+            if free[kind] < need:
+                skipped.append(entry)
+                continue
+            free[kind] -= need
+            heapq.heappush(
+                running, (now + job["seconds"] / max(1, need if kind == "gpu" else 1), entry[1], kind, need)
+            )
+        for entry in skipped:
+            heapq.heappush(ready, entry)
+        now, done, kind, need = heapq.heappop(running)
+        free[kind] += need
+        for follower in followers[done]:
+            left[follower] -= 1
+            if not left[follower]:
+                heapq.heappush(ready, (-jobs[follower]["priority"], follower))
+    return now
+
+
+def critical_seconds(jobs: list[dict]) -> float:
+    """Seconds of the longest chain of jobs, were there GPUs without end."""
+    ends: dict[int, float] = {}
+
+    def end(i: int) -> float:
+        if i not in ends:
+            job = jobs[i]
+            ends[i] = max(map(end, job["waits_for"]), default=0.0) + job["seconds"] / max(1, job["gpus"])
+        return ends[i]
+
+    return max(map(end, range(len(jobs))), default=0.0)
+
+
+def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: int) -> tuple[float, float]:
+    """Gigabytes at the end and at the peak: weights, responses, data; and states of runs in progress."""
+    trained = [(model, run) for model, run, _ in cells if run != "base"]
+    models = {model for model, _, _ in cells}
+    weights = sum(billions(config, model) for model, _ in trained) + sum(
+        billions(config, model) for model in models
+    )
+    tokens = sum(
+        responses(config, task) * response_length(costs, run)
+        for _, run, _ in cells
+        for task in config["grid"]["tasks"]
+    )
+    end = weights * costs["bytes_a_parameter"] + tokens * costs["response_bytes_a_token"] / GIGA
+    end += costs["data_gigabytes"] if config["traces"]["source"] != "synthetic" else 0
+    states = [billions(config, job["wildcards"]["model"]) for job in jobs if job["rule"] in ("sft", "rl")]
+    at_once = sorted(states, reverse=True)[
+        : max(1, gpus // max([job["gpus"] for job in jobs] or [1], default=1))
+    ]
+    return end, end + sum(at_once) * costs["state_bytes_a_parameter"]

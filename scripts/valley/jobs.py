@@ -1,0 +1,37 @@
+"""The jobs of Snakemake's own dry run, as plain values: what is left to run, and what waits for what."""
+
+from pathlib import Path
+
+
+def planned(configfiles: list[Path], folder: Path, targets: list[str]) -> list[dict]:
+    """The jobs of a dry run: rule, wildcards, GPUs, priority, and the places of those each waits for."""
+    from snakemake.api import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings, SnakemakeApi
+    from snakemake.settings.enums import Quietness, RerunTrigger
+
+    files = [folder / "config.yaml", *(path.resolve() for path in configfiles)]
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        workflow = api.workflow(
+            ResourceSettings(cores=1),
+            ConfigSettings(configfiles=files),
+            snakefile=folder / "Snakefile",
+            workdir=folder,
+        )
+        triggers = frozenset(
+            {RerunTrigger.MTIME, RerunTrigger.INPUT, RerunTrigger.PARAMS}
+        )  # as in the profiles
+        workflow.dag(DAGSettings(targets=set(targets), rerun_triggers=triggers)).execute_workflow(
+            executor="dryrun"
+        )
+        dag = workflow._workflow.dag  # the API has no public way to the jobs
+        jobs = list(dag.needrun_jobs(exclude_finished=False))
+        place = {job: i for i, job in enumerate(jobs)}
+        return [
+            {
+                "rule": job.rule.name,
+                "wildcards": dict(job.wildcards.items()),
+                "gpus": job.resources.get("gpu", 0),
+                "priority": job.priority,
+                "waits_for": [place[need] for need in dag.dependencies[job] if need in place],
+            }
+            for job in jobs
+        ]
