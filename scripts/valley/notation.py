@@ -214,6 +214,8 @@ def unit_of(words: str, power: str | None, wrapped: bool) -> str | None:
 def written(answer: str) -> Written:
     """An answer's value in normal form (single spaces), and its unit, percent sign and base."""
     text, unit, percent = spaced(answer), None, False
+    if (whole := FONT.fullmatch(text)) and re.search(r"\d", text):
+        text = whole.group(1).strip()
     for _ in range(3):
         if text.endswith("%"):
             text, percent = text[:-1].strip(), True
