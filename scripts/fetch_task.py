@@ -3,17 +3,20 @@
     python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
-Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently
-dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
+Writes id, problem, answer (text), level, and the rules of each gold answer: order, tolerance, unit, base. These
+come from columns of the source, else from the reviewed list of our benchmarks (valley/golds.py). A list of answers
+is one answer with several values, and needs the rule `order`. A row without problem or answer is an error, never
+silently dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
 file's metadata (`unreadable`): only a response with the very same string will equal it.
 """
 
+import collections
 import json
 import os
 import sys
 from pathlib import Path
 
-from valley import equality, flags, records
+from valley import equality, flags, golds, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
@@ -24,7 +27,7 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
     if local.suffix == ".jsonl" and local.exists():
         try:
             return [
-                json.loads(line) for line in local.read_text(encoding="utf-8").splitlines() if line.strip()
+                json.loads(line) for line in local.read_text(encoding="utf-8-sig").split("\n") if line.strip()
             ]
         except ValueError as error:
             records.fail(local, f"is not JSON lines ({error})", "Mend the file")
@@ -40,6 +43,27 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
     from datasets import load_dataset
 
     return load_dataset(source, name, revision=revision, split=split or "train").to_list()
+
+
+def task_row(row: dict, number: int, known: dict[str, dict], source: str) -> dict:
+    """A row of the task from a row of the source; what cannot be used stops with the row named."""
+    if not isinstance(row, dict):
+        records.fail(source, f"row {number} is no object", "Every line is one object with problem and answer")
+    identity = next((row[key] for key in ("id", "unique_id", "uuid") if row.get(key) not in (None, "")), number)
+    problem, answer = (row.get(key) for key in ("problem", "answer"))
+    if isinstance(answer, list):
+        if len(answer) > 1 and not isinstance(row.get("order"), bool):
+            records.fail(source, f"row {identity!r} has several answers and no rule", "Give it a column `order`: true or false")
+        answer = ", ".join(map(str, answer)) if all(golds.no_gold(one) is None for one in answer) else None
+    why = None if isinstance(problem, str) and problem.strip() else "has no problem"
+    if why := why or golds.no_gold(answer) or golds.no_rule(row):
+        records.fail(source, f"row {identity!r} {why}", "Mend the source or leave the row out")
+    found = known.get(golds.key(problem), {})
+    rules = row if any(row.get(name) is not None for name in golds.COLUMNS) else found
+    if found and str(answer).lstrip("0") != found["answer"].lstrip("0") and not equality.quick(equality.Pair("headline", found["answer"], str(answer))):
+        print(f"warning: {source}: {identity!r} has the answer {answer!r}, the reviewed list {found['answer']!r}", file=sys.stderr)
+    level = str(row["level"]) if row.get("level") is not None else None
+    return {"id": str(identity), "problem": problem, "answer": str(answer), "level": level} | golds.rules(rules)._asdict()
 
 
 def main():
@@ -66,20 +90,15 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    out = []
+    known, out = golds.reviewed(), []
     for number, row in enumerate(rows[: args.limit]):
-        identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
-        problem, answer = (row.get(key) for key in ("problem", "answer"))
-        if not problem or answer is None or not str(answer).strip():
-            records.fail(
-                args.source,
-                f"row {identity!r} has no {'answer' if problem else 'problem'}",
-                "Mend the source or leave the row out",
-            )
-        level = str(row["level"]) if row.get("level") is not None else None
-        out.append({"id": str(identity), "problem": problem, "answer": str(answer), "level": level})
+        out.append(task_row(row, number, known, args.source))
+    if twice := next((i for i, count in collections.Counter(row["id"] for row in out).items() if count > 1), None):
+        records.fail(args.source, f"gives the id {twice!r} twice", "Ids must be unique")
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
+    import pyarrow
+
     unread = equality.unreadable([row["answer"] for row in out])
     for row in out:
         if row["answer"] in unread:
@@ -87,7 +106,7 @@ def main():
                 f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}",
                 file=sys.stderr,
             )
-    records.write_parquet(args.out, out, provenance=records.provenance(args) | {"unreadable": unread})
+    records.write_parquet(args.out, pyarrow.Table.from_pylist(out, golds.schema()), provenance=records.provenance(args) | {"unreadable": unread})
     records.done(
         f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""),
         args.out,

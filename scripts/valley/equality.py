@@ -87,7 +87,9 @@ def same(gold: str, answer: str, rules: Rules = Rules(), algebra=None) -> bool:
     left, right = written(gold), written(answer)
     if (based := same_base(left, right, rules.base)) is not None:
         return based
-    if not same_unit(rules.unit or left.unit, right.unit):
+    if rules.unit == "percent":
+        left = left._replace(percent=True)
+    elif not same_unit(rules.unit or left.unit, right.unit):
         return False
     if max(len(gold), len(answer)) > LONGEST:
         return False
@@ -149,6 +151,7 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
         rows = [[row.split("&") for row in found[1]] for found in kinds]
         if list(map(len, rows[0])) != list(map(len, rows[1])):
             return False
+        rules = rules._replace(order=None)
         return all(alike(*(entry.strip() for entry in pair), rules, algebra) for lines in zip(*rows, strict=True) for pair in zip(*lines, strict=True))
     if not comparable(*kind, *kinds[0][1:], *kinds[1][1:]):
         return False
@@ -168,6 +171,7 @@ def comparable(kind: str, other: str, entries: list[str], *rest) -> bool:
 
 def same_entries(gold: list[str], answer: list[str], ordered: bool, rules: Rules, algebra) -> bool:
     """Whether lists of one length have the same entries, each used once."""
+    rules = rules._replace(order=None)  # of this list, not of the intervals or points in it
     if ordered or len(gold) > ENTRIES:
         return len(gold) == len(answer) and all(alike(*pair, rules, algebra) for pair in zip(gold, answer, strict=True))
     gold, left, undecided = list(dict.fromkeys(gold)), list(dict.fromkeys(answer)), False

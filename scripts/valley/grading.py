@@ -18,19 +18,16 @@ import collections
 import re
 from typing import NamedTuple
 
-from valley import evaluator, notation
+from valley import evaluator, notation, thoughts
 from valley.equality import LONGEST, Comparer, Pair, Rules, rational
 from valley.notation import normal
 
+# What each grader is called, and the column of its grade.
+GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 SIGN = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
 JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
-THINK = ("<think>", "</think>")
-# The tags of other makers: what stands in them is no answer whatever family the responses are of.
-THOUGHTS = (THINK, ("[THINK]", "[/THINK]"), ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<thinking>", "</thinking>"),
-            ("<thought>", "</thought>"), ("<reasoning>", "</reasoning>"), ("◁think▷", "◁/think▷"))  # fmt: skip
-
 STATEMENT = re.compile(
     r"\b(?:final\s+answer|answer)\**(?:\s+(?:to|of|for|in)\b[^.\n:=]{1,60}?)?\s*(?:\bis\b|:|=)[\s:*]*", re.IGNORECASE
 )
@@ -62,25 +59,6 @@ class Response(NamedTuple):
 def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
     """The last match of a pattern in a text."""
     return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
-
-
-def answered(text: str, tags: tuple[str, str] = THINK) -> str:
-    """A response without its thoughts. A thought ends at the first closing tag after its opening; one that never
-    closes takes the rest with it; a first closing tag without an opening closes what the prompt opened.
-
-    `tags` are the family's own, beside those of THOUGHTS. Later closing tags mean nothing.
-    """
-    for opening, closing in dict.fromkeys((tuple(tags), *THOUGHTS)):
-        first, end = text.find(opening), text.find(closing)
-        if end >= 0 and not 0 <= first < end:
-            text = text[end + len(closing) :]
-        kept, at = [], 0
-        while (start := text.find(opening, at)) >= 0:
-            kept.append(text[at:start])
-            end = text.find(closing, start)
-            at = len(text) if end < 0 else end + len(closing)
-        text = "".join([*kept, text[at:]])
-    return text
 
 
 def boxes(text: str) -> list[tuple[int, int, str | None]]:
@@ -199,11 +177,11 @@ def is_looping(text: str) -> bool:
     return False
 
 
-def extract(response: str, finish_reason: str, form: str = "box", tags: tuple[str, str] = THINK) -> dict:
+def extract(response: str, finish_reason: str, form: str = "box", tags: tuple[str, str] = thoughts.THINK) -> dict:
     """What a response answers: `answer` (headline), `boxed` (it stands in the form asked for), `answer_paper` and
     `source_paper`.
     """
-    final = answered(response, tags)
+    final = thoughts.answered(response, tags)
     box = asked(final, form)
     answer = box if box is not None else stated(final)
     paper, source = evaluator.answer(response)
@@ -266,7 +244,7 @@ def is_copied(answer: str, gold: str, problem: str) -> bool:
 
 
 def grade(
-    responses: list[tuple], comparer: Comparer, paper: bool = True, form: str = "box", tags: tuple[str, str] = THINK
+    responses: list[tuple], comparer: Comparer, paper: bool = True, form: str = "box", tags: tuple[str, str] = thoughts.THINK
 ) -> list[dict]:
     """Grades of Responses (or tuples that start with their first three fields).
 

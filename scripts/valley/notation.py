@@ -253,7 +253,7 @@ def number(text: str) -> Decimal | None:
 
 # ---- words
 
-SMALL_WORDS = {*"no yes odd on all any one two six ten red blue so not none even".split()}
+SMALL_WORDS = {"no", "yes", "odd", "on", "off", "all", "any", "one", "two", "six", "ten", "red", "so", "not", "up", "yen", "cat", "dog"}
 ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
 EMPTY = {"no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions", "does not exist", "dne", "there are no solutions"}  # fmt: skip
 

@@ -26,7 +26,7 @@ rule generate:
         flags=flags.line(config["generate"], flags.SAMPLING),
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags(),
-        stop=stop_flags,
+        stop=lambda w: f"{stop_flags(w)} {think_flags(w)}".strip(),
     message:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
@@ -39,6 +39,8 @@ rule grade:
         script="scripts/grade.py",
         grading="scripts/valley/grading.py",
         equality="scripts/valley/equality.py",
+        evaluator="scripts/valley/evaluator.py",
+        notation="scripts/valley/notation.py",
         calculations="scripts/valley/calculations.py",
         reflection="scripts/valley/reflection.py",
         responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in TASKS],
@@ -60,11 +62,12 @@ rule grade:
     params:
         samples=[config["tasks"][task]["samples"] for task in TASKS],
         calculations=config["report"]["calculations"],
+        answer=answer_flags,
     message:
         "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "python {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
-        " --calculations {params.calculations} --judged {input.judged} --workers {threads} --out {output} 2> {log}"
+        " --calculations {params.calculations} --judged {input.judged} {params.answer} --workers {threads} --out {output} 2> {log}"
 
 
 rule score:

@@ -135,7 +135,7 @@ rule rl:
     params:
         launch=launch_training(grid.rl_settings),
         flags=rl_flags,
-        prompt=prompt_flags(),
+        prompt=lambda w: f"{prompt_flags()} {answer_flags(w)}".strip(),
     message:
         "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
