@@ -305,7 +305,7 @@ def rational(text: str) -> Fraction | None:
         sign, top, bottom = match.group(1), match.group(2) or match.group(4), match.group(3) or match.group(5)
         return (-1 if sign == "-" else 1) * Fraction(int(top), int(bottom)) if int(bottom) else None
     if match := notation.MIXED.fullmatch(text):
-        sign, whole, top, bottom = [group or "" for group in (match.groups()[:4] if match.group(2) else match.groups()[4:])]
+        sign, whole, top, bottom = match.groups()
         return (-1 if sign == "-" else 1) * (int(whole) + Fraction(int(top), int(bottom))) if int(bottom) else None
     return None
 

@@ -65,7 +65,7 @@ UNIT_NAMES = {
     "minute": "minutes minute mins min", "second": "seconds second secs sec", "day": "days day", "week": "weeks week",
     "month": "months month", "year": "years year", "mph": "mph", "cent": "cents cent", "dollar": "dollars dollar bucks usd", "euro": "euros euro eur",
     "radian": "radians radian rad", "unit": "units unit", "cubit": "cubits cubit", "acre": "acres acre", "percent": "percent",
-    "time": "pm am p.m. a.m. o'clock", "newton": "newtons newton", "joule": "joules joule", "volt": "volts volt", "watt": "watts watt",
+    "time": "pm am p.m a.m o'clock", "newton": "newtons newton", "joule": "joules joule", "volt": "volts volt", "watt": "watts watt",
     "thing": "ways way people person persons students student points point apples apple coins coin cards card balls ball marbles marble "
             "cats dogs books sides side terms term times digits digit solutions solution integers integer numbers pairs pair triangles cookies pages men women "
             "boys girls children tickets arrangements possibilities paths games votes bags boxes slices pieces edges vertices faces rows "
@@ -81,7 +81,7 @@ UNIT_PLAIN = re.compile(rf"(?<=[\d)}}\]\w])\s*((?:(?<![A-Za-z\\])(?:{ANY_UNIT})(
 NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)?(?:\.\d*)?(?<=[\d.])")
 SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*)\{?\s*([+-]?\d{1,4})\s*\}?")
 FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
-MIXED = re.compile(r"(?<![\d.}])([+-]?)(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}|^([+-]?)(\d+) (\d+)/(\d+)$")
+MIXED = re.compile(r"(?<![\d.}])([+-]?)(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}")
 BASE = re.compile(r"\(?([0-9A-Z]+)\)?_\{?\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}?(?:\s*base)?", re.IGNORECASE)
 BASE_WORDS = {word: number for number, word in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)} | {"sixteen": 16}
 NAME = re.compile(r"(?:\([A-Za-z](?:, ?[A-Za-z])+\)|\\?[A-Za-z]+(?:_\{?\w+\}?)?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|\\?[A-Za-z]+(?:_\{?\w+\}?)?'*|[A-Za-z]\([^()=<>]{1,12}\)|\\angle\s*[A-Z]+|\\overline\{\w+\}|\|?[A-Z]{2}\|?)\s*(?:=(?!=)|\\in(?![a-z]))\s*(?=\S)")
@@ -167,6 +167,7 @@ def spaced(text: str) -> str:
     text = LEADING.sub("", text.strip())
     text = REPEATING.sub(repeating, text)
     text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"(?<![\d/.])(\d+) (\d+)/(\d+)(?![\d/])", r"\1\\frac{\2}{\3}", text)
     text = text.rstrip(",;").rstrip()
     return unwrapped(text if text.endswith("..") else text.removesuffix(".").strip())
 
