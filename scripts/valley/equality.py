@@ -8,6 +8,7 @@ much memory (`Comparer`), for sympy can hang for ever on what a model writes. No
 
 import functools
 import logging
+import os
 import re
 import resource
 import signal
@@ -20,9 +21,10 @@ from valley import evaluator, notation
 from valley.notation import normal, number, written
 
 LONGEST = 500  # characters; a longer answer is compared as a string only
-# seconds of wall time for one comparison, after which it counts as `timeout`. The worker's own alarm comes first; what
-# runs in C code, which it cannot interrupt, is killed with its process.
-SECONDS, KILL_AFTER = 1.7, 2.0
+# Seconds for one comparison, after which it counts as `timeout`: of CPU and of wall time; the worker's own alarms come
+# first, what runs in C code, which they cannot interrupt, is killed with its process. A comparison that had to wait for
+# a busy machine gets a second try that is bound by CPU, or the load would change grades.
+SECONDS, KILL_AFTER, KILL_WHEN_BUSY = 1.7, 2.0, 20.0
 MEMORY = 1 << 30  # bytes of address space that a worker may have beyond what it starts with
 ENTRIES = 30  # of a list; more are compared in their order only
 DIGITS = 6  # significant digits that an approximation must have to stand for an exact value
@@ -526,7 +528,7 @@ def prepare_worker():
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
 
 
-def decide(pair: Pair) -> tuple[bool | None, float]:
+def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
     """In a worker: the grade of one pair (None: given up, it took too long or too much memory) and the seconds it
     of CPU it took.
     """
@@ -535,16 +537,21 @@ def decide(pair: Pair) -> tuple[bool | None, float]:
         raise TookTooLong
 
     begun = time.process_time()
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    timers = {signal.SIGALRM: (signal.ITIMER_REAL, wall), signal.SIGPROF: (signal.ITIMER_PROF, SECONDS)}
+    for number, (timer, seconds) in timers.items():
+        signal.signal(number, stop)
+        signal.setitimer(timer, seconds)
     try:
         grade = DECIDE[pair.grader](pair)
-    except (TookTooLong, MemoryError, TooLarge):
+    except TooLarge:
+        return None, SECONDS
+    except (TookTooLong, MemoryError):
         grade = None
     except Exception:  # what a parser cannot digest is no answer; any bad text may raise anything there
         grade = False
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer, _ in timers.values():
+            signal.setitimer(timer, 0)
     return grade, time.process_time() - begun
 
 
@@ -591,12 +598,17 @@ class Comparer:
         waiting = {pair: pool.schedule(decide, args=[pair], timeout=KILL_AFTER) for pair in open_pairs}
         for count, (pair, future) in enumerate(waiting.items()):
             grade = outcome(future)
-            if grade[0] is None and grade[1] < SECONDS / 2:  # it waited for the machine more than it worked
-                grade = outcome(pool.schedule(decide, args=[pair], timeout=KILL_AFTER))
+            if grade[0] is None and (grade[1] < SECONDS / 2 or (grade[1] == KILL_AFTER and busy())):
+                grade = outcome(pool.schedule(decide, args=[pair, KILL_WHEN_BUSY], timeout=KILL_WHEN_BUSY))
             self.known[pair] = grade
             if count and count % 1000 == 0:
                 print(f"{count} of {len(waiting)} answers compared by algebra", file=sys.stderr, flush=True)
         return {pair: self.known[pair] for pair in pairs}
+
+
+def busy() -> bool:
+    """Whether far more processes want this machine than it has processors."""
+    return os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
 
 
 def outcome(future) -> tuple[bool | None, float]:
