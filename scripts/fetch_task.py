@@ -3,8 +3,10 @@
     python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
-Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently
-dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
+Writes id, problem, answer (text), level, and the rules of each gold answer: order, tolerance, unit, base. These
+come from columns of the source, else from the reviewed list of our benchmarks (valley/golds.py). A list of answers
+is one answer with several values, and needs the rule `order`. A row without problem or answer is an error, never
+silently dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
 file's metadata (`unreadable`): only a response with the very same string will equal it.
 """
 
@@ -12,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from valley import equality, flags, intake, records
+from valley import equality, flags, golds, intake, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
@@ -29,6 +31,37 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
     from datasets import load_dataset
 
     return load_dataset(source, name, revision=revision, split=split or "train").to_list()
+
+
+def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
+    """A row of the task from a row of the source; what cannot be used stops with the row named."""
+    identity, problem, answer = (row.get(key) for key in ("id", "problem", "answer"))
+    if isinstance(answer, list):
+        if len(answer) > 1 and not isinstance(row.get("order"), bool):
+            records.fail(
+                source,
+                f"row {identity!r} has several answers and no rule",
+                "Give it a column `order`: true or false",
+            )
+        answer = ", ".join(map(str, answer)) if all(golds.no_gold(one) is None for one in answer) else None
+    why = None if isinstance(problem, str) and problem.strip() else "has no problem"
+    if why := why or golds.no_gold(answer) or golds.no_rule(row):
+        records.fail(source, f"row {identity!r} {why}", "Mend the source or leave the row out")
+    found = known.get(golds.key(problem), {})
+    rules = row if any(row.get(name) is not None for name in golds.COLUMNS) else found
+    if (
+        found
+        and str(answer).lstrip("0") != found["answer"].lstrip("0")
+        and not equality.quick(equality.Pair("headline", found["answer"], str(answer)))
+    ):
+        print(
+            f"warning: {source}: {identity!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
+            file=sys.stderr,
+        )
+    level = str(row["level"]) if row.get("level") is not None else None
+    return {"id": str(identity), "problem": problem, "answer": str(answer), "level": level} | golds.rules(
+        rules
+    )._asdict()
 
 
 def main():
@@ -55,19 +88,22 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    out = list(intake.each_checked(args.source, rows[: args.limit], intake.checked_problem))
-    first: dict[str, int] = {}
-    for number, row in enumerate(out):
-        row["id"] = str(number) if row["id"] is None else row["id"]
-        if row["id"] in first:
+    rows, known, out, first = rows[: args.limit], golds.reviewed(), [], {}
+    doors = intake.each_checked(args.source, rows, intake.checked_problem)
+    for number, (row, door) in enumerate(zip(rows, doors, strict=True)):
+        identity = str(number) if door["id"] is None else door["id"]
+        if identity in first:
             records.fail(
                 args.source,
-                f"rows {first[row['id']] + 1} and {number + 1} have the same id {row['id']!r}",
+                f"rows {first[identity] + 1} and {number + 1} have the same id {identity!r}",
                 "Give each problem an id of its own, or none at all",
             )
-        first[row["id"]] = number
+        first[identity] = number
+        out.append(task_row(row | {"id": identity, "problem": door["problem"]}, known, args.source))
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
+    import pyarrow
+
     unread = equality.unreadable([row["answer"] for row in out])
     for row in out:
         if row["answer"] in unread:
@@ -75,7 +111,11 @@ def main():
                 f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}",
                 file=sys.stderr,
             )
-    records.write_parquet(args.out, out, provenance=records.provenance(args) | {"unreadable": unread})
+    records.write_parquet(
+        args.out,
+        pyarrow.Table.from_pylist(out, golds.schema()),
+        provenance=records.provenance(args) | {"unreadable": unread},
+    )
     records.done(
         f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""),
         args.out,

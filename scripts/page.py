@@ -53,6 +53,7 @@ def graders(cells: list[dict]) -> list[dict]:
         "headline_only",
         "last_number",
         "timeout",
+        "copied",
     ]
     table = pandas.DataFrame(pick(cells, "model", "run", "step", "seed", *columns, task=HEADLINE))
     table = table[table.step.isna()].astype(dict.fromkeys(columns, float))

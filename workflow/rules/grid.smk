@@ -138,6 +138,20 @@ def prompt_flags(wildcards):
     return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
 
 
+def think_flags(wildcards):
+    """The flag of a family's own tags of a thought, where the config sets them."""
+    tags = config["families"][config["models"][wildcards.model]["family"]].get("think")
+    return f"--think {' '.join(map(shlex.quote, tags))}" if tags else ""
+
+
+def answer_flags(wildcards):
+    """The flags of how answers are read; nothing for a box behind <think> tags."""
+    form = config["prompt"].get("answer", "box")
+    return " ".join(
+        filter(None, [f"--answer {shlex.quote(form)}" if form != "box" else "", think_flags(wildcards)])
+    )
+
+
 def problems_of(name):
     """The file of a task's problems, or of a set of RL problems."""
     return str(PLACES.problems(name))

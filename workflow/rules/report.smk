@@ -66,6 +66,26 @@ rule aggregate:
         " --confidence {params.confidence:q} --tables {params.tables:q} --finding {output.finding:q} 2> {log:q}"
 
 
+# What policies that solve nothing score: once a study, of the problems alone.
+rule floors:
+    input:
+        script="scripts/floors.py",
+        tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
+    output:
+        report(table("floors"), category="Tables", caption="../report/tables.rst"),
+    log:
+        at("logs/floors.log"),
+    benchmark:
+        at("benchmarks/floors.tsv")
+    localrule: True
+    conda:
+        CPU_ENV
+    message:
+        "Score the policies that solve nothing"
+    shell:
+        "python {input.script} --tasks {input.tasks} --workers {threads} --out {output} 2> {log}"
+
+
 rule analyse:
     input:
         script="scripts/analyse.py",
@@ -270,7 +290,7 @@ rule page:
         script="scripts/page.py",
         code=imports("page"),
         template="workflow/report/page.html.jinja",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs", "floors"]],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
         config=at("report/config.json"),
