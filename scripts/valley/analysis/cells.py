@@ -174,6 +174,12 @@ class Study:
         `rl`: RL is compared, so sizes are those from which it starts. What is called the largest size must
         not be the smallest of the grid, nor the smallest another; a mean of sizes needs two.
         """
+        key = ("resolve", model, selector, rl)
+        if key not in self.remembered:
+            self.remembered[key] = self._resolved(model, selector, rl)
+        return self.remembered[key]
+
+    def _resolved(self, model: str, selector: str, rl: bool) -> tuple[list[dict[str, float]], str]:
         match = SELECTOR.fullmatch(selector)
         if not match:
             whole = (
