@@ -4,7 +4,9 @@ import re
 
 import forge
 import numpy
+import pandas
 import pytest
+from conftest import script
 
 from valley.analysis import estimates, forged
 from valley.analysis.cells import Answers
@@ -165,7 +167,7 @@ ARITHMETIC, LENGTH = ("arithmetic",), ("math500",)
         ("sft-16k", LENGTH, ("tokens_reflective",), lambda own, base: own * 0.2, SMALL, {"C4 longer"}),
         (r"sft-8k\+rl.*", HEAD, GRADED, lambda own, base: own * 0 + 0.9, SMALL, {"C6 below", "C6 below at each"}),
         (r"sft-128k\+rl.*", LENGTH, ("tokens",), lambda own, base: own * 3, SMALL, {"C6 shorter"}),
-        ("sft-220k", HEAD, GRADED, lambda own, base: own * 0.86, ("qwen2.5-3b",), {"C2 gain"}),
+        ("sft-220k", HEAD, GRADED, lambda own, base: own * 1.15, ("qwen2.5-1.5b",), {"C2 gain"}),
         ("sft-8k.short", HEAD, GRADED, lambda own, base: own * 0.3, SMALL, {"C1 control short"}),
         ("sft-8k.matched", HEAD, GRADED, lambda own, base: own * 0 + 0.9, SMALL, {"C1 control matched", "C2 control matched"}),
     ],
@@ -179,3 +181,42 @@ def test_a_control_that_says_otherwise_stands_beside_the_claim(whole):
     short = poisoned(whole, "sft-8k.short", HEAD, GRADED, lambda own, base: own * 0.3)
     assert forge.held(forge.study(short))["C1", "control short"]["verdict"] == "fails"
     assert "control short fails" in forge.held(forge.study(short))["C1", ""]["but"]
+
+
+def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
+    """From forged grades through the scripts of the report: what was copied, and whose answers differ, is named."""
+    tasks = {"math500": (60, 2), "arithmetic": (30, 2)}
+    runs = ("base", "sft-8k", "sft-64k", "sft-220k")
+    asked = [Cell("qwen2.5-3b", run, seed) for run in runs for seed in ((0,) if run == "base" else (0, 1))]
+    truths = forged.paper_truths(asked, forge.NAMES, forge.EXAMPLES, forge.REFERENCE)
+    made = forged.answers(truths[0], tasks, ("math500",), 0.0, numpy.random.default_rng(2), truths[1])
+    made[asked[2]] = made[asked[1]]  # sft-8k, seed 1 is seed 0
+    forge.on_disk(
+        made, tmp_path, tasks, gold=lambda cell, task, i: "9" if cell.run == "base" and i == 3 else str(i)
+    )
+    folder, kinds = (
+        tmp_path / "tables",
+        ["--headline", "math500", "--length", "math500", "--calculations", "arithmetic"],
+    )
+    script(
+        "analyse", "--grades", *sorted(tmp_path.glob("results/*/*/*/grades.parquet")), *kinds, "--out", folder
+    )
+    grid_flags = [
+        "--grid",
+        *map(str, asked),
+        "--examples",
+        "8k=8000",
+        "64k=64000",
+        "220k=220000",
+        "--tables",
+        folder,
+    ]
+    script("recovery", *grid_flags, *kinds)
+    printed = script("claims", "--claims", "workflow/reference/claims.yaml", *grid_flags, *kinds)
+    found = pandas.read_csv(folder / "claims.csv").set_index(["claim", "part"])
+    assert "C1 " in printed
+    row = found.loc[("C1", "loss")]
+    assert "sft-8k/1 is a copy of qwen2.5-3b/sft-8k/0" in row.but
+    assert "right answers of math500 differ between cells under the same ids" in row.but
+    models = pandas.read_csv(folder / "claims_models.csv")
+    assert set(models[(models.claim == "C1") & (models.part == "loss")].trainings) == {1}

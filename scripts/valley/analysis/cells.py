@@ -167,6 +167,12 @@ class Study:
         """True for a run whose weights a seed of this study made."""
         return run != "base" or model in self.trained_bases
 
+    def base_of(self, cell: Cell) -> Cell | None:
+        """The base beside a cell: that of its seed, or the only one of its model, which was evaluated once."""
+        bases = [other for other in self.cells if other.run == "base" and other.model == cell.model]
+        beside = [base for base in bases if base.seed == cell.seed]
+        return beside[0] if beside else bases[0] if len(bases) == 1 else None
+
     def resolve(self, model: str, selector: str, rl: bool = False) -> tuple[list[dict[str, float]], str]:
         """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side
         each.

@@ -75,21 +75,24 @@ def averaged(study: Study, model: str, weights: dict[str, float], tasks: list[st
 
 
 def doubts(study: Study, part: dict, rows: list, known, verdict: str) -> list[str]:
-    """What speaks against taking a part's verdict as it reads, a sentence each; `known` is claims.Known."""
+    """What speaks against taking a part's verdict as it reads, a sentence each; `known` is claims.Known.
+
+    Faults of the data are named whatever the verdict; what else could explain it is asked where there is one.
+    """
     rows, tasks = [row for row in rows if row.estimate], known.of(part).headline
     found = [*copies(study, rows), *same_samples(study, rows)]
     if part["measure"] in ("accuracy", "efficiency"):
         golds = sorted(study.other_gold & set(tasks))
         found += [f"right answers of {task} differ between cells under the same ids" for task in golds]
-    if part["measure"] != "accuracy" or "minus" not in part or not rows:
+    leaking = [task for task in known.leaking if task in tasks]
+    if leaking and part["measure"] == "accuracy":
+        found.append(f"the problems of {', '.join(leaking)} were not taken out of the traces")
+    if verdict == "undecided" or part["measure"] != "accuracy" or "minus" not in part:
         return found
     sides = [tuple(averaged(study, row.model, side, tasks) for side in (row.left, row.right)) for row in rows]
     asked = Question(part, rows, sides, tasks, verdict, known.confidence)
     found += [*truncation(asked), *unreadable(asked), *one_benchmark(asked)]
     found += leaked(asked, known.leaks, next(iter(study.cells.values())).ids)
-    leaking = [task for task in known.leaking if task in tasks]
-    if leaking and any(run != "base" for row in rows for run in row.left):
-        found.append(f"the problems of {', '.join(leaking)} were not taken out of the traces")
     return found
 
 
