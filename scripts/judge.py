@@ -1,5 +1,4 @@
-"""Have an open model label the responses of one cell with the paper's four categories of reflection (section
-6).
+"""Have an open model label one cell's responses with the paper's categories of reflection (section 6).
 
     python scripts/judge.py --model models/qwen2.5-7b/fetched --responses results/S/base/seed0/responses/math500.parquet \\
         --tasks data/tasks/math500.parquet --prompt workflow/reference/judge_prompt.txt --max-characters 30000 \\
