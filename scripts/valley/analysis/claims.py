@@ -47,7 +47,7 @@ class Known(NamedTuple):
         return Tasks(*[self.tasks.calculations] * 3) if part.get("tasks") == "calculations" else self.tasks
 
 
-def read(path: Path, schema: Path) -> dict:
+def load(path: Path, schema: Path) -> dict:
     """The claims; ConfigError with every place where they are not in the language of the schema."""
     import yaml
 

@@ -18,8 +18,8 @@ from valley.grading import GRADERS
 from valley.grid import Cell
 
 CUT = 0.02  # a difference in the share of responses that are cut off which cannot explain much
-UNREADABLE = 0.05  # share of responses without an answer
-SAME = 0.9  # share of the problems whose k samples are all the same: they are one sample
+WITHOUT_ANSWER = 0.05  # share of responses without an answer
+IDENTICAL = 0.9  # share of the problems whose k samples are all the same: they are one sample
 
 Answered = dict[str, numpy.ndarray]  # one side, task by task: problems × COLUMNS
 
@@ -135,7 +135,7 @@ def unreadable(asked: Question) -> list[str]:
 
     left, right = share(asked, none)
     bound, _ = asked.again(lambda a, b, t: asked.right(a, t) + none(a, t) - asked.right(b, t) - none(b, t))
-    if max(left, right) < UNREADABLE or bound == asked.verdict:
+    if max(left, right) < WITHOUT_ANSWER or bound == asked.verdict:
         return []
     return [
         f"no grader can read {left:.0%} of responses against {right:.0%}: had they been right it would be {bound}"
@@ -194,6 +194,8 @@ def same_samples(study: Study, rows: list) -> list[str]:
     """Cells whose k samples of a problem are all the same."""
     tables = [(cell, task) for cell in used(study, rows) for task in study.cells[cell].columns]
     found = [
-        f"{task} in {cell}" for cell, task in tables if study.cells[cell].column(task, "same").mean() > SAME
+        f"{task} in {cell}"
+        for cell, task in tables
+        if study.cells[cell].column(task, "same").mean() > IDENTICAL
     ]
     return [f"the samples of {found[0]} are all the same, {len(found)} such in all"] if found else []
