@@ -37,7 +37,7 @@ def main():
     args = parser.parse_args()
 
     try:
-        asked = claims.read(args.claims, SCHEMA)
+        asked = claims.load(args.claims, SCHEMA)
     except ConfigError as error:
         records.fail(args.claims, str(error), f"The language: the head of {args.claims}, and {SCHEMA}")
     study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int), args.trained_bases)

@@ -53,7 +53,7 @@ def tallied(
     fits = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
     counts: dict = collections.defaultdict(collections.Counter)
     for _ in range(repetitions):
-        answers = forged.answers(headline, forged.design(config), tuple(tasks.headline), noise, rng, others)
+        answers = forged.drawn(headline, forged.design(config), tuple(tasks.headline), noise, rng, others)
         study = Study(answers, cells, examples, bases)
         points = recovery(study, tasks, report["confidence"])
         known = claims.Known(
@@ -87,7 +87,7 @@ def main():
         check.check(config)
     except grid.ConfigError as error:
         records.fail(*args.configfile, str(error), "Name all files of the study, as for snakemake")
-    cells, asked = wanted(config, args.seeds), claims.read(REFERENCE / "claims.yaml", SCHEMA)
+    cells, asked = wanted(config, args.seeds), claims.load(REFERENCE / "claims.yaml", SCHEMA)
     # Responses are not forged, so the fit of p^k is not judged here.
     for claim in asked.values():
         claim["parts"] = {key: part for key, part in claim["parts"].items() if part["measure"] != "fit"}

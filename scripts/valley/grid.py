@@ -8,6 +8,7 @@ A *cell* is model × run × seed. A *run* composes stages and is written as the 
 No other module takes a run's name apart. Used by the Snakefile and by every table; it imports nothing heavy.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -88,6 +89,7 @@ def parse_cell(text: str) -> Cell:
     return Cell(match["model"], match["run"], int(match["seed"]))
 
 
+@functools.cache
 def parse_run(run: str) -> Run:
     """Split a run's name into its parts; ConfigError when it is not one."""
     match = RUN.fullmatch(run)
