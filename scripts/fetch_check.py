@@ -75,7 +75,7 @@ def main():
     args = parser.parse_args()
 
     os.environ["HF_HUB_OFFLINE"] = "0"
-    config = check.load(args.configfile, profiles.config(profiles.read(args.profile)))
+    config = check.load(args.configfile, profiles.config(profiles.merged(args.profile)))
     failed = 0
     for key, source, revision, kind in sources(config):
         what = problem(source, revision, kind)
