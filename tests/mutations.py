@@ -77,7 +77,7 @@ def top(gold: str) -> str:
 def changes(gold: str):
     """Yield (class, answer, same) of one gold answer."""
     maths, number = gold in MATHS, gold in NUMBERS
-    whole, value = gold in WHOLE, gold in VALUES
+    whole = gold in WHOLE
     yield "as it is", gold, True
     for name, wrapped in {"dollars": f"${gold}$", "parentheses": rf"\({gold}\)", "brackets": rf"\[{gold}\]", "full stop": f"{gold}.",
                           "spaces": f"  {gold} ", "braces": f"{{{gold}}}", "box": rf"\boxed{{{gold}}}"}.items():  # fmt: skip

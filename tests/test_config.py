@@ -26,7 +26,8 @@ STUDY = {
     "grid": {"tasks": ["chain", "arithmetic"], "cells": [{"models": ["S"], "runs": ["base", "sft-128", "sft-128+rl"], "seeds": [1]}]},
     "tasks": {"arithmetic": {"problems": 8, "samples": 2}}, "rl": {"checkpoints": [20]},
 }  # fmt: skip
-# Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the plan try.
+# Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the
+# plan try.
 OTHER = {
     "root": None, "gres": "gpu:h100", "warm_start": True, "unfinished": None, "grid.tasks": None, "grid.cells": None,
     "models.*.source": None, "models.*.revision": None, "models.*.pretrain": {"steps": 1999}, "models.*.family": None,

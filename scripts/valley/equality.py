@@ -53,6 +53,9 @@ class Rules(NamedTuple):
     base: int | None = None
 
 
+NO_RULES = Rules()
+
+
 class Pair(NamedTuple):
     """A comparison to be made: by which grader (`headline`, `paper`; `gold`: can it be read at all? `plain`:
     Math-Verify as it comes, to measure beside), of what with what, under which rules.
@@ -75,7 +78,7 @@ class Open(Exception):
 # ---- the headline's comparison
 
 
-def same(gold: str, answer: str, rules: Rules = Rules(), algebra=None) -> bool:
+def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
     """Whether an answer says what the gold answer says.
 
     `algebra(gold, answer)` decides what strings, numbers and structure leave open; by default sympy, in this process
@@ -630,8 +633,8 @@ def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
 
     begun = time.process_time()
     timers = {signal.SIGALRM: (signal.ITIMER_REAL, wall), signal.SIGPROF: (signal.ITIMER_PROF, SECONDS)}
-    for number, (timer, seconds) in timers.items():
-        signal.signal(number, stop)
+    for name, (timer, seconds) in timers.items():
+        signal.signal(name, stop)
         signal.setitimer(timer, seconds)
     try:
         grade = DECIDE[pair.grader](pair)

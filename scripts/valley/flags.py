@@ -124,12 +124,12 @@ def line(settings: dict, names) -> str:
     )
 
 
-def identity(settings: dict, table: dict[str, Flag]) -> str:
+def what(settings: dict, table: dict[str, Flag]) -> str:
     """The command line of what a job makes: the settings of a table that are not of operation."""
     return line(settings, [name for name, flag in table.items() if not flag.operation])
 
 
-def operation(settings: dict, table: dict[str, Flag]) -> str:
+def how(settings: dict, table: dict[str, Flag]) -> str:
     """The command line of how a job is run: the settings of a table that are of operation."""
     return line(settings, [name for name, flag in table.items() if flag.operation])
 

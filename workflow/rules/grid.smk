@@ -318,14 +318,14 @@ def what(file, settings, table):
     """A function of wildcards: the flags of what the job of `file` makes."""
 
     def line(wildcards):
-        return as_recorded(file.format(**wildcards), flags.identity(settings(wildcards), table), table)
+        return as_recorded(file.format(**wildcards), flags.what(settings(wildcards), table), table)
 
     return line
 
 
 def how(settings, table):
     """A function of wildcards: the flags of how a job is run, not recorded; given last, they count."""
-    return lambda wildcards, resources: flags.operation(settings(wildcards), table)
+    return lambda wildcards, resources: flags.how(settings(wildcards), table)
 
 
 def sft_settings(wildcards):
