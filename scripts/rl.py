@@ -19,7 +19,7 @@ Departs from the paper: TRL in place of verl; what the paper leaves open follows
 import time
 from pathlib import Path
 
-from valley import equality, flags, grading, prompts, records
+from valley import environment, equality, flags, grading, prompts, records
 
 
 def parse(arguments=None):
@@ -231,6 +231,7 @@ def train(args, work: list):
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
     from valley import training
 
     work = [records.settings(args), records.identity(args.model), records.identity(args.problems)]

@@ -19,7 +19,7 @@ import shutil
 import time
 from pathlib import Path
 
-from valley import flags, grid, prompts, records
+from valley import environment, flags, grid, prompts, records, tokenised
 
 
 def parse():
@@ -79,6 +79,7 @@ def make_config(args, checkpoints: Path):
         gradient_checkpointing=args.gradient_checkpointing,
         packing=args.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # labels are made of the others, and nothing else comes along
         save_strategy="steps" if args.save_every else "no",
         save_steps=args.save_every or 500,
         save_total_limit=None,  # valley/checkpoints.py removes the old ones, once a new one is whole
@@ -90,14 +91,11 @@ def make_config(args, checkpoints: Path):
     )
 
 
-def make_trainer(config, model, tokenizer, data: list[dict]):
-    """TRL's SFTTrainer on rows that prompts.training_rows tokenised and labelled."""
-    from datasets import Dataset
+def make_trainer(config, model, tokenizer, data):
+    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples)."""
     from trl import SFTTrainer
 
-    return SFTTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer
-    )
+    return SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
 
 
 def attention() -> str:
@@ -110,11 +108,6 @@ def attention() -> str:
 
 def train(args, work: list):
     """Train as `args` say, work that `work` names; writes the model and its record."""
-    rows = records.read_parquet(args.data).to_pylist()
-    if args.completion not in rows[0]:
-        records.fail(args.data, f"has no column {args.completion}", "Make the subset again")
-    subset_hash = records.rows_sha256(rows)
-
     from transformers import AutoModelForCausalLM
 
     from valley import checkpoints, manifests, training
@@ -122,6 +115,11 @@ def train(args, work: list):
     start = time.perf_counter()
     manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
+    processes = len(os.sched_getaffinity(0))
+    file, made = tokenised.obtained(
+        args.data, args.model, args.completion, args.system, args.suffix, processes
+    )
+    data, lengths = tokenised.examples(file, args.max_length), tokenised.row_tokens(file, args.max_length)
     folder = args.out.parent / "checkpoints"
     config = make_config(args, folder)
     training.announce(config)
@@ -136,10 +134,7 @@ def train(args, work: list):
         tokenizer, model.config.max_position_embeddings, args.max_length
     ):
         records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
-    data = prompts.training_rows(tokenizer, rows, args.completion, args.system, args.suffix, args.max_length)
-    data_hash = grid.fingerprint(data)
-
-    same = [data_hash, records.identity(args.model), records.settings(args)]
+    same = [made["sha256"], records.identity(args.model), records.settings(args)]
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=1, steps=args.steps)
     trainer = make_trainer(config, model, tokenizer, data)
@@ -153,9 +148,10 @@ def train(args, work: list):
             "steps": trainer.state.global_step,
             "examples": len(data),
             "tokens_trained": int(tokens[-1]),
-            "tokens_per_epoch": sum(len(row["input_ids"]) for row in data),
-            "data_sha256": data_hash,
-            "subset_sha256": subset_hash,
+            "tokens_per_epoch": int(lengths.sum()),
+            "data_sha256": made["sha256"],
+            "subset_sha256": made["subset_sha256"],
+            "tokenised": made,
             "loss": curve,
             "train_loss": training.mean_loss(curve),
             "warnings": training.warnings(trainer.state.log_history),
@@ -174,6 +170,7 @@ def train(args, work: list):
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
     from valley import training
 
     work = [records.settings(args), records.identity(args.model), records.identity(args.data)]

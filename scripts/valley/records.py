@@ -303,6 +303,17 @@ def parquet_rows(path) -> int:
         unreadable(path, error)
 
 
+def parquet_columns(path) -> list[str]:
+    """The names of a parquet file's columns, by its footer."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_schema(path).names
+    except (OSError, pyarrow.ArrowException) as error:
+        unreadable(path, error)
+
+
 def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
     """Yield a parquet file too large for memory as record batches of `size` rows; errors as in
     `read_parquet`.
@@ -323,6 +334,14 @@ def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
             )
     except (OSError, pyarrow.ArrowException) as error:
         unreadable(path, error)
+
+
+def first_rows(path, columns: list[str], count: int) -> list[dict]:
+    """The first rows of a parquet file, at least one: an empty one stops with an error."""
+    batch = next(iter(parquet_batches(path, columns, count)), None)
+    if batch is None or not batch.num_rows:
+        fail(path, "holds no rows", "Make it again")
+    return batch.to_pylist()
 
 
 def parquet_provenance(path) -> dict:
@@ -363,17 +382,32 @@ def settings(arguments, *without: str) -> dict:
     return {key: str(value) for key, value in sorted(vars(arguments).items()) if key not in without}
 
 
-def rows_sha256(rows) -> str:
-    """Hash of the content of rows (dicts; any iterable, read once), whatever file they came from and whenever
-    it was written.
+class RowsHash:
+    """Hash of the content of rows (dicts), whatever file they came from and whenever it was written.
 
-    It equals the hash of the JSON of the list, taken row by row so that the rows need not be in memory
-    together.
+    It equals the hash of the JSON of their list, taken row by row so that they need not be in memory together.
     """
-    digest = hashlib.sha256(b"[")
-    for number, row in enumerate(rows):
-        digest.update(((", " if number else "") + json.dumps(row, sort_keys=True, default=str)).encode())
-    digest.update(b"]")
+
+    def __init__(self):
+        self.digest, self.rows = hashlib.sha256(b"["), 0
+
+    def update(self, rows):
+        """Take in rows, in order."""
+        for row in rows:
+            self.digest.update((", " if self.rows else "").encode())
+            self.digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+            self.rows += 1
+
+    def hexdigest(self) -> str:
+        whole = self.digest.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
+
+
+def rows_sha256(rows) -> str:
+    """`RowsHash` of rows (any iterable, read once)."""
+    digest = RowsHash()
+    digest.update(rows)
     return digest.hexdigest()
 
 
