@@ -124,10 +124,7 @@ def judge_prompt_of(wildcards):
     labels = Path(cell(wildcards.model, wildcards.run, wildcards.seed, "judged.parquet"))
     try:
         asked = records.parquet_provenance(labels).get("prompt_sha256")
-    except (
-        OSError,
-        ValueError,
-    ):  # no labels yet. Snakemake takes an error here for a rule that does not apply
+    except SystemExit:  # no labels yet. Snakemake takes an error here for a rule that does not apply
         asked = None
     return by_content(JUDGE_PROMPT, asked == records.sha256(JUDGE_PROMPT)) if asked else JUDGE_PROMPT
 
