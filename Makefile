@@ -81,7 +81,7 @@ regrade: $(VENV)/complete  ## grade and score every stored response again, nothi
 REDRAWN := aggregate analyse recovery claims figure page
 
 page: $(VENV)/complete  ## the page of what is finished so far, gaps named: make page STUDY=
-	$(BIN)/snakemake --profile profiles/local $(STUDY) --config unfinished=True --allowed-rules $(REDRAWN) costs examples configuration all -- all
+	$(BIN)/snakemake --profile profiles/local $(STUDY) --config unfinished=True --allowed-rules $(REDRAWN) costs examples cell_pages configuration all -- all
 
 figures: $(VENV)/complete  ## tables, figures and page from a released folder, no GPU: make figures FROM=<folder>
 	$(BIN)/snakemake --profile profiles/local --configfile $(FROM)/report/config.json --config root=$(FROM) unfinished=True warm_start=True --forcerun aggregate analyse --allowed-rules $(REDRAWN) all -- all

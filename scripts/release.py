@@ -17,7 +17,7 @@ import yaml
 from valley import flags, grid, places, records
 
 CELL = ("scores.json", "grades.parquet", "train.json", "curve.parquet")
-REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "tables", "figures")
+REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "cells", "tables", "figures")
 
 
 def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
@@ -33,7 +33,7 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
             file
             for top in report
             for file in (sorted(top.rglob("*")) if top.is_dir() else [top])
-            if file.is_file()
+            if file.is_file() and not file.name.startswith(".")
         ),
     ]
     return [file.relative_to(study) for file in found]

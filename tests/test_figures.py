@@ -61,8 +61,8 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
     return rows
 
 
-def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
-    """All tables of a study with these cells, made by the functions that make them from real grades."""
+def study(asked: list[tuple], config: dict) -> tuple[dict[str, pandas.DataFrame], pandas.DataFrame]:
+    """(tables, problems) of a study with these cells, made by the functions that make them from real grades."""
     examples = {
         name: 220000 if size["examples"] == "all" else size["examples"]
         for name, size in config["sizes"].items()
@@ -110,13 +110,15 @@ def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     rows = [row for cell, content in scores.items() for row in summary.cell_rows(cell, content, examples)]
     table = summary.add_changes(pandas.DataFrame(rows), whole, TASKS.headline, 0.95)
     recipes = recovery.recipes(whole, TASKS, 0.95)
-    return {
+    found = {
         "cells": table, "replicates": summary.replicates(table, 0.95), "paper": beside_paper(table, reference, names),
         "rl_curves": pandas.concat(curves), "drop": outcomes.drop(problems, TASKS.headline),
         "budget": outcomes.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits, "recipes": recipes,
         "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
-        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"),
+        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"), "summary": summary.summary(table, 0.95),
+        "recovery": recovery.recovery(whole, TASKS, 0.95), "crossings": summary.crossings(scores), "subsets": summary.subsets([]),
     }  # fmt: skip
+    return found, problems
 
 
 @pytest.fixture(scope="module")

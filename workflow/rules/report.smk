@@ -11,6 +11,7 @@ SHOWN = [
     for c in by_size(DONE)
     if c.parsed.step is None and c.seed == min(d.seed for d in DONE if d[:2] == c[:2])
 ]
+PAGED = [c for c in DONE if c.parsed.step is None]  # the cells with a page of their own
 CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
 AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
@@ -161,6 +162,34 @@ rule examples:
         "python {input.script} --results {params.results} --cells {params.cells} --out {output} 2> {log}"
 
 
+# A page for every cell but the checkpoints along RL, with a sample of its responses.
+rule cell_pages:
+    input:
+        script="scripts/cell_pages.py",
+        template="workflow/report/cell.html.jinja",
+        shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
+        config=at("report/config.json"),
+        scores=[str(PLACES.of(c, "scores.json")) for c in PAGED],
+        grades=[str(PLACES.of(c, "grades.parquet")) for c in PAGED],
+        responses=[str(PLACES.responses(c, task)) for c in PAGED for task in TASKS],
+        cards=CARDS,
+    output:
+        directory(at("report/cells")),
+    log:
+        at("logs/cell_pages.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        study=lambda w: config["root"],
+        cells=list(map(str, PAGED)),
+    message:
+        "Write the pages of the cells"
+    shell:
+        "python {input.script} --study {params.study} --config {input.config} --cells {params.cells} --template {input.template}"
+        " --out {output} 2> {log}"
+
+
 # The whole configuration, whatever files and flags it came from: what a released report is rebuilt with.
 rule configuration:
     output:
@@ -256,8 +285,11 @@ rule costs:
 rule page:
     input:
         script="scripts/page.py",
-        html="scripts/valley/figures/html.py",
+        html=[f"scripts/valley/figures/{name}.py" for name in ("html", "multiples", "tidy", "verdicts")],
         template="workflow/report/page.html.jinja",
+        shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
+        claims="workflow/reference/claims.yaml",
+        cells=at("report/cells"),
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
@@ -281,7 +313,8 @@ rule page:
         "Write the page"
     shell:
         "python {input.script} --study {params.study} --report {params.report} --figures {params.figures} --captions"
-        " workflow/report --template {input.template} --grid {params.grid} {params.miniature} --out {output} 2> {log}"
+        " workflow/report --template {input.template} --claims {input.claims} --grid {params.grid} {params.miniature}"
+        " --out {output} 2> {log}"
 
 
 # What others need to check the study or redraw its page, without weights: make release.
