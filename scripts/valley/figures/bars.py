@@ -2,6 +2,7 @@
 
 import pandas
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from valley.analysis.measures import Tasks
 from valley.figures import panels, tidy
@@ -57,6 +58,12 @@ def outcomes(tables: dict, tasks: Tasks):
             ax.autoscale_view(scaley=False)
         if not len(rows):
             panels.remark(ax, "no data yet: no base" if measure != "share" else "no data yet")
+    if many:
+        changes = [ax for (_, measure), ax in axes.items() if measure == "change"]
+        low, high = zip(*(ax.get_xlim() for ax in changes if ax.lines), strict=True)
+        for ax in changes:
+            ax.set_xlim(min(low), max(high))
+            ax.xaxis.set_major_locator(MaxNLocator(5))
     notes = ["Bars: mean over seeds. Dots: accuracy of each seed with its confidence interval over problems; the change is paired problem by problem.",
              "Right: how responses to the problems that the base solved end, weighted by how often it solved them; the base's own row is "
              "below 1 where it solves them only at times. Truncated and looping responses reached the limit.",
