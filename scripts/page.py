@@ -8,7 +8,6 @@ released folder is enough. The page is one HTML file that needs no network: pane
 whose points tell their values, tables that sort. Its dots lead to the pages of cells beside it (cell_pages.py).
 """
 
-import collections
 from pathlib import Path
 
 import pandas
@@ -45,9 +44,7 @@ def pick(rows: list[dict], *columns: str, **wanted) -> list[dict]:
 
 
 def graders(cells: list[dict]) -> list[dict]:
-    """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last
-    number adds.
-    """
+    """What each grader says of each run, mean over seeds: accuracies, disputes, what the last number adds."""
     columns = [
         "accuracy",
         "accuracy_boxed",
@@ -69,9 +66,7 @@ def checkpoints(rows: list[dict]) -> set[str]:
 
 
 def drop(rows: list[dict]) -> list[dict]:
-    """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the
-    solved problems.
-    """
+    """The split of each run's drop, mean over seeds, and what became of the problems its base solved."""
     table = pandas.DataFrame(rows)
     table = table[~table.run.isin(checkpoints(rows))].astype({"change": float, "of_solved": float})
     wide = table.pivot_table(
@@ -96,32 +91,15 @@ def claims(parts: list[dict], models: list[dict], asked: dict) -> list[dict]:
             row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])
         ]
         part["columns"] = [name for name in (part["models"] or [{}])[0] if name not in ("claim", "part")]
-        part["tally"] = tally(part["models"])
-        part["decide"] = decide(part)
         for row, drawn in zip(part["models"], verdicts.forests(part["models"], part["expect"]), strict=True):
             row["forest"] = drawn
     whole = [part for part in parts if not part["part"]]
     for claim in whole:
         claim["parts"] = [p for p in parts if p["claim"] == claim["claim"] and p["part"]]
         claim["forest"] = verdicts.forest([(p["models"], p["expect"]) for p in claim["parts"]])
-        open_ = [part for part in claim["parts"] if part["verdict"] == claim["verdict"] and part["decide"]]
-        claim["decide"] = f"{open_[0]['part']}: {open_[0]['decide']}" if open_ else ""
+        same = [part for part in claim["parts"] if part["verdict"] == claim["verdict"] and part["why"]]
+        claim["decide"] = claim.get("but") or (f"{same[0]['part']}: {same[0]['why']}" if same else "")
     return whole
-
-
-def tally(rows: list[dict]) -> str:
-    """What is said of few models each, of many as counts."""
-    said = [f"{row['model']} {row['run']} {row['verdict']}" for row in rows]
-    counts = collections.Counter(row["verdict"] for row in rows)
-    return ", ".join(
-        said if len(said) <= 4 else [f"{count} × {verdict}" for verdict, count in counts.items()]
-    )
-
-
-def decide(part: dict) -> str:
-    """Why the verdict is what it is or, where it is open, what would decide: the part's own word, else its models'."""
-    own = [part.get("would_decide"), part.get("why"), *(row.get("would_decide") for row in part["models"])]
-    return next((word for word in own if word), "" if part["verdict"] == "holds" else part["tally"])
 
 
 def panels(tables: dict[str, pandas.DataFrame], series: list[str], finding: str) -> list[dict]:
@@ -132,6 +110,12 @@ def panels(tables: dict[str, pandas.DataFrame], series: list[str], finding: str)
         known = sentences.get(panel["model"]) if panel["task"] == HEADLINE else None
         panel["sentence"] = known or panel["said"]
     return found
+
+
+def one_training(cells: list[dict]) -> bool:
+    """True where no run that was trained has two seeds."""
+    trained = {(row["model"], row["run"], row["seed"]) for row in cells if row["stage"] != "base"}
+    return len({(model, run) for model, run, _ in trained}) == len(trained)
 
 
 def figure(svg: Path, captions: Path) -> tuple:
@@ -179,6 +163,7 @@ def main():
         claims=claims(
             tables["claims"], tables["claims_models"], yaml.safe_load(args.claims.read_text(encoding="utf-8"))
         ),
+        one_training=one_training(tables["cells"]),
         graders=graders(tables["cells"]),
         drop=drop(tables["drop"]),
         checkpoints=checkpoints(tables["cells"]),

@@ -93,3 +93,13 @@ def opened(
         probed.unlink()
         frame.unlink()
     return json.loads(re.search(r'id="found">(.*?)</script>', done.stdout, re.DOTALL).group(1))
+
+
+def stands(found: dict, page: Path, width: int):
+    """What holds for the page of any study: no error, nothing wider than the screen, soon there, the first figure in view."""
+    assert found["width"] == width
+    assert found["wrong"] == []
+    assert found["outside"] == 0
+    assert found["wide"] <= 0, "the page itself scrolls sideways"
+    assert found["first"] < 900 or width < 1440, "the first figure is not within the first screen"
+    assert page.stat().st_size < 3_000_000

@@ -2,11 +2,13 @@
 real functions.
 """
 
+import json
 import re
 import time
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
+import browser
 import figure
 import matplotlib.pyplot as plt
 import numpy
@@ -14,10 +16,10 @@ import pandas
 import pytest
 import score
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, script
 
-from valley import grid
-from valley.analysis import accumulation, cells, intervals, outcomes, recovery, summary, tables
+from valley import grid, records
+from valley.analysis import accumulation, cells, outcomes, recovery, summary, tables
 from valley.analysis.measures import Tasks
 from valley.analysis.paper import beside_paper
 from valley.figures import style, svg, tidy
@@ -31,6 +33,7 @@ PROBLEMS = {
 }  # few: what is drawn is the number of cells
 SAMPLES = 4
 SECONDS = 60
+READY = 2  # seconds
 CONTROLS = [
     ("qwen2.5-1.5b", f"sft-8k.{recipe}", seed)
     for recipe in ("matched", "short", "slow", "wide")
@@ -53,7 +56,7 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
             rows.append({
                 "task": task, "id": f"{task}-{problem}", "answer": "1", "correct": right, "correct_boxed": right,
                 "correct_paper": right or bool(rng.random() < 0.03), "source_paper": "box", "outcome": "correct" if right else failed,
-                "tokens": tokens, "finish_reason": "stop", "calculations": made,
+                "tokens": tokens, "gold": "7", "finish_reason": "stop", "calculations": made,
                 "wrong_calculations": None if made is None else int(wrong.sum()),
                 "first_wrong": None if made is None or right else int(wrong.argmax()) + 1,
                 "reflective": bool(rng.random() < reflective), "boxed": right, "timeout": False, "keywords": False, "judged": None,
@@ -106,7 +109,7 @@ def study(asked: list[tuple], config: dict) -> tuple[dict[str, pandas.DataFrame]
     counted = answered[answered.task.isin(TASKS.calculations)]
     fits, hazards = accumulation.add_up(counted, 0.95)
     problems = cells.by_problem(grades)
-    whole = cells.Study(problems, scores, examples)
+    whole = cells.Study(cells.answers(problems), scores, examples)
     rows = [row for cell, content in scores.items() for row in summary.cell_rows(cell, content, examples)]
     table = summary.add_changes(pandas.DataFrame(rows), whole, TASKS.headline, 0.95)
     recipes = recovery.recipes(whole, TASKS, 0.95)
@@ -122,20 +125,26 @@ def study(asked: list[tuple], config: dict) -> tuple[dict[str, pandas.DataFrame]
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory) -> dict[str, pandas.DataFrame]:
-    """The paper's grid, a few repeats and controls; written and read again, as the figures find it."""
+def report(tmp_path_factory) -> Path:
+    """The tables of the paper's grid, a few repeats and controls, as the rules leave them."""
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
-    resamples, intervals.RESAMPLES = intervals.RESAMPLES, 199
-    try:
-        made = study([*grid.cells(config), *CONTROLS, *REPEATS], config)
-    finally:
-        intervals.RESAMPLES = resamples
-    return reread(made, tmp_path_factory.mktemp("tables"))
+    folder, asked = tmp_path_factory.mktemp("report"), [*grid.cells(config), *CONTROLS, *REPEATS]
+    made, problems = study(asked, config)
+    tables.write(folder / "tables", made | {"problems": problems})
+    (folder / "cells.txt").write_text("\n".join(f"{model}/{run}/{seed}" for model, run, seed in asked))
+    (folder / "finding.txt").write_text(summary.finding(made["summary"]))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paper(report) -> dict[str, pandas.DataFrame]:
+    """The tables as the figures find them."""
+    return {name: tidy.read(report / f"tables/{name}.csv") for name in tidy.NEEDED}
 
 
 def reread(made: dict, folder: Path) -> dict[str, pandas.DataFrame]:
     tables.write(folder, made)
-    assert set(made) == set(tidy.NEEDED)
     return {name: tidy.read(folder / f"{name}.csv") for name in made}
 
 
@@ -158,15 +167,73 @@ def hovered(data: pandas.DataFrame) -> int:
     return data.kind.isin(["point", "bar"]).sum() + lines
 
 
-def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, tmp_path):
+def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, report):
     began = time.process_time()
     for name in figure.FIGURES:
-        data, titles, _ = drawn(name, paper, tmp_path)
+        data, titles, _ = drawn(name, paper, report / "figures")
+        data.to_csv(report / f"figures/{name}.csv", index=False)
         assert len(titles) == hovered(data) > 0, name
         assert set(data.model) == set(paper["cells"].model) or name in ("rl", "recipes")
     took = time.process_time() - began
     print(f"all figures of the paper's grid: {took:.1f} s of one core")
     assert took < SECONDS
+
+
+def test_figures_of_many_models_keep_a_readable_height(paper):
+    for name in ("valley", "benchmarks", "efficiency", "reflection", "budget", "rl"):
+        picture, _ = figure.FIGURES[name](paper, TASKS)
+        assert picture.get_figheight() < 10, name  # inches: a screen
+        plt.close(picture)
+    picture, _ = figure.FIGURES["valley"](paper, TASKS)
+    assert len({ax.get_ylim() for ax in picture.axes}) == 2, "one scale a measure"
+    plt.close(picture)
+
+
+@pytest.fixture(scope="module")
+def page(report, paper) -> Path:
+    """The page of the paper's grid, written by the scripts that the rules call."""
+    for name in figure.FIGURES:
+        if not (report / f"figures/{name}.svg").exists():
+            data, _, _ = drawn(name, paper, report / "figures")
+            data.to_csv(report / f"figures/{name}.csv", index=False)
+    grid_of, folder = (report / "cells.txt").read_text().split(), report / "tables"
+    sizes = {
+        f"{size}={int(x)}" for size, x in paper["cells"][["run", "examples"]].itertuples(index=False) if x
+    }
+    sizes = sorted({f"{grid.parse_run(text.split('=')[0]).size}={text.split('=')[1]}" for text in sizes})
+    tasks = [
+        f"--{key}" if i < 0 else key
+        for name in TASKS._fields
+        for i, key in [(-1, name), *enumerate(getattr(TASKS, name))]
+    ]
+    claims = REPOSITORY / "workflow/reference/claims.yaml"
+    script("claims", "--claims", claims, "--tables", folder, "--grid", *grid_of, "--examples", *sizes, *tasks)
+    costs = pandas.DataFrame(
+        [{"rule": "sft", "jobs": 54, "wall_seconds": 9e6, "work_seconds": 8.9e6, "start_up_share": 0.01}]
+    )
+    tables.write(folder, {"costs": costs})
+    made = {"commits": ["abc"], "uncommitted_changes": False, "seeds": [0, 1, 2], "hardware": ["8 × H100"], "python": ["3.11"],
+            "versions": ["torch 2"], "locks": ["abc"], "finished": "2026", "gpu_hours": {"training": 2500.0, "generation": 400.0}}  # fmt: skip
+    records.write_json(report / "provenance.json", made)
+    script("page", "--study", "paper", "--report", report, "--figures", *figure.FIGURES, "--captions", REPOSITORY / "workflow/report",
+           "--template", REPOSITORY / "workflow/report/page.html.jinja", "--claims", claims, "--grid", *grid_of,
+           "--out", report / "page.html")  # fmt: skip
+    return report / "page.html"
+
+
+@browser.needed
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_the_page_of_the_papers_grid_stands_in_a_browser_and_is_soon_there(width, page):
+    found = browser.opened(page, width)
+    browser.stands(found, page, width)
+    ready = found["ready"] / 1000
+    print(f"{width} pixels: ready in {ready:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
+    assert ready < READY or min(browser.opened(page, width)["ready"] for _ in range(2)) < 1000 * READY
+
+
+@browser.needed
+def test_axe_finds_nothing_against_the_page_of_the_papers_grid(page):
+    assert browser.opened(page, 1440, browser.JUDGE, browser.axe())["violations"] == []
 
 
 @pytest.mark.parametrize("name", list(figure.FIGURES))

@@ -33,8 +33,7 @@ def lay_out(
     foot=FOOT,
     last=LAST,
 ):
-    """A figure with a panel a model and measure: `across` says what stands side by side; `height` is one a
-    model, or all's.
+    """A figure with a panel a model and measure: `across` stands side by side; `height` of one row.
 
     Models side by side wrap after three, or after five where they are many, their measures below each other. Returns
     the figure and {(model, measure): axes}.
