@@ -90,7 +90,7 @@ def cell_page(study: Path, config: dict, cell: Cell, bases: dict, template: Path
         cell=cell,
         scores=records.read_json(folder / "scores.json"),
         stages=stages,
-        curve=html.line(points, f"{kind} over {len(points)} steps") if points else "",
+        curve=html.small_curve(points, f"{kind} over {len(points)} steps") if points else "",
         curve_of=kind,
         lengths=lengths(table),
         shares=shares(table),

@@ -91,12 +91,14 @@ def claims(parts: list[dict], models: list[dict], asked: dict) -> list[dict]:
             row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])
         ]
         part["columns"] = [name for name in (part["models"] or [{}])[0] if name not in ("claim", "part")]
-        for row, drawn in zip(part["models"], verdicts.forests(part["models"], part["expect"]), strict=True):
+        for row, drawn in zip(
+            part["models"], verdicts.each_against_threshold(part["models"], part["expect"]), strict=True
+        ):
             row["forest"] = drawn
     whole = [part for part in parts if not part["part"]]
     for claim in whole:
         claim["parts"] = [p for p in parts if p["claim"] == claim["claim"] and p["part"]]
-        claim["forest"] = verdicts.forest([(p["models"], p["expect"]) for p in claim["parts"]])
+        claim["forest"] = verdicts.against_threshold([(p["models"], p["expect"]) for p in claim["parts"]])
         same = [part for part in claim["parts"] if part["verdict"] == claim["verdict"] and part["why"]]
         claim["decide"] = claim.get("but") or (f"{same[0]['part']}: {same[0]['why']}" if same else "")
     return whole
@@ -144,7 +146,7 @@ def main():
 
     folder = args.report / "tables"
     tables, finding = read(folder), (args.report / "finding.txt").read_text(encoding="utf-8").strip()
-    frames = {name: tidy.read(folder / f"{name}.csv") for name in ("cells", "paper", "replicates")}
+    frames = {name: tidy.read_table(folder / f"{name}.csv") for name in ("cells", "paper", "replicates")}
     series = sorted(set(tidy.sft_cells(frames).recipe.dropna()) - {"protocol"})
     drawn = panels(frames, series, finding)
     cells = [Cell(row["model"], row["run"], row["seed"]) for row in tables["cells"] if row["step"] is None]
@@ -157,7 +159,7 @@ def main():
         panels=drawn,
         models=list(dict.fromkeys(panel["model"] for panel in drawn)),
         tasks=list(dict.fromkeys(panel["task"] for panel in drawn)),
-        legend=multiples.legend(frames, series),
+        legend=multiples.keys(frames, series),
         pages={(cell.model, cell.run): places.page_of(cell) for cell in reversed(cells)},
         figures=[figure(args.report / f"figures/{name}.svg", args.captions) for name in args.figures],
         claims=claims(

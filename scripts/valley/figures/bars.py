@@ -136,7 +136,7 @@ def recipes(tables: dict, tasks: Tasks):
         beside(ax, rows[rows.kind == "point"], place, "change of accuracy")
         ax.axvline(0, color=GREY, linewidth=0.9)
         ax.autoscale_view(scaley=False)
-        band, limits = panels.noise(tables, model, "accuracy"), ax.get_xlim()
+        band, limits = panels.reach_of_noise(tables, model, "accuracy"), ax.get_xlim()
         if band is not None:
             panels.noise_band(ax.axvspan, 0, band)
             ax.set_xlim(limits)

@@ -40,7 +40,7 @@ def number(value) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def line(points: list[tuple[float, float]], said: str) -> markupsafe.Markup:
+def small_curve(points: list[tuple[float, float]], said: str) -> markupsafe.Markup:
     """A small curve through points (x, y) as SVG, `said` being its name for a screen reader."""
     xs, ys = zip(*points, strict=True)
     low, high = min(ys), max(ys)

@@ -16,7 +16,7 @@ from valley.grid import HEADLINE, Cell
 
 WIDTH, LEFT, RIGHT = 300, 42, 6  # units of the SVG, about pixels
 ROWS = {"accuracy": (12, 104), "length": (122, 188)}  # top and bottom of the two plots
-UNITS = {"accuracy": "accuracy", "length": "tokens"}
+NAMES = {"accuracy": "accuracy", "length": "tokens"}
 # Outlines of markers around (0, 0): the base and the protocol, then recipes by name.
 CIRCLE = Markup('<circle r="3.4"/>')
 OUTLINES = [
@@ -51,8 +51,8 @@ def multiples(tables: dict, series: list[str]) -> list[dict]:
         }
         for model in tidy.in_order(data, tables):
             rows = data[data.model == model]
-            said = finding(rows)
-            svg = panel(rows, axis, tops, series, bands(tables["replicates"], model, task), said)
+            said = in_words(rows)
+            svg = small_panel(rows, axis, tops, series, bands(tables["replicates"], model, task), said)
             found.append({"model": model, "task": task, "svg": svg, "said": said})
     return found
 
@@ -71,7 +71,7 @@ def nice(top: float) -> float:
     return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= top * 0.999)
 
 
-def finding(rows: pandas.DataFrame) -> str:
+def in_words(rows: pandas.DataFrame) -> str:
     """What a panel shows, in words: base, smallest and largest size by the protocol, and how long responses are there."""
     own = rows[rows.series.isin(["base", "protocol"])]
     said = []
@@ -79,11 +79,11 @@ def finding(rows: pandas.DataFrame) -> str:
         means = own[own.measure == measure].groupby(["x", "run"]).value.mean()
         ends = dict.fromkeys([0, min(1, len(means) - 1), len(means) - 1]) if len(means) else []
         points = ", ".join(f"{means.index[i][1]} {tidy.short(means.iloc[i])}" for i in ends)
-        said.append(f"{UNITS[measure]} {points or 'not known yet'}")
+        said.append(f"{NAMES[measure]} {points or 'not known yet'}")
     return "; ".join(said)
 
 
-def panel(
+def small_panel(
     rows: pandas.DataFrame, axis, tops: dict[str, float], series: list[str], bands: dict, said: str
 ) -> Markup:
     """One panel: accuracy above length, over data sizes."""
@@ -93,7 +93,7 @@ def panel(
     parts = []
     for measure, (top, bottom) in ROWS.items():
         up = lambda y, a=top, b=bottom, m=measure: b - min(max(y / tops[m], 0), 1) * (b - a)  # noqa: E731
-        parts += scale(tops[measure], up, UNITS[measure], top)
+        parts += scale(tops[measure], up, NAMES[measure], top)
         parts += drawn(rows[rows.measure == measure], measure, across, up, series, bands.get(measure))
     names = [
         Markup('<text x="{:.1f}" y="203" text-anchor="middle">{}</text>').format(
@@ -144,7 +144,7 @@ def drawn(
             if pandas.notna(row.low) and pandas.notna(row.high):
                 span = '<path class="span {}" d="M{x:.1f} {:.1f}V{:.1f}"/>'
                 found.append(Markup(span).format(style, up(row.low), up(row.high), x=x))
-            found.append(dot(row, measure, x, up(row.value), style, mark))
+            found.append(leading_dot(row, measure, x, up(row.value), style, mark))
     return found
 
 
@@ -153,7 +153,7 @@ def outline(index: int) -> Markup:
     return Markup('<path d="{}"/>').format(OUTLINES[index % len(OUTLINES)])
 
 
-def dot(row, measure: str, x: float, y: float, style: str, mark: Markup) -> Markup:
+def leading_dot(row, measure: str, x: float, y: float, style: str, mark: Markup) -> Markup:
     """A dot that tells its value and, where it is a cell's, leads to the cell's page."""
     mark = Markup('<title>{}</title><g class="dot {}" transform="translate({:.1f} {:.1f})">{}</g>').format(
         tidy.hover(row, measure), style, x, y, mark
@@ -163,7 +163,7 @@ def dot(row, measure: str, x: float, y: float, style: str, mark: Markup) -> Mark
     return Markup('<a href="{}">{}</a>').format(places.page_of(Cell(row.model, row.run, int(row.seed))), mark)
 
 
-def legend(tables: dict, series: list[str]) -> list[tuple[str, Markup]]:
+def keys(tables: dict, series: list[str]) -> list[tuple[str, Markup]]:
     """(what it is, its mark) of every series that the panels draw."""
     names = {"s-base": "base", "s-protocol": "the paper's protocol"}
     names |= {f"r-{i}": name for i, name in enumerate(series)}

@@ -141,7 +141,7 @@ def from_zero(ax, rows: pandas.DataFrame):
 def label(axes: dict, measures: dict[str, str], x: str | dict, across: str = "models"):
     """Axis labels, once a row and column; many models side by side share their scales too."""
     if across == "models" and len(axes) > MANY * len(measures):
-        share(axes)
+        share_scales(axes)
     models, lowest = list(dict.fromkeys(model for model, _ in axes)), list(measures)[-1]
     wide = models_wide(models) if across == "models" else 1
     for (model, measure), ax in axes.items():
@@ -153,7 +153,7 @@ def label(axes: dict, measures: dict[str, str], x: str | dict, across: str = "mo
         ax.yaxis.set_label_coords(-0.52 / (ax.get_position().width * ax.figure.get_figwidth()), 0.5)
 
 
-def share(axes: dict):
+def share_scales(axes: dict):
     """One scale a measure for all models, its numbers in the first column alone; names of sizes stand aslant."""
     wide = models_wide(dict(axes))
     for measure in dict.fromkeys(measure for _, measure in axes):
@@ -191,7 +191,7 @@ def has_band(figure) -> bool:
     return any(patch.get_label() == BAND for ax in figure.axes for patch in ax.patches)
 
 
-def noise(tables: dict, model: str, measure: str) -> float | None:
+def reach_of_noise(tables: dict, model: str, measure: str) -> float | None:
     """What two trainings of the same cell differ by at most, where the study has enough of them."""
     table = tables["replicates"]
     found = table[(table.model == model) & (table.measure == measure)] if len(table) else table

@@ -206,7 +206,7 @@ def rl(tables: dict, tasks: Tasks):
         panels.from_zero(ax, rows)
         zero = rows[(rows.x == 0) & (rows.run == "base")]
         if len(zero):
-            panels.reference(ax, zero.value.mean(), panels.noise(tables, model, measure))
+            panels.reference(ax, zero.value.mean(), panels.reach_of_noise(tables, model, measure))
         if not len(rows):
             panels.remark(ax, "no data yet")
     panels.label(axes, measures, "RL step", "measures")

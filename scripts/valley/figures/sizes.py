@@ -40,7 +40,7 @@ def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, acro
     figure, axes = panels.lay_out(models, list(measures), across, gap=0.8 if across == "measures" else 0.56)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
-        panel(ax, rows, found, measure, axis, panels.noise(tables, model, measure))
+        panel(ax, rows, found, measure, axis, panels.reach_of_noise(tables, model, measure))
         if across == "measures":
             ax.tick_params(axis="x", labelrotation=40)
         if not len(rows):

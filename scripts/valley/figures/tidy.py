@@ -35,7 +35,7 @@ NEEDED = {
 }  # fmt: skip
 
 
-def read(path: Path) -> pandas.DataFrame:
+def read_table(path: Path) -> pandas.DataFrame:
     """A table of the report; one without rows may be without columns too."""
     text = path.read_text(encoding="utf-8")
     table = pandas.read_csv(io.StringIO(text)) if text.strip() else pandas.DataFrame()

@@ -35,7 +35,7 @@ def reach(rows: list[dict], expect: dict) -> float:
     return max([2 * expect.get("within", 0), *map(abs, known)]) or 1.0
 
 
-def forest(lines: list[tuple[list[dict], dict | None]], far: float | None = None) -> Markup:
+def against_threshold(lines: list[tuple[list[dict], dict | None]], far: float | None = None) -> Markup:
     """Intervals against their thresholds, a line each part: `lines` holds the rows of a part and what it expects.
 
     `far` is the reach of all lines; without it each has its own. A line without an interval stays empty, so that lines
@@ -62,9 +62,9 @@ def forest(lines: list[tuple[list[dict], dict | None]], far: float | None = None
     )
 
 
-def forests(rows: list[dict], expect: dict | None) -> list[Markup]:
+def each_against_threshold(rows: list[dict], expect: dict | None) -> list[Markup]:
     """Each row drawn for itself, all on one scale; nothing where nothing is expected."""
     if not expect:
         return [Markup("")] * len(rows)
     far = reach(rows, expect)
-    return [forest([([row], expect)], far) for row in rows]
+    return [against_threshold([([row], expect)], far) for row in rows]
