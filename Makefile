@@ -14,12 +14,14 @@ BIN := $(VENV)/bin
 STUDY ?= config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
+CARD ?= h100
 PARTITION ?= gpu
 REQUEST ?= --gpus=1
 
 # `STUDY="--configfile a.yaml b.yaml"` is understood too; an empty STUDY is the paper's.
 FILES = $(or $(strip $(patsubst --configfile=%,%,$(filter-out --configfile --configfiles,$(STUDY)))),config.yaml)
 CONFIG = --configfile $(FILES)
+PROFILES = $(filter-out --profile,$(PROFILE))
 SNAKEMAKE = $(BIN)/snakemake --profile $(PROFILE) $(CONFIG)
 CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,config/canary.yaml)
 SAY = @echo "Study: $(FILES)"
@@ -78,9 +80,9 @@ format: $(VENV)/complete  ## format and mend what can be mended by machine
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1
-	$(SAY)
-	$(BIN)/python scripts/plan.py $(CONFIG) --gpus $(GPUS)
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1 CARD=a100
+	$(SAY_WHERE)
+	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) --card $(CARD)
 	$(BIN)/python scripts/power.py $(CONFIG) --brief --repetitions 20
 
 power: $(VENV)/complete  ## what the study could decide: the odds of every verdict, before any data
@@ -88,8 +90,8 @@ power: $(VENV)/complete  ## what the study could decide: the odds of every verdi
 	$(BIN)/python scripts/power.py $(CONFIG)
 
 fetch-check: $(VENV)/complete  ## licences, token, pins and disk of the study, before anything is downloaded
-	$(SAY)
-	$(BIN)/python scripts/fetch_check.py $(CONFIG)
+	$(SAY_WHERE)
+	$(BIN)/python scripts/fetch_check.py $(CONFIG) --profile $(PROFILES)
 
 fetch: $(VENV)/complete  ## all that the study needs from the network, which only this step uses
 	$(SAY)
@@ -107,8 +109,8 @@ canary: $(VENV)/complete  ## one cell of the study, twenty steps, ten responses,
 	$(SNAKEMAKE) $(CANARY)
 
 status: $(VENV)/complete  ## the state of every cell of the study
-	$(SAY)
-	$(BIN)/python scripts/status.py $(CONFIG)
+	$(SAY_WHERE)
+	$(BIN)/python scripts/status.py $(CONFIG) --profile $(PROFILES)
 
 regrade: $(VENV)/complete  ## grade and score every stored response of the study again, nothing else
 	$(SAY_WHERE)

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from valley import check, flags, grid, records
+from valley import check, flags, grid, profiles, records
 from valley.grid import Cell
 from valley.places import Places
 
@@ -126,18 +126,59 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
         if record
         else "waiting"
     )
+    if stage == "waiting" and not locked and (reason := blocked(places, cell)):
+        stage = reason
     return ", ".join([stage, *notes])
+
+
+def blocked(places: Places, cell: Cell) -> str | None:
+    """What a cell that has nothing yet waits for: the nearest of the jobs before it that failed, with its last line."""
+    config, seed, logs = places.config, cell.seed, places.logs
+    order, run = grid.order_seed(config, seed), cell.parsed
+    before = [
+        ("pretrain", places.base(cell.model, seed), logs / f"pretrain/{cell.model}.seed{seed}.log"),
+        ("fetch_model", places.base(cell.model, seed), logs / f"fetch_model/{cell.model}.log"),
+    ]
+    if run.size:
+        before += [
+            ("synthesize", places.traces, logs / "synthesize.log"),
+            ("fetch_traces", places.traces, logs / "fetch_traces.log"),
+            ("order_traces", places.pool(order), logs / f"order_traces/seed{order}.log"),
+            ("subset", places.subset_of(cell), logs / f"subset/{run.size}.seed{order}.log"),
+        ]
+    for task in config["grid"]["tasks"]:
+        before.append(("fetch_task", places.task(task), logs / f"fetch_task/{task}.log"))
+    if run.rl:
+        start = cell.sibling(run.start)
+        name = f"{start.model}.{start.run}.seed{seed}.log"
+        before += [
+            (rule, places.of(start, "train.json"), logs / rule / name) for rule in ("preflight", "sft")
+        ]
+        if run.step is not None:
+            whole = cell.sibling(run.whole)
+            before.append(
+                ("rl", places.of(whole, "train.json"), logs / f"rl/{whole.model}.{whole.run}.seed{seed}.log")
+            )
+    for rule, made, log in before:
+        if not made.exists() and log.exists() and (said := last_line(log)):
+            return f"waits for {rule}, which failed: {said} ({log})"
+    return None
 
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
+    flags.add_configs(parser)
+    parser.add_argument(
+        "--failures", action="store_true", help="only what failed, of a run that has just ended"
+    )
     args = parser.parse_args()
 
-    config, now = check.load(args.configfile), {}
-    jobs, locked = queue(Path(".")), any(Path(".snakemake/locks").glob("*"))
+    config, now = check.load(args.configfile, profiles.config(profiles.read(args.profile))), {}
+    jobs, locked = queue(Path(".")), not args.failures and any(Path(".snakemake/locks").glob("*"))
     states = {cell: state(Places(config), cell, now, jobs, locked) for cell in grid.cells(config)}
     width = max(len(f"{model} {run}") for model, run, _ in states)
+    if args.failures:
+        states = {cell: text for cell, text in states.items() if "failed" in text}
     for (model, run, seed), text in states.items():
         print(f"{f'{model} {run}':{width}}  seed {seed}  {text}")
     count = collections.Counter(text.split(",")[0].split(":")[0] for text in states.values())

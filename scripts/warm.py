@@ -184,6 +184,8 @@ def serve(path: Path):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]))
+    elif sys.argv[1:2] in (["--help"], ["-h"]):
+        print(__doc__)
     elif len(sys.argv) < 2:
         sys.exit(__doc__)
     else:

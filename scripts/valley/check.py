@@ -20,14 +20,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 
 
-def load(files: list[Path]) -> dict:
-    """config.yaml with further files merged in, as Snakemake does it: mappings merge, lists are replaced."""
+def load(files: list[Path], settings: dict | None = None) -> dict:
+    """config.yaml with further files and single settings merged in, as Snakemake does it.
+
+    Mappings merge, lists are replaced. `settings` are those of a profile.
+    """
     import yaml
     from snakemake.utils import update_config
 
     config: dict = {}
     for file in [ROOT / "config.yaml", *files]:
         update_config(config, yaml.safe_load(file.read_text(encoding="utf-8")))
+    update_config(config, settings or {})
     return config
 
 

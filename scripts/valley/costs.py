@@ -19,6 +19,49 @@ def load() -> dict:
     return yaml.safe_load((check.ROOT / "workflow/reference/costs.yaml").read_text(encoding="utf-8"))
 
 
+def on_card(preset: dict, card: dict, of: dict) -> dict:
+    """A preset on another card than it holds for: training by the peaks, sampling by the memory's bandwidths."""
+    faster = card["bandwidth"] / of["bandwidth"]
+    return preset | {
+        "peak_flops": card["peak_flops"],
+        "rl_tokens": round(preset["rl_tokens"] * faster),
+        "generate_tokens": round(preset["generate_tokens"] * faster),
+    }
+
+
+def state_gigabytes(config: dict, model: str) -> float:
+    """Memory a card takes for the weights, gradients and optimiser states of SFT, without activations.
+
+    16 bytes a parameter; ZeRO-2 shards all but the weights over the cards, ZeRO-3 all (Rajbhandari et al. 2020, figure 1).
+    """
+    settings = config["sft"] | config["models"][model].get("sft", {})
+    cards, size = max(1, config["models"][model].get("gpus", 0)), billions(config, model)
+    stage = Path(settings.get("deepspeed") or "").stem
+    whole = 0 if stage.startswith("zero3") else 2 if stage.startswith("zero2") else 16
+    return size * (whole + (16 - whole) / cards)
+
+
+def seconds(job: dict, config: dict, costs: dict, preset: dict, measured: dict) -> tuple[float, bool]:
+    """Seconds of a job on all its GPUs together, and whether a finished job of its rule and cell tells."""
+    found = measured.get((job["rule"], f"{job['wildcards'].get('model')}.{job['wildcards'].get('run')}"))
+    if found is not None:
+        return found * max(1, job["gpus"]), True
+    return modelled_seconds(job, config, costs, preset), False
+
+
+def endless(jobs: list[dict], limit, tries: int) -> list[tuple[dict, float, float]]:
+    """Jobs that cannot end: (job, hours it takes, hours it gets), the longest first.
+
+    `limit` gives the minutes of a rule's jobs; a training continues from its checkpoint, so each try counts.
+    """
+    found = []
+    for job in jobs:
+        hours, given = job["seconds"] / max(1, job["gpus"]) / 3600, limit(job["rule"]) * tries / 60
+        if hours > given:
+            found.append((job, hours, given))
+    return sorted(found, key=lambda entry: -entry[1])
+
+
 def billions(config: dict, model: str) -> float:
     """Billions of parameters of a model, an error where the catalogue does not say."""
     if (count := grid.billions(config, model)) is None:
@@ -154,7 +197,6 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
     end = weights * costs["bytes_a_parameter"] + tokens * costs["response_bytes_a_token"] / GIGA
     end += costs["data_gigabytes"] if config["traces"]["source"] != "synthetic" else 0
     states = [billions(config, job["wildcards"]["model"]) for job in jobs if job["rule"] in ("sft", "rl")]
-    at_once = sorted(states, reverse=True)[
-        : max(1, gpus // max([job["gpus"] for job in jobs] or [1], default=1))
-    ]
+    widest = max((job["gpus"] for job in jobs), default=0)
+    at_once = sorted(states, reverse=True)[: max(1, gpus // max(1, widest))]
     return end, end + sum(at_once) * costs["state_bytes_a_parameter"]

@@ -31,6 +31,12 @@ def slurm_problem() -> str | None:
     )
 
 
+def ends_without_memory(folder: Path) -> int:
+    """How many of the SLURM logs in a folder tell that the kernel ended the job for want of memory; four at most."""
+    logs = sorted(folder.glob("*.log"))
+    return min(4, sum("oom_kill" in log.read_text(encoding="utf-8", errors="replace") for log in logs))
+
+
 def prepare(warm_start: bool):
     """Set what jobs need: this interpreter first on PATH, no hub, quiet libraries; for CPU studies a thrifty
     allocator.

@@ -63,7 +63,7 @@ rule preflight:
     conda:
         CPU_ENV
     resources:
-        mem_mb=memory(16000),
+        mem_mb=memory("preflight", 16000),
         runtime=60,
         slurm_extra=nice,
     params:
@@ -98,7 +98,7 @@ rule sft:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory(128000),
+        mem_mb=memory("sft", 128000),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
@@ -133,7 +133,7 @@ rule rl:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory(256000),
+        mem_mb=memory("rl", 256000),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.rl_settings),
