@@ -27,7 +27,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format plan power fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
+.PHONY: help demo run test test-slow test-slurm lint format check plan power fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -80,6 +80,10 @@ format: $(VENV)/complete  ## format and mend what can be mended by machine
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
+check: $(VENV)/complete  ## own model, traces and tasks held to what the study counts on, in seconds: make check STUDY=my.yaml
+	$(SAY)
+	$(BIN)/python scripts/check.py $(CONFIG)
+
 plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1 CARD=a100
 	$(SAY_WHERE)
 	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) --card $(CARD)
@@ -116,9 +120,10 @@ regrade: $(VENV)/complete  ## grade and score every stored response of the study
 	$(SAY_WHERE)
 	$(SNAKEMAKE) --forcerun grade --allowed-rules grade score regrade -- regrade
 
+# Without the folder's lock: everything it makes is written whole, so it can be called while the study runs.
 page: $(VENV)/complete  ## the page of what is finished of the study so far, gaps named
 	$(SAY_WHERE)
-	$(SNAKEMAKE) --config unfinished=True -- all
+	$(SNAKEMAKE) --nolock --config unfinished=True -- all
 
 release: $(VENV)/complete  ## a folder of scores, grades, tables and page of the study to publish, without weights
 	$(SAY_WHERE)

@@ -24,7 +24,7 @@ CACHE = REPOSITORY / ".pytest_cache/axe"
 # The page is opened in a frame of the wanted width: a window cannot be as narrow as a telephone.
 FRAME = """<!doctype html><body style="margin:0"><iframe src="{page}" style="border:0;width:{width}px;height:{height}px"></iframe>
 <script>addEventListener("message", event => {{ const note = document.createElement("script"); note.type = "application/json"; note.id = "found";
-note.textContent = event.data; document.body.append(note); }});</script></body>"""
+note.textContent = event.data.replaceAll("<", "\\\\u003c"); document.body.append(note); }});</script></body>"""
 PROBE = """<script>
 const wrong = [];
 addEventListener("error", event => wrong.push(event.message));

@@ -7,7 +7,7 @@ import jinja2
 import markupsafe
 import pandas
 
-from valley import places
+from valley import places, plain
 from valley.figures import verdicts
 from valley.grid import Cell
 
@@ -73,10 +73,14 @@ def alt(rows: pandas.DataFrame, models: int = 4) -> str:
 
 
 def render(template: Path, **values) -> str:
-    """A page from its template, in which a value that is missing is an error; `| number` formats table cells."""
+    """A page from its template, in which a value that is missing is an error; `| number` formats table cells.
+
+    Texts are escaped and shown without control characters, whoever wrote them.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
+        finalize=lambda value: plain.visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
