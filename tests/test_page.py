@@ -10,6 +10,7 @@ import browser
 import costs
 import pandas
 import pytest
+import yaml
 from conftest import SMOKE, TOKEN, run, snakemake
 
 from valley import places, plain, records
@@ -226,6 +227,8 @@ def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(fi
     run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], release)
     card = (release / "README.md").read_text()
     assert "Licences" in card
+    for config in yaml.safe_load(card.split("---")[1])["configs"]:  # as the hub reads it
+        assert len(pandas.read_parquet(release / config["data_files"])), config
     before = {file.name: file.read_bytes() for file in (release / "report/figures").glob("*.csv")}
     shutil.rmtree(finished / "studies")
     for made in ("figures", "page.html"):
