@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--data", required=True, type=Path)
     args = parser.parse_args()
 
-    tables = {name: tidy.read(args.tables / f"{name}.csv") for name in tidy.NEEDED}
+    tables = {name: tidy.read_table(args.tables / f"{name}.csv") for name in tidy.NEEDED}
     tasks = Tasks(args.headline, args.length, args.calculations)
     figure, data = FIGURES[args.figure](tables, tasks)
     svg.save(figure, args.svg, args.png)

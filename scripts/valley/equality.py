@@ -624,9 +624,7 @@ def prepare_worker():
 
 
 def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
-    """In a worker: the grade of one pair (None: given up, it took too long or too much memory) and the seconds it
-    of CPU it took.
-    """
+    """In a worker: the grade of one pair (None: given up for time or memory) and the seconds of CPU it took."""
 
     def stop(_signal, _frame):
         raise TookTooLong

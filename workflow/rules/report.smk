@@ -11,6 +11,7 @@ SHOWN = [
     for c in by_size(DONE)
     if c.parsed.step is None and c.seed == min(d.seed for d in DONE if d[:2] == c[:2])
 ]
+PAGED = [c for c in DONE if c.parsed.step is None]  # the cells with a page of their own
 CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
 AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
@@ -191,6 +192,38 @@ if not config["unfinished"] or all(map(Path.exists, SHOWN_RESPONSES)):
             "python {input.script:q} --results {params.results:q} --cells {params.cells:q} --out {output:q} 2> {log:q}"
 
 
+PAGED_RESPONSES = [PLACES.responses(c, task) for c in PAGED for task in TASKS]
+if not config["unfinished"] or all(map(Path.exists, PAGED_RESPONSES)):
+
+    # A page for every cell but the checkpoints along RL, with a sample of its responses.
+    rule cell_pages:
+        input:
+            script="scripts/cell_pages.py",
+            code=imports("cell_pages"),
+            template="workflow/report/cell.html.jinja",
+            shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
+            config=at("report/config.json"),
+            scores=[str(PLACES.of(c, "scores.json")) for c in PAGED],
+            grades=[str(PLACES.of(c, "grades.parquet")) for c in PAGED],
+            responses=list(map(str, PAGED_RESPONSES)),
+            cards=CARDS,
+        output:
+            directory(at("report/cells")),
+        log:
+            at("logs/cell_pages.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            study=lambda w: config["root"],
+            cells=list(map(str, PAGED)),
+        message:
+            "Write the pages of the cells"
+        shell:
+            "python {input.script:q} --study {params.study:q} --config {input.config:q} --cells {params.cells:q}"
+            " --template {input.template:q} --out {output:q} 2> {log:q}"
+
+
 # The whole configuration, whatever files and flags it came from: what a released report is rebuilt with.
 rule configuration:
     output:
@@ -290,6 +323,9 @@ rule page:
         script="scripts/page.py",
         code=imports("page"),
         template="workflow/report/page.html.jinja",
+        shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
+        claims="workflow/reference/claims.yaml",
+        cells=at("report/cells"),
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs", "floors"]],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
@@ -313,7 +349,8 @@ rule page:
         "Write the page"
     shell:
         "python {input.script:q} --study {params.study:q} --report {params.report:q} --figures {params.figures:q} --captions"
-        " workflow/report --template {input.template:q} --grid {params.grid:q} {params.miniature:q} --out {output:q} 2> {log:q}"
+        " workflow/report --template {input.template:q} --claims {input.claims:q} --grid {params.grid:q} {params.miniature:q}"
+        " --out {output:q} 2> {log:q}"
 
 
 # What others need to check the study or redraw its page, without weights: make release.
