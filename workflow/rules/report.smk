@@ -203,6 +203,10 @@ rule calibrate:
 rule figure:
     input:
         script="scripts/figure.py",
+        figures=[
+            f"scripts/valley/figures/{name}.py"
+            for name in ("tidy", "style", "panels", "svg", "sizes", "bars", "runs")
+        ],
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
@@ -252,6 +256,7 @@ rule costs:
 rule page:
     input:
         script="scripts/page.py",
+        html="scripts/valley/figures/html.py",
         template="workflow/report/page.html.jinja",
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
         examples=at("report/tables/examples.parquet"),
