@@ -11,7 +11,7 @@ PARTITION ?= gpu
 REQUEST ?= --gpus=1
 CANARY = $(if $(findstring miniature,$(STUDY)),config/canary-miniature.yaml,config/canary.yaml)
 
-.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page figures release compare lock
+.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page forecast figures release compare lock
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -78,10 +78,13 @@ regrade: $(VENV)/complete  ## grade and score every stored response again, nothi
 	$(BIN)/snakemake --profile profiles/local $(STUDY) --forcerun grade --allowed-rules grade score regrade -- regrade
 
 # What is cheap to make from scores and grades; a released folder has the rest.
-REDRAWN := aggregate analyse recovery claims figure page
+REDRAWN := aggregate analyse recovery claims forecast figure page
 
 page: $(VENV)/complete  ## the page of what is finished so far, gaps named: make page STUDY=
 	$(BIN)/snakemake --profile profiles/local $(STUDY) --config unfinished=True --allowed-rules $(REDRAWN) costs examples configuration all -- all
+
+forecast: $(VENV)/complete  ## what larger sizes would give, from the smallest and other models' curves: make forecast STUDY=
+	$(BIN)/snakemake --profile profiles/local $(STUDY) --config unfinished=True --allowed-rules aggregate analyse configuration forecast -- forecast
 
 figures: $(VENV)/complete  ## tables, figures and page from a released folder, no GPU: make figures FROM=<folder>
 	$(BIN)/snakemake --profile profiles/local --configfile $(FROM)/report/config.json --config root=$(FROM) unfinished=True warm_start=True --forcerun aggregate analyse --allowed-rules $(REDRAWN) all -- all

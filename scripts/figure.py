@@ -10,7 +10,7 @@ from pathlib import Path
 
 from valley import flags, records
 from valley.analysis.measures import Tasks
-from valley.figures import bars, runs, sizes, svg, tidy
+from valley.figures import bars, forecast, runs, sizes, svg, tidy
 
 FIGURES = {
     "valley": sizes.valley,
@@ -23,6 +23,7 @@ FIGURES = {
     "budget": runs.budget,
     "errors": runs.errors,
     "rl": runs.rl,
+    "forecast": forecast.forecast,
 }
 
 

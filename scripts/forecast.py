@@ -1,6 +1,6 @@
 """What would larger sizes give? From the base and the two or three smallest sizes of each model, with 90 % intervals.
 
-    python scripts/forecast.py --cells report/tables/cells.parquet --config report/config.json --tables report/tables
+    python scripts/forecast.py --cells report/tables/cells.csv --config report/config.json --tables report/tables
     python scripts/forecast.py --test 2
 
 Learnt from whole curves of other models: the paper's, this study's, and those of `--others`, folders of studies or of
@@ -22,13 +22,14 @@ from valley.analysis import forecast, tables
 def study_curves(cells: Path, config: Path) -> tuple[list[forecast.Curve], dict]:
     """(curves of a study, its config), from its table and its configuration."""
     known = records.read_json(config)
-    return forecast.from_cells(records.read_parquet(cells).to_pandas(), known), known
+    return forecast.from_cells(pandas.read_csv(cells), known), known
 
 
-def sizes_of(config: dict) -> list[int]:
-    """The sizes at which the grid trains by the protocol."""
-    runs = [cell.parsed for cell in grid.cells(config)]
-    return sorted({grid.examples_of(config, run.size) for run in runs if run.is_protocol})
+def sizes_of(config: dict) -> dict[int, str]:
+    """The run of each size at which the grid trains by the protocol, by its examples."""
+    runs = {cell.run: cell.parsed for cell in grid.cells(config)}
+    found = {grid.examples_of(config, run.size): name for name, run in runs.items() if run.is_protocol}
+    return dict(sorted(found.items()))
 
 
 def markdown(table: pandas.DataFrame) -> str:
@@ -68,7 +69,7 @@ def markdown(table: pandas.DataFrame) -> str:
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--cells", type=Path, help="the study's table of cells (parquet)")
+    parser.add_argument("--cells", type=Path, help="the study's table of cells")
     parser.add_argument("--config", type=Path, help="the study's configuration (report/config.json)")
     parser.add_argument(
         "--others", type=Path, nargs="*", default=[], help="folders of other studies or releases"
@@ -89,22 +90,36 @@ def main():
         parser.error("--cells, --config and --tables, or --test")
     mine, config = study_curves(args.cells, args.config)
     for folder in args.others:
-        known += study_curves(folder / "report/tables/cells.parquet", folder / "report/config.json")[0]
-    rows, models = [], []
+        known += study_curves(folder / "report/tables/cells.csv", folder / "report/config.json")[0]
+    rows, models, sizes = [], [], sizes_of(config)
     for curve in mine:
         others = [one for one in [*mine, *known] if one is not curve]
-        made = forecast.forecast(curve, others, sizes_of(config), args.confidence)
-        rows += [] if isinstance(made, str) else forecast.sizes_table(made)
+        made = forecast.forecast(curve, others, sizes, args.confidence)
+        for row in [] if isinstance(made, str) else forecast.sizes_table(made):
+            rows.append(row | {"run": sizes[row["examples"]]})
         models.append(forecast.models_row(curve, made))
-    empty = ["model", "from", "examples", "forecast", "low", "high", "above_base", "others", "wider"]
+    columns = [
+        "model",
+        "seed",
+        "run",
+        "examples",
+        "from",
+        "forecast",
+        "low",
+        "high",
+        "above_base",
+        "others",
+        "wider",
+    ]
     found = {
-        "forecast": pandas.DataFrame(rows, columns=empty),
+        "forecast": pandas.DataFrame(rows, columns=columns),
         "forecast_models": pandas.DataFrame(models),
         "forecast_tested": forecast.tested_rows([*mine, *known], 2, args.confidence),
     }
     tables.write(args.tables, found)
     for row in models:
-        print(row.get("sentence") or f"{row['model']}: {row['why_not']}")
+        if row["why_not"] != forecast.NOTHING_LEFT:
+            print(row.get("sentence") or f"{row['model']}: not forecast, {row['why_not']}")
     records.done(f"forecasts of {found['forecast'].model.nunique()} of {len(mine)} curves", args.tables)
 
 

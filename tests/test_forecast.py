@@ -156,9 +156,9 @@ def test_the_script_writes_tables_of_their_own_and_says_that_it_forecast(tmp_pat
     config = json.loads(json.dumps(forecast_config()))
     first = {0: 0.27, 8000: 0.19, 16000: 0.24}
     table = study_table({("q", 0): first, ("g", 0): {0: 0.2, 8000: 0.05}})
-    table.to_parquet(tmp_path / "cells.parquet")
+    table.to_csv(tmp_path / "cells.csv", index=False)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, REPOSITORY / "scripts/forecast.py", "--cells", tmp_path / "cells.parquet"]
+    command = [sys.executable, REPOSITORY / "scripts/forecast.py", "--cells", tmp_path / "cells.csv"]
     command += ["--config", tmp_path / "config.json", "--tables", tmp_path / "out"]
     said = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
     assert "Forecast, not measured: Qwen2.5-1.5B-Instruct" in said

@@ -17,6 +17,7 @@ AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
 RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
+FORECAST = ["forecast", "forecast_models", "forecast_tested"]
 
 # A figure is drawn where the grid has what it shows.
 FIGURES = [
@@ -29,6 +30,7 @@ FIGURES = [
     *(["arithmetic", "errors"] if config["report"]["calculations"] else []),
     *(["recipes"] if any(c.parsed.recipe for c in CELLS) else []),
     *(["rl"] if any(c.parsed.rl for c in CELLS) else []),
+    *(["forecast"] if len({c.run for c in CELLS if c.parsed.is_protocol}) > 2 else []),
 ]
 
 
@@ -138,6 +140,30 @@ rule claims:
         " 2> {log}"
 
 
+# What larger sizes would give: make forecast. Its tables are its own; none of it stands beside a measurement.
+rule forecast:
+    input:
+        script="scripts/forecast.py",
+        cells=table("cells"),
+        config=at("report/config.json"),
+        reference="workflow/reference/paper_fig2.csv",
+    output:
+        report([table(name) for name in FORECAST], category="Forecast", caption="../report/forecast.rst"),
+    log:
+        at("logs/forecast.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        tables=lambda w: at("report/tables"),
+        others=config["report"]["others"],
+    message:
+        "Forecast the sizes that are not measured"
+    shell:
+        "python {input.script} --cells {input.cells} --config {input.config} --others {params.others}"
+        " --reference {input.reference} --tables {params.tables} 2> {log}"
+
+
 # Texts for the page: the first seed of every run but the checkpoints along RL.
 rule examples:
     input:
@@ -207,7 +233,7 @@ rule figure:
             f"scripts/valley/figures/{name}.py"
             for name in ("tidy", "style", "panels", "svg", "sizes", "bars", "runs")
         ],
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, "forecast"]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),

@@ -22,6 +22,7 @@ NOISE = 0.019  # SD of the accuracy of one cell: a change of one seed on 30/40/5
 TRAINING = 0.01  # SD of one training, as the verdicts' prior has it
 EDGE = 0.005  # accuracies are kept this far from 0 and 1: their logits have no end
 NOTABLE = 1.25  # times as wide as for a model like the others: said in words
+NOTHING_LEFT = "no larger size is left to forecast"
 SETTLED = 0.01  # a doubling of the data that gains less than this gains nothing
 
 
@@ -32,6 +33,8 @@ class Curve(NamedTuple):
     base: float | None
     points: dict[int, float]
     noise: float = NOISE  # SD of each
+    model: str = ""  # its name in the study, where it is one of it
+    seed: int | None = None  # of a model that is another with every seed
 
 
 class Forecast(NamedTuple):
@@ -168,7 +171,7 @@ def forecast(curve: Curve, others: list[Curve], sizes: Iterable[int], confidence
             f"measured at {len(used)} size{'s' * (len(used) != 1)}: one point has no slope, two are the least"
         )
     if not wanted:
-        return "no larger size is left to forecast"
+        return NOTHING_LEFT
     read = {
         one.name: read_at(one, [*used, *wanted]) for one in others if not is_same_model(one.name, curve.name)
     }
@@ -287,7 +290,8 @@ def sizes_table(made: Forecast) -> list[dict]:
     """A row a forecast size."""
     return [
         {
-            "model": made.curve.name,
+            "model": made.curve.model or made.curve.name,
+            "seed": made.curve.seed,
             "from": " ".join(map(str, made.used)),
             "examples": size,
             "forecast": made.value[i],
@@ -323,7 +327,8 @@ def tested_rows(curves: list[Curve], smallest: int, confidence: float) -> pandas
 def models_row(curve: Curve, made: Forecast | str) -> dict:
     """What a model's forecast says in one row: back at its base, where it stops gaining; or why there is none."""
     row = {
-        "model": curve.name,
+        "model": curve.model or curve.name,
+        "seed": curve.seed,
         "from": " ".join(map(str, sorted(curve.points))),
         "base": curve.base,
         "why_not": "",
@@ -393,7 +398,7 @@ def from_cells(cells: pandas.DataFrame, config: dict) -> list[Curve]:
             base = means.pop(0, None)
             points = {int(n): float(a) for n, a in means.items()}
             label = f"{model}/seed{seed}" if own else name
-            found.append(Curve(label, base, points, noise(part, 1 if own else seeds)))
+            found.append(Curve(label, base, points, noise(part, 1 if own else seeds), model, seed))
     return found
 
 
