@@ -1,5 +1,4 @@
-"""Sample responses of one cell to one task: k samples a problem, every sampling parameter explicit and
-recorded.
+"""Sample one cell's responses to one task: k samples a problem, every sampling parameter recorded.
 
     python scripts/generate.py --model models/S/seed0 --task data/tasks/chain.parquet --out /tmp/chain.parquet \\
         --samples 1 --temperature 0.6 --top-p 0.95 --max-new-tokens 320 --max-context 512 --seed 0 --engine transformers

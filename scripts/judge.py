@@ -1,5 +1,4 @@
-"""Have an open model label the responses of one cell with the paper's four categories of reflection (section
-6).
+"""Have an open model label one cell's responses with the paper's categories of reflection (section 6).
 
     python scripts/judge.py --model models/qwen2.5-7b/fetched --responses results/S/base/seed0/responses/math500.parquet \\
         --tasks data/tasks/math500.parquet --prompt workflow/reference/judge_prompt.txt --max-characters 30000 \\
@@ -108,7 +107,11 @@ def write_labels(args):
     items = [(what, row) for (what, _), row in zip(asked, ids, strict=True)]
     table, record = chunks.generated(args, tokenizer, items, sources, label, ["task", "id", "sample"], schema)
     said = collections.Counter(map(reflection.category, table["label"].to_pylist()))
-    records.write_parquet(args.out, table, provenance=record | {"labels": dict(said)})
+    records.write_parquet(
+        args.out,
+        table,
+        provenance=record | {"labels": dict(said), "prompt_sha256": records.sha256(args.prompt)},
+    )
     chunks.finish(args.out, record)
     counts = ", ".join(f"{said[name]} {name}" for name in (*reflection.CATEGORIES, reflection.UNREADABLE))
     records.done(f"{table.num_rows} labels: {counts}", args.out, record["seconds"])

@@ -56,9 +56,7 @@ def normal(text: str) -> str:
 
 
 def ngrams(text: str) -> set:
-    """All runs of NGRAM words of a problem (punctuation aside); the normalised text itself when it is
-    shorter.
-    """
+    """All runs of NGRAM words of a problem, punctuation aside; of a shorter one its normalised text."""
     words = re.findall(r"[a-z0-9]+", text.lower())
     if len(words) < NGRAM:
         return {normal(text)}
@@ -124,9 +122,7 @@ def bucket_folder(out: Path):
 
 
 def scatter(measured, folder: Path, schema, total: int, tally: dict):
-    """Write the rows within the limit into the buckets of `folder` by their place; show progress every ten
-    seconds.
-    """
+    """Write the rows within the limit into the buckets of `folder` by their place, showing progress."""
     import pyarrow
 
     options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
@@ -156,9 +152,7 @@ def scatter(measured, folder: Path, schema, total: int, tally: dict):
 
 
 def gather(folder: Path, leaks: list[float]):
-    """Yield the buckets of `folder` in order, each sorted by place, with `leaks_before` in place of the place
-    itself.
-    """
+    """Yield the buckets of `folder` in order, each sorted by place, `leaks_before` in place of the place."""
     import numpy
     import pyarrow
 

@@ -44,9 +44,7 @@ def pick(rows: list[dict], *columns: str, **wanted) -> list[dict]:
 
 
 def graders(cells: list[dict]) -> list[dict]:
-    """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last
-    number adds.
-    """
+    """What each grader says of each run, mean over seeds: accuracies, disputes, what the last number adds."""
     columns = [
         "accuracy",
         "accuracy_boxed",
@@ -68,9 +66,7 @@ def checkpoints(rows: list[dict]) -> set[str]:
 
 
 def drop(rows: list[dict]) -> list[dict]:
-    """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the
-    solved problems.
-    """
+    """The split of each run's drop, mean over seeds, and what became of the problems its base solved."""
     table = pandas.DataFrame(rows)
     table = table[~table.run.isin(checkpoints(rows))].astype({"change": float, "of_solved": float})
     wide = table.pivot_table(

@@ -1,5 +1,4 @@
-"""The state of every cell of a study: what is done, runs, failed or waits, and what was made by other code or
-from other data.
+"""The state of every cell: done, running, failed or waiting, and what other code or data made.
 
     python scripts/status.py --configfile config/miniature.yaml
 
@@ -38,9 +37,7 @@ def digest_of(file: str) -> str:
 
 
 def queue(folder: Path) -> dict[str, str]:
-    """This folder's SLURM jobs, by the comment that names rule and wildcards: `job 12 running 1:02` and the
-    like.
-    """
+    """This folder's SLURM jobs by the comment that names rule and wildcards: `job 12 running 1:02`."""
     if not shutil.which("squeue"):
         return {}
     command = ["squeue", "--noheader", "--format", "%A|%T|%M|%Z|%k"]

@@ -1,5 +1,4 @@
-"""Run a script in a process that has already imported torch, transformers and TRL: the same result, seconds
-sooner.
+"""Run a script in a process that has already imported torch, transformers and TRL: seconds sooner.
 
     python scripts/warm.py scripts/sft.py --model … --out …        # as `python scripts/sft.py --model … --out …`
 
@@ -47,9 +46,7 @@ START_UP = (
 
 
 def socket_path() -> Path:
-    """Where the server of this user, interpreter and start-up environment listens (a folder only we can
-    enter).
-    """
+    """Where the server of this user, interpreter and environment listens (a folder only we can enter)."""
     identity = [sys.executable, Path(__file__).read_text(), *map(os.environ.get, START_UP)]
     folder = Path(tempfile.gettempdir()) / f"valley-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from valley import environment, prompts
 
-# No token of the usual tokenizers spans certain places, so the counts of the pieces between them add up: those
-# of frequent pieces are remembered, the rest of a trace is tokenised as one text (any two pieces meet at such a
-# place, too). `pieces_of` says where a tokenizer has them, if it does.
+# No token of the usual tokenizers spans certain places, so the counts of the pieces between them add up:
+# those of frequent pieces are remembered, the rest of a trace is tokenised as one text (any two pieces meet
+# at such a place, too). `pieces_of` says where a tokenizer has them, if it does.
 KNOWN_PIECES = 200_000
 
 

@@ -34,8 +34,7 @@ def decide(ends: tuple[float, float], expect: dict) -> str:
 
 
 def every(estimates: list[Estimate], expect: dict, confidence: float) -> str:
-    """Verdict on "every": holds when each does (intersection–union: no correction), fails when one does under
-    Holm's.
+    """Verdict on "every": holds when each does (no correction), fails when one does under Holm's.
 
     Holm's first step tests the most extreme of m at 1 − α/m (Holm 1979); one rejection refutes "every".
     """
@@ -54,8 +53,7 @@ def some(estimates: list[Estimate], expect: dict, confidence: float) -> str:
 
 
 def would_decide(e: Estimate, expect: dict, confidence: float) -> str:
-    """What would move an undecided interval off the threshold, were the estimate the truth: samples, problems
-    or seeds.
+    """What would move an undecided interval off the threshold: samples, problems or seeds.
 
     More samples shrink only what sampling adds to the interval; the choice of problems and the seed of the
     training stay.
@@ -88,9 +86,7 @@ def would_decide(e: Estimate, expect: dict, confidence: float) -> str:
 
 
 def sign_test(e: Estimate, expect: dict) -> str:
-    """How many seeds lie on the expected side, and what a sign test makes of it: next to nothing of few
-    seeds.
-    """
+    """How many seeds lie on the expected side, and what a sign test makes of so few."""
     count = len(e.by_seed)
     side = "below" if "below" in expect else "above" if "above" in expect else None
     if count < 2 or side is None:
@@ -152,9 +148,7 @@ def decided(
 
 
 def order(points: pandas.DataFrame, parameters: dict[str, float], confidence: float) -> tuple[str, str]:
-    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau by permutation, recovery at
-    its estimate.
-    """
+    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau by permutation."""
     from scipy import stats
 
     known = points[points.model.isin(parameters)]
@@ -176,9 +170,7 @@ def order(points: pandas.DataFrame, parameters: dict[str, float], confidence: fl
 
 
 def adds_up(study: Study, fits: pandas.DataFrame, part: dict, confidence: float) -> tuple[str, str]:
-    """(verdict, why) of p^k: refuted where the test rejects it (Holm over models), never proved by not being
-    rejected.
-    """
+    """(verdict, why) of p^k: refuted where the test rejects it (Holm), never proved by not being rejected."""
     chosen = [(m, r) for m in asked_of(study, part) for r in study.resolve(m, part["of"])]
     table = fits.set_index(["model", "run"])
     known = [pair for pair in chosen if pair in table.index]

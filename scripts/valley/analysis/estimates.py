@@ -131,9 +131,7 @@ def guard(seeds: list[tuple], tasks: list[str], column: int, how: str) -> float:
 
 
 def over_samples(seeds: list[tuple], tasks: list[str], column: int, how: str) -> float:
-    """Standard error over samples alone: posterior variance of each problem's rate under Jeffreys' prior; 0
-    for a ratio.
-    """
+    """Standard error over samples alone (Jeffreys' prior on each problem's rate); 0 for a ratio."""
     from scipy import stats
 
     if how == "over":

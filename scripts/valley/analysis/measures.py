@@ -6,8 +6,8 @@ import numpy
 
 from valley.grading import GRADERS
 
-# Means over the samples of a problem. `tokens_reflective` is the mean of tokens × reflective, so that the lengths of
-# reflective responses follow from means.
+# Means over the samples of a problem. `tokens_reflective` is the mean of tokens × reflective, so that the
+# lengths of reflective responses follow from means.
 COLUMNS = (
     *GRADERS.values(),
     "tokens",
