@@ -39,7 +39,7 @@ def markdown(table: pandas.DataFrame) -> str:
         "| model | " + " | ".join(f"{size:,}" for size in sizes) + " | back at its base |",
         "|---" * (len(sizes) + 2) + "|",
     ]
-    shown = lambda size: forecast.count(size) if numpy.isfinite(size) else "never"  # noqa: E731
+    shown = lambda size: forecast.in_examples(size) if numpy.isfinite(size) else "never"  # noqa: E731
     for model, rows in table.groupby("model", sort=False):
         cells = [
             f"{100 * r.truth:.1f}: {100 * r.forecast:.1f} [{100 * r.low:.1f}–{100 * r.high:.1f}]"
@@ -94,7 +94,7 @@ def main():
     rows, models, sizes = [], [], sizes_of(config)
     for curve in mine:
         others = [one for one in [*mine, *known] if one is not curve]
-        made = forecast.forecast(curve, others, sizes, args.confidence)
+        made = forecast.forecast_of(curve, others, sizes, args.confidence)
         for row in [] if isinstance(made, str) else forecast.sizes_table(made):
             rows.append(row | {"run": sizes[row["examples"]]})
         models.append(forecast.models_row(curve, made))

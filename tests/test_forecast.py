@@ -26,7 +26,7 @@ def shortened(curve: Curve, sizes: int = FIRST) -> Curve:
 
 
 def made_of(curve: Curve, others: list[Curve], confidence: float = 0.9) -> forecast.Forecast:
-    made = forecast.forecast(curve, others, SIZES, confidence)
+    made = forecast.forecast_of(curve, others, SIZES, confidence)
     assert isinstance(made, forecast.Forecast), made
     return made
 
@@ -117,10 +117,10 @@ def test_noisier_measurements_widen_the_interval(paper):
 
 def test_one_point_is_refused_and_so_are_too_few_others(paper):
     one = paper[0]._replace(points={8000: 0.2})
-    assert "1 size:" in forecast.forecast(one, paper, SIZES, 0.9)
-    assert "4 curves of other models" in forecast.forecast(shortened(paper[0]), paper[:5], SIZES, 0.9)
+    assert "1 size:" in forecast.forecast_of(one, paper, SIZES, 0.9)
+    assert "4 curves of other models" in forecast.forecast_of(shortened(paper[0]), paper[:5], SIZES, 0.9)
     elsewhere = Curve("S", 0.5, {64: 0.1, 128: 0.4})
-    assert "0 curves" in forecast.forecast(elsewhere, paper, [64, 128, 1024], 0.9)
+    assert "0 curves" in forecast.forecast_of(elsewhere, paper, [64, 128, 1024], 0.9)
 
 
 def test_sizes_between_those_of_the_others_are_read_off_their_curves(paper):

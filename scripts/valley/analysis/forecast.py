@@ -17,7 +17,7 @@ from valley.analysis.paper import is_near, is_same_model
 from valley.grid import HEADLINE
 
 PENALTIES = numpy.geomspace(0.03, 100, 12)
-FEWEST = 5  # curves of others: the regression spends up to three degrees of freedom
+FEWEST_CURVES = 5  # curves of others: the regression spends up to three degrees of freedom
 NOISE = 0.019  # SD of the accuracy of one cell: a change of one seed on 30/40/500 problems has 2.68 points, two cells
 TRAINING = 0.01  # SD of one training, as the verdicts' prior has it
 EDGE = 0.005  # accuracies are kept this far from 0 and 1: their logits have no end
@@ -160,7 +160,7 @@ def unlikeness(rows: numpy.ndarray, row: numpy.ndarray) -> float:
     return max(1.0, float(variance(rows, row) / numpy.quantile(inside, 0.8)) ** 0.5)
 
 
-def forecast(curve: Curve, others: list[Curve], sizes: Iterable[int], confidence: float) -> Forecast | str:
+def forecast_of(curve: Curve, others: list[Curve], sizes: Iterable[int], confidence: float) -> Forecast | str:
     """The model at those `sizes` that lie beyond its measured ones, or a sentence that says why there is no forecast."""
     from scipy import special
 
@@ -176,10 +176,10 @@ def forecast(curve: Curve, others: list[Curve], sizes: Iterable[int], confidence
         one.name: read_at(one, [*used, *wanted]) for one in others if not is_same_model(one.name, curve.name)
     }
     whole = [one for one in others if one.name in read and not numpy.isnan(read[one.name]).any()]
-    if len(whole) < FEWEST:
+    if len(whole) < FEWEST_CURVES:
         return (
             f"{len(whole)} curves of other models reach from {used[0]:,} to {wanted[-1]:,} examples, "
-            f"{FEWEST} are the least"
+            f"{FEWEST_CURVES} are the least"
         )
     table = logits([read[one.name] for one in whole])
     first, last = 0, len(used) - 1
@@ -280,7 +280,7 @@ def tested(curves: list[Curve], smallest: int, confidence: float) -> list[tuple[
     for curve in curves:
         sizes = sorted(curve.points)
         start = curve._replace(points={size: curve.points[size] for size in sizes[:smallest]})
-        made = forecast(start, [one for one in curves if one.name != curve.name], sizes, confidence)
+        made = forecast_of(start, [one for one in curves if one.name != curve.name], sizes, confidence)
         if isinstance(made, Forecast):
             found.append((curve, made))
     return found
@@ -342,7 +342,7 @@ def models_row(curve: Curve, made: Forecast | str) -> dict:
     return row | {"sentence": sentence(curve, made, row)}
 
 
-def count(size: float) -> str:
+def in_examples(size: float) -> str:
     """A number of examples in words: to three digits where it is between sizes."""
     return f"{float(f'{size:.3g}'):,.0f}"
 
@@ -355,15 +355,17 @@ def sentence(curve: Curve, made: Forecast, row: dict) -> str:
         f"[{points(made.low[-1])}–{points(made.high[-1])}] at {made.sizes[-1]:,} examples"
     )
     if curve.base is not None:
-        between = f"{count(row['back_earliest'])} and " + (
-            count(row["back_latest"]) if math.isfinite(row["back_latest"]) else "beyond the largest size"
+        between = f"{in_examples(row['back_earliest'])} and " + (
+            in_examples(row["back_latest"])
+            if math.isfinite(row["back_latest"])
+            else "beyond the largest size"
         )
         if math.isinf(row["back_earliest"]):
             said += "; it would not be back at its base by then"
         elif math.isinf(row["back_at"]):
             said += f"; back at its base more likely not by then (probability {row['back_probability']:.2f})"
         else:
-            said += f"; back at its base at about {count(row['back_at'])} (between {between})"
+            said += f"; back at its base at about {in_examples(row['back_at'])} (between {between})"
     if made.unlike > NOTABLE:
         said += f"; it is unlike the {made.others} models the forecast comes from: its intervals are {made.unlike:.1f} times as wide"
     return said
@@ -398,11 +400,11 @@ def from_cells(cells: pandas.DataFrame, config: dict) -> list[Curve]:
             base = means.pop(0, None)
             points = {int(n): float(a) for n, a in means.items()}
             label = f"{model}/seed{seed}" if own else name
-            found.append(Curve(label, base, points, noise(part, 1 if own else seeds), model, seed))
+            found.append(Curve(label, base, points, curve_noise(part, 1 if own else seeds), model, seed))
     return found
 
 
-def noise(cells: pandas.DataFrame, seeds: float) -> float:
+def curve_noise(cells: pandas.DataFrame, seeds: float) -> float:
     """SD of the accuracy of a curve's points: of sampling, as the scores have it, and of training by the prior."""
     sampled = (cells.samples_high - cells.samples_low) / 2 / 1.96
     seeds = 1 if not seeds or math.isnan(seeds) else seeds
