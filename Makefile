@@ -25,7 +25,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format plan fetch-check fetch calibrate doctor canary status regrade page forecast next figures release compare lock
+.PHONY: help demo run test test-slow test-slurm lint format plan power fetch-check fetch calibrate doctor canary status regrade page forecast next figures release compare lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -78,9 +78,14 @@ format: $(VENV)/complete  ## format and mend what can be mended by machine
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-plan: $(VENV)/complete  ## jobs, GPU-hours, wall time and disk of the study: make plan STUDY=config/one-gpu.yaml GPUS=1
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1
 	$(SAY)
 	$(BIN)/python scripts/plan.py $(CONFIG) --gpus $(GPUS)
+	$(BIN)/python scripts/power.py $(CONFIG) --brief --repetitions 20
+
+power: $(VENV)/complete  ## what the study could decide: the odds of every verdict, before any data
+	$(SAY)
+	$(BIN)/python scripts/power.py $(CONFIG)
 
 fetch-check: $(VENV)/complete  ## licences, token, pins and disk of the study, before anything is downloaded
 	$(SAY)

@@ -1,10 +1,13 @@
 # What a name in a path stands for, and what a job of it needs.
 
+import ast
 import json
-import math
 import os
+import re
 import shlex
 from types import SimpleNamespace
+
+from snakemake.io import IOFile
 
 CELLS = grid.cells(config)
 PLACES = Places(config)
@@ -196,15 +199,15 @@ def launched(count):
     return f"python scripts/launch.py --gpus {count}" if count else "python"
 
 
-def launch(wildcards):
-    """How generation is started."""
+def launch(wildcards, resources):
+    """How generation is started: of operation, as `resources` tells (see `how`)."""
     return launched(gpus(wildcards))
 
 
 def launch_training(settings):
     """A function of wildcards: how training with `settings` (sft or rl) is started, one process a GPU."""
 
-    def line(wildcards):
+    def line(wildcards, resources):
         deepspeed = settings(config, wildcards.model, wildcards.run).get("deepspeed")
         count = training_gpus(wildcards)
         return launched(count) + (f" --deepspeed {shlex.quote(deepspeed)}" if deepspeed and count else "")
@@ -212,17 +215,70 @@ def launch_training(settings):
     return line
 
 
-def sft_flags(wildcards):
-    return flags.line(grid.sft_settings(config, wildcards.model, wildcards.run), flags.SFT)
+# What a job makes is in its params, which Snakemake records and compares; how it is run is not: functions that ask for
+# `resources` give params that are not recorded. Earlier versions recorded both in one line, beside how the script was
+# started. Where such a line says the same, it stands for the new one, and nothing that is finished is made again.
 
 
-def preflight_flags(wildcards):
-    names = ("completion", "max_length", "batch", "epochs", "steps")
-    return flags.line(grid.sft_settings(config, wildcards.model, wildcards.run), names)
+def recorded(output):
+    """The params that Snakemake recorded when it made a file, as values; none for what it has no record of."""
+    return [ast.literal_eval(text) for text in workflow.persistence.params(IOFile(output)) or []]
 
 
-def rl_flags(wildcards):
-    return flags.line(grid.rl_settings(config, wildcards.model, wildcards.run), flags.RL)
+def as_recorded(output, line, table):
+    """A command line of what a job makes: as it was recorded where that says the same, else as it is now."""
+    lines = [value for value in recorded(output) if isinstance(value, str)]
+    same = (old for old in lines if old and flags.meaning(old, table) == flags.meaning(line, table))
+    return next(same, line)
+
+
+def started_before(file):
+    """A function of wildcards: how a script was started, where an earlier version recorded it; else nothing."""
+
+    def line(wildcards):
+        lines = [value for value in recorded(file.format(**wildcards)) if isinstance(value, str)]
+        return next((old for old in lines if re.fullmatch(r"python( scripts/launch\.py .*)?", old)), "")
+
+    return line
+
+
+def bound_before(file):
+    """A function of wildcards: a number of operation, where an earlier version recorded it; else nothing."""
+    return lambda wildcards: next(
+        (old for old in recorded(file.format(**wildcards)) if isinstance(old, int | float)), ""
+    )
+
+
+SFT_RECORD = RL_RECORD = cell("{model}", "{run}", "{seed}", "train.json")
+PREFLIGHT_RECORD = cell("{model}", "{run}", "{seed}", "preflight.json")
+RESPONSES = cell("{model}", "{run}", "{seed}", "responses/{task}.parquet")
+LABELS = cell("{model}", "{run}", "{seed}", "judged.parquet")
+
+
+def what(file, settings, table):
+    """A function of wildcards: the flags of what the job of `file` makes."""
+
+    def line(wildcards):
+        return as_recorded(file.format(**wildcards), flags.identity(settings(wildcards), table), table)
+
+    return line
+
+
+def how(settings, table):
+    """A function of wildcards: the flags of how a job is run, not recorded; given last, they count."""
+    return lambda wildcards, resources: flags.operation(settings(wildcards), table)
+
+
+def sft_settings(wildcards):
+    return grid.sft_settings(config, wildcards.model, wildcards.run)
+
+
+def rl_settings(wildcards):
+    return grid.rl_settings(config, wildcards.model, wildcards.run)
+
+
+def sampling(wildcards):
+    return config["generate"]
 
 
 def rl_problems(wildcards):
@@ -262,7 +318,33 @@ def study_flags():
     return (
         f"--grid {' '.join(grid_names())} --examples {examples_flags()}"
         f" --confidence {config['report']['confidence']} {tasks_flags()}"
+        + flag("--trained-bases", [m for m in used_models() if grid.is_pretrained_here(config, m)])
     )
+
+
+def flag(name, values):
+    """A flag with its values; nothing where there are none."""
+    return f" {name} {' '.join(values)}" if values else ""
+
+
+def used_models():
+    """The models of the grid."""
+    return list(dict.fromkeys(cell.model for cell in CELLS))
+
+
+def leaking():
+    """Headline tasks whose problems are not taken out of the traces; synthetic ones never hold any."""
+    clean = set(config["traces"]["decontaminate"])
+    return (
+        []
+        if config["traces"]["source"] == "synthetic"
+        else [t for t in config["report"]["headline"] if t not in clean]
+    )
+
+
+def known_flags():
+    """What claims.py must know of a study beside its cells."""
+    return ("--judged" if config["report"]["judge"] else "") + flag("--leaking", leaking())
 
 
 def tasks_flags():

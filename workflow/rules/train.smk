@@ -67,9 +67,10 @@ rule preflight:
         runtime=60,
         slurm_extra=nice,
     params:
-        flags=preflight_flags,
+        flags=what(PREFLIGHT_RECORD, sft_settings, flags.PREFLIGHT),
         prompt=prompt_flags,
-        max_truncated=config["preflight"]["max_truncated"],
+        before=bound_before(PREFLIGHT_RECORD),
+        max_truncated=lambda w, resources: config["preflight"]["max_truncated"],
     message:
         "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
@@ -101,12 +102,14 @@ rule sft:
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
-        flags=sft_flags,
+        flags=what(SFT_RECORD, sft_settings, flags.SFT),
         prompt=prompt_flags,
+        before=started_before(SFT_RECORD),
+        operation=how(sft_settings, flags.SFT),
     message:
         "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/sft.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.prompt}"
+        "{params.launch} scripts/sft.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.operation} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} 2> {log:q}"
 
 
@@ -134,12 +137,14 @@ rule rl:
         slurm_extra=nice,
     params:
         launch=launch_training(grid.rl_settings),
-        flags=rl_flags,
+        flags=what(RL_RECORD, rl_settings, flags.RL),
         prompt=prompt_flags,
+        before=started_before(RL_RECORD),
+        operation=how(rl_settings, flags.RL),
     message:
         "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/rl.py --model {input.start:q} --problems {input.problems:q} {params.flags} {params.prompt}"
+        "{params.launch} scripts/rl.py --model {input.start:q} --problems {input.problems:q} {params.flags} {params.operation} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} --curve {output.curve:q} 2> {log:q}"
 
 
