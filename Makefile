@@ -14,6 +14,8 @@ BIN := $(VENV)/bin
 STUDY ?= config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
+HOURS ?= 100
+PROPOSED ?= proposed.yaml
 PARTITION ?= gpu
 REQUEST ?= --gpus=1
 
@@ -78,10 +80,20 @@ format: $(VENV)/complete  ## format and mend what can be mended by machine
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1
+# With BUDGET, GPU-hours, the study is proposed: cut out of the paper's grid, or of the STUDY that is named.
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk, likely verdicts; a study for a budget: make plan BUDGET=200 GPUS=8
+ifdef BUDGET
+	$(BIN)/python scripts/propose.py $(if $(filter file,$(origin STUDY)),,$(CONFIG)) --budget $(BUDGET) --gpus $(GPUS) --question $(QUESTION) --out $(PROPOSED)
+	$(BIN)/python scripts/plan.py --configfile $(if $(filter file,$(origin STUDY)),,$(FILES)) $(PROPOSED) --gpus $(GPUS)
+else
 	$(SAY)
 	$(BIN)/python scripts/plan.py $(CONFIG) --gpus $(GPUS)
 	$(BIN)/python scripts/power.py $(CONFIG) --brief --repetitions 20
+endif
+
+next: $(VENV)/complete  ## what to buy next, and a config that runs it: make next STUDY=my.yaml HOURS=100
+	$(SAY)
+	$(BIN)/python scripts/next.py $(CONFIG) --hours $(HOURS)
 
 power: $(VENV)/complete  ## what the study could decide: the odds of every verdict, before any data
 	$(SAY)

@@ -93,7 +93,7 @@ def test_an_interval_for_the_recovery_size_holds_it(others):
     for _ in range(200):
         new, *known = population(rng, others + 1, heavy=False)
         _, earliest, latest = forecast.back_at_base(made_of(shortened(new), known))
-        truth = forecast.crossing(SIZES, numpy.array([*new.points.values()]) - new.base)
+        truth = forecast.back_from(SIZES, numpy.array([*new.points.values()]) - new.base)
         inside.append(earliest <= truth <= latest)
     assert numpy.mean(inside) >= 0.9
 

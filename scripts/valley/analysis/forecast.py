@@ -230,7 +230,7 @@ def forecast_of(curve: Curve, others: list[Curve], sizes: Iterable[int], confide
     )
 
 
-def crossing(sizes: list[int], above: numpy.ndarray) -> float:
+def back_from(sizes: list[int], above: numpy.ndarray) -> float:
     """Where a curve of accuracy minus the base's crosses 0 and stays above, in the logarithm of the size.
 
     The first size where it is above from there on all along; infinite where it ends below.
@@ -256,7 +256,7 @@ def back_at_base(made: Forecast) -> tuple[float, float, float]:
         (made.low, -slack),
     ]
     at, early, late = (
-        crossing(sizes, numpy.append(measured + moved, later) - made.curve.base) for later, moved in ends
+        back_from(sizes, numpy.append(measured + moved, later) - made.curve.base) for later, moved in ends
     )
     return at, early, late
 
@@ -316,7 +316,7 @@ def tested_rows(curves: list[Curve], smallest: int, confidence: float) -> pandas
             ends = dict(
                 zip(
                     ends,
-                    (crossing(sizes, known - curve.base), *back_at_base(made)),
+                    (back_from(sizes, known - curve.base), *back_at_base(made)),
                     strict=True,
                 )
             )
@@ -339,7 +339,7 @@ def models_row(curve: Curve, made: Forecast | str) -> dict:
         row |= dict(zip(("back_at", "back_earliest", "back_latest"), back_at_base(made), strict=True))
         row["back_probability"] = made.above[-1]
     row |= dict(zip(("settled_at", "settled_earliest", "settled_latest"), stops_gaining(made), strict=True))
-    return row | {"sentence": sentence(curve, made, row)}
+    return row | {"sentence": forecast_sentence(curve, made, row)}
 
 
 def in_examples(size: float) -> str:
@@ -347,7 +347,7 @@ def in_examples(size: float) -> str:
     return f"{float(f'{size:.3g}'):,.0f}"
 
 
-def sentence(curve: Curve, made: Forecast, row: dict) -> str:
+def forecast_sentence(curve: Curve, made: Forecast, row: dict) -> str:
     """One sentence on what was forecast; it never says what was measured."""
     points = lambda share: f"{100 * share:.0f}"  # noqa: E731
     said = (
