@@ -234,3 +234,33 @@ def test_half_of_the_hours_of_the_grid_decide_the_claims_that_the_grid_decides(p
     assert all(goal for _, goal, _ in found)
     assert not any(wrong for *_, wrong in found)  # the paper is right in these studies
     assert numpy.mean([hours for hours, *_ in found]) <= whole / 2
+
+
+def false_verdicts(paper: Grid, repetitions: int, looks: int, shared: bool) -> float:
+    """Share of studies in which nothing happens, but a look at one more seed each time gives a verdict on the loss.
+
+    With `shared` the looks share what the confidence leaves, as `--looks` has it.
+    """
+    model, part = "qwen2.5-1.5b", paper.asked["C1"]["parts"]["loss"]
+    cells = [grid.Cell(model, "base", 0), *(grid.Cell(model, "sft-8k", seed) for seed in range(looks))]
+    names = forged.paper_names(paper.config, paper.reference)
+    truths, _ = forged.paper_truths(cells, names, paper.examples, paper.reference, effect=False)
+    confidence, wrong = 1 - 0.05 / (looks if shared else 1), 0
+    known = claims.Known(paper.tasks, NO_FITS, NO_FITS, {}, confidence=confidence)
+    made = {task: size for task, size in forged.design(paper.config).items() if task in paper.tasks.headline}
+    for seed in range(repetitions):
+        rng = numpy.random.default_rng(seed)
+        answers = forged.answers(truths, made, tuple(paper.tasks.headline), 0.01, rng)
+        seen = []
+        for look in range(1, looks + 1):
+            there = cells[: look + 1]
+            study = Study({cell: answers[cell] for cell in there}, there, paper.examples)
+            seen.append(claims.decide(part, claims.rows_of(study, part, known, "headline")[0], confidence))
+        wrong += any(said != "undecided" for said in seen)
+    return wrong / repetitions
+
+
+@pytest.mark.slow
+def test_five_looks_that_share_the_error_err_no_more_often_than_one(paper):
+    assert false_verdicts(paper, 200, 5, shared=True) <= 0.05
+    assert false_verdicts(paper, 200, 5, shared=False) > 0.05  # what sharing is for

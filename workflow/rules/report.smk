@@ -22,6 +22,7 @@ ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumu
 RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
 FORECAST = ["forecast", "forecast_models", "forecast_tested"]
+REPEATED = ["repetition", "repetition_matched"] if grid.crosses_epochs(config) else []
 
 # A figure is drawn where the grid has what it shows.
 FIGURES = [
@@ -35,6 +36,7 @@ FIGURES = [
     *(["recipes"] if any(c.parsed.recipe for c in CELLS) else []),
     *(["rl"] if any(c.parsed.rl for c in CELLS) else []),
     *(["forecast"] if len({c.run for c in CELLS if c.parsed.is_protocol}) > 2 else []),
+    *(["repetition"] if REPEATED else []),
 ]
 
 
@@ -150,6 +152,31 @@ rule claims:
         " {params.known} 2> {log:q}"
 
 
+if REPEATED:
+
+    # Few traces many times, or many once: where a grid crosses sizes and epochs.
+    rule repetition:
+        input:
+            script="scripts/repetition.py",
+            code=imports("repetition"),
+            problems=at("report/tables/problems.parquet"),
+            config=at("report/config.json"),
+        output:
+            report([table(name) for name in REPEATED], category="Tables", caption="../report/tables.rst"),
+        log:
+            at("logs/repetition.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            tables=lambda w: at("report/tables"),
+            study=study_flags(),
+        message:
+            "Map accuracy over examples and epochs"
+        shell:
+            "python {input.script:q} --tables {params.tables:q} --config {input.config:q} {params.study} 2> {log:q}"
+
+
 # What larger sizes would give: make forecast. Its tables are its own; none of it stands beside a measurement.
 rule forecast:
     input:
@@ -246,7 +273,7 @@ rule figure:
     input:
         script="scripts/figure.py",
         code=imports("figure"),
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, "forecast"]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *REPEATED, "forecast"]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),
