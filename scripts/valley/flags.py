@@ -156,10 +156,20 @@ def add(parser: argparse.ArgumentParser, table: dict[str, Flag]):
     """Give a script's parser the flags of a table."""
     for name, flag in table.items():
         extra = {
-            key: value for key, value in flag._asdict().items() if key != "default" and value is not None
+            key: value
+            for key, value in flag._asdict().items()
+            if key not in ("default", "operation") and value is not None
         }
         extra |= {"required": True} if flag.default is REQUIRED else {"default": flag.default}
         parser.add_argument(f"--{name.replace('_', '-')}", **extra)
+
+
+def add_configs(parser: argparse.ArgumentParser):
+    """The flags of every script that looks at a whole study: which one, and where its jobs would run."""
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
+    parser.add_argument(
+        "--profile", nargs="*", action="extend", default=[], help="as for snakemake; several may be given"
+    )
 
 
 def add_prompt(parser: argparse.ArgumentParser):

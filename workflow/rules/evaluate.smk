@@ -51,7 +51,7 @@ rule grade:
     conda:
         CPU_ENV
     resources:
-        mem_mb=memory(16000),
+        mem_mb=memory("grade", 16000),
         runtime=60,
         slurm_extra=nice,
     params:

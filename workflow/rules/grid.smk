@@ -11,6 +11,7 @@ from snakemake.io import IOFile
 
 CELLS = grid.cells(config)
 PLACES = Places(config)
+COSTS = costs.load()
 TASKS = config["grid"]["tasks"]
 
 
@@ -173,9 +174,53 @@ def gres_resource(count):
     )
 
 
-def memory(mb):
-    """A function of a job's attempt: memory that grows when it is tried again."""
-    return lambda wildcards, attempt: mb * attempt
+def memory(rule, mb):
+    """A function of a job: its memory, which grows by half each time that SLURM ended it for want of memory.
+
+    `mb` may be a function of the wildcards and threads.
+    """
+
+    def wanted(wildcards, threads):
+        folder = Path(".snakemake/slurm_logs") / f"rule_{rule}" / "_".join(wildcards)
+        first = mb(wildcards, threads) if callable(mb) else mb
+        return round(first * 1.5 ** environment.ends_without_memory(folder))
+
+    return wanted
+
+
+def jobs_without_end():
+    """The planned jobs whose modelled time is more than their limit and their retries give, as short texts.
+
+    A training continues from its checkpoint when its time is up, so that the limit of a partition bounds no job by itself.
+    """
+    constants = costs.load()
+    preset, measured = constants["presets"]["paper"], costs.measured_seconds(PLACES.benchmarks)
+    found = []
+    for job in workflow.dag.needrun_jobs():
+        planned = {
+            "rule": job.rule.name,
+            "wildcards": dict(job.wildcards.items()),
+            "gpus": jobs.gpus_of(job.resources),
+        }
+        if not planned["gpus"] or not isinstance(minutes := job.resources.get("runtime"), int):
+            continue
+        seconds, _ = costs.seconds(planned, config, constants, preset, measured)
+        hours, given = seconds / planned["gpus"] / 3600, minutes * (1 + job.restart_times) / 60
+        if hours > given:
+            found.append(f"{job.rule.name} {'.'.join(job.wildcards)}: {hours:,.0f} h of {given:,.0f} h")
+    return found
+
+
+def sft_memory(wildcards, threads):
+    """Memory that SFT of a run asks for: it follows ranks, weights and tokens (costs.host_megabytes)."""
+    ranks = max(1, training_gpus(wildcards))
+    return costs.host_megabytes(config, COSTS, wildcards.model, wildcards.run, ranks)
+
+
+def preflight_memory(wildcards, threads):
+    """Memory that preflight asks for: its own, its workers', and room for the file that it writes."""
+    tokens = costs.tokens_of_subset(config, COSTS, wildcards.run) * COSTS["token_bytes"] / 1e6
+    return COSTS["host"]["preflight"] + threads * COSTS["host"]["worker"] + tokens
 
 
 # Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.

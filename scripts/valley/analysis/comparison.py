@@ -57,7 +57,8 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
             todo = f"Make its report first: snakemake --profile profiles/local --configfile <the study's> -- {needed}"
             records.fail(folder, f"has no {needed.relative_to(folder)}", todo)
     config = records.read_json(report / "config.json")
-    columns = [*cells.KEYS, "task", "id", "samples", "gold", *COLUMNS]
+    columns = dict.fromkeys(("model", "run", "task", "id"), "text") | dict.fromkeys(COLUMNS, "numbers?")
+    columns |= {"seed": "whole numbers", "samples": "whole numbers", "gold": "text?"}
     problems = records.read_parquet(report / "tables/problems.parquet", columns).to_pandas()
     if unknown := sorted(set(rename) - set(problems.model)):
         records.fail(
