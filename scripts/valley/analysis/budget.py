@@ -141,6 +141,6 @@ def design_block(config: dict, one: Design, larger: dict[str, str], gpus: int, r
 
 def design_in_words(one: Design) -> str:
     """A design as a reader wants it."""
-    said = f"{len(one.models)} models up to {one.models[-1]} at {', '.join(one.sizes)}, {one.seeds} seed{'s' * (one.seeds > 1)}"
+    said = f"{len(one.models)} model{'s' * (len(one.models) > 1)} up to {one.models[-1]} at {', '.join(one.sizes)}, {one.seeds} seed{'s' * (one.seeds > 1)}"
     said += f", RL of {', '.join(one.rl)}" if one.rl else ", no RL"
     return said + (", larger sets of problems" if one.large else "")

@@ -303,7 +303,7 @@ class Odds:
         return self.known[part.key, concerns]
 
 
-def alone(row: Prospect, bought: Purchase, expect: dict, level: float) -> float:
+def clear_alone(row: Prospect, bought: Purchase, expect: dict, level: float) -> float:
     """Probability that one model's row is clear by itself after a purchase."""
     found = futures(row, bought, numpy.random.default_rng(0))
     return (
@@ -330,7 +330,7 @@ def candidates(parts: list[Part], price, level: float, problems: tuple, times=(2
         expect = part.part["expect"]
 
         def worth(row: Prospect, bought: Purchase, expect=expect) -> float:
-            return price(bought) / max(1e-3, alone(row, bought, expect, level))
+            return price(bought) / max(1e-3, clear_alone(row, bought, expect, level))
 
         holes = sorted((row for row in part.rows if not row.measured and row.missing),
                        key=lambda row: worth(row, Purchase(row.missing)))  # fmt: skip
