@@ -116,6 +116,7 @@ def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
         "budget": outcomes.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits, "recipes": recipes,
         "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
         "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"),
+        **{name: pandas.DataFrame(columns=tidy.NEEDED[name]) for name in ("forecast", "repetition")},
     }  # fmt: skip
 
 
