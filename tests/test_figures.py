@@ -120,6 +120,7 @@ def study(asked: list[tuple], config: dict) -> tuple[dict[str, pandas.DataFrame]
         "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
         "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"), "summary": summary.summary(table, 0.95),
         "recovery": recovery.recovery(whole, TASKS, 0.95), "crossings": summary.crossings(scores), "subsets": summary.subsets([]),
+        **{name: pandas.DataFrame(columns=tidy.NEEDED[name]) for name in ("forecast", "repetition")},
     }  # fmt: skip
     return found, problems
 

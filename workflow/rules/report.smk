@@ -1,7 +1,11 @@
 # From scores to a page: tables, figures, what it cost, the finding in one line.
 
-# With `unfinished` (make page) what has been scored so far is reported, and what is missing is named.
-DONE = [c for c in CELLS if not config["unfinished"] or PLACES.of(c, "scores.json").exists()]
+# With `unfinished` (make page) what has been scored so far is reported, and what is missing is named. With `grid.now`
+# (make next) the cells it lists are made, and all others are left until they are asked for.
+NOW = set(config["grid"].get("now", map(str, CELLS)))
+DONE = [
+    c for c in CELLS if PLACES.of(c, "scores.json").exists() or (str(c) in NOW and not config["unfinished"])
+]
 SCORES = [str(PLACES.of(c, "scores.json")) for c in DONE]
 GRADES = [str(PLACES.of(c, "grades.parquet")) for c in DONE]
 CURVES = [str(PLACES.of(c, "curve.parquet")) for c in DONE if c.parsed.rl and c.parsed.step is None]
@@ -18,6 +22,8 @@ AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
 RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
+FORECAST = ["forecast", "forecast_models", "forecast_tested"]
+REPEATED = ["repetition", "repetition_matched"] if grid.crosses_epochs(config) else []
 
 # A figure is drawn where the grid has what it shows.
 FIGURES = [
@@ -30,6 +36,8 @@ FIGURES = [
     *(["arithmetic", "errors"] if config["report"]["calculations"] else []),
     *(["recipes"] if any(c.parsed.recipe for c in CELLS) else []),
     *(["rl"] if any(c.parsed.rl for c in CELLS) else []),
+    *(["forecast"] if len({c.run for c in CELLS if c.parsed.is_protocol}) > 2 else []),
+    *(["repetition"] if REPEATED else []),
 ]
 
 
@@ -165,6 +173,56 @@ rule claims:
         " {params.known} 2> {log:q}"
 
 
+if REPEATED:
+
+    # Few traces many times, or many once: where a grid crosses sizes and epochs.
+    rule repetition:
+        input:
+            script="scripts/repetition.py",
+            code=imports("repetition"),
+            problems=at("report/tables/problems.parquet"),
+            config=at("report/config.json"),
+        output:
+            report([table(name) for name in REPEATED], category="Tables", caption="../report/tables.rst"),
+        log:
+            at("logs/repetition.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            tables=lambda w: at("report/tables"),
+            study=study_flags(),
+        message:
+            "Map accuracy over examples and epochs"
+        shell:
+            "python {input.script:q} --tables {params.tables:q} --config {input.config:q} {params.study} 2> {log:q}"
+
+
+# What larger sizes would give: make forecast. Its tables are its own; none of it stands beside a measurement.
+rule forecast:
+    input:
+        script="scripts/forecast.py",
+        code=imports("forecast"),
+        cells=table("cells"),
+        config=at("report/config.json"),
+        reference="workflow/reference/paper_fig2.csv",
+    output:
+        report([table(name) for name in FORECAST], category="Forecast", caption="../report/forecast.rst"),
+    log:
+        at("logs/forecast.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        tables=lambda w: at("report/tables"),
+        others=config["report"]["others"],
+    message:
+        "Forecast the sizes that are not measured"
+    shell:
+        "python {input.script:q} --cells {input.cells:q} --config {input.config:q} --others {params.others:q}"
+        " --reference {input.reference:q} --tables {params.tables:q} 2> {log:q}"
+
+
 # Where responses are, which a released folder lacks: it brings the examples.
 SHOWN_RESPONSES = [PLACES.responses(c, task) for c in SHOWN for task in TASKS]
 if not config["unfinished"] or all(map(Path.exists, SHOWN_RESPONSES)):
@@ -268,7 +326,7 @@ rule figure:
     input:
         script="scripts/figure.py",
         code=imports("figure"),
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *REPEATED, "forecast"]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),

@@ -31,6 +31,8 @@ NEEDED = {
     "accuracy_by_steps": ["model", "run", "calculations", "accuracy", "low", "high"],
     "accumulation": ["model", "run", "p", "verdict", "error_rate", "error_rate_low", "error_rate_high"],
     "recipes": ["model", "run", "recipe", "seed", "to_protocol", "to_protocol_low", "to_protocol_high"],
+    "repetition": ["model", "run", "examples", "epochs", "accuracy"],
+    "forecast": ["model", "seed", "run", "examples", "forecast", "low", "high"],
     "hazard": ["model", "run", "first", "last", "hazard", "low", "high"],
 }  # fmt: skip
 
