@@ -370,7 +370,8 @@ def too_large(text: str) -> bool:
         return True
     matrices = re.findall(r"\\begin\{\w*matrix\}(.*?)\\end", text, re.DOTALL) if re.search(r"\\det|vmatrix", text) else []
     nested = text.count("\\int") > 1 or (text.count("\\int") and re.search(r"\^\s*\{?[^{}]*\^", text))
-    return any(matrix.count("\\\\") > 2 for matrix in matrices) or bool(nested) or text.count("\\frac") > 40 or text.count("(") > 60
+    crowded = text.count("\\frac") > 40 or text.count("(") > 60 or text.count("{") > 120
+    return any(matrix.count("\\\\") > 2 for matrix in matrices) or bool(nested) or crowded
 
 
 def equations(gold: str, answer: str, algebra) -> bool:
