@@ -10,29 +10,17 @@ silently dropped. An answer that the grader cannot read is named on standard err
 file's metadata (`unreadable`): only a response with the very same string will equal it.
 """
 
-import collections
-import json
 import os
 import sys
 from pathlib import Path
 
-from valley import equality, flags, golds, records
+from valley import equality, flags, golds, intake, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
-    """The rows of a local .jsonl or .parquet file, or of a hub data set at a pinned commit."""
-    local = Path(os.path.expandvars(source)).expanduser()
-    if local.suffix == ".parquet" and local.exists():
-        return records.read_parquet(local).to_pylist()
-    if local.suffix == ".jsonl" and local.exists():
-        try:
-            return [
-                json.loads(line) for line in local.read_text(encoding="utf-8-sig").split("\n") if line.strip()
-            ]
-        except ValueError as error:
-            records.fail(local, f"is not JSON lines ({error})", "Mend the file")
-    if local.suffix:
-        records.fail(local, "does not exist", "Give an existing .jsonl or .parquet file, or a hub id")
+    """The rows of a local .jsonl, .json or .parquet file, or of a hub data set at a pinned commit."""
+    if local := intake.local_file(source):
+        return list(intake.each_checked(local, intake.read_rows(local), lambda row: row))
     if not revision:
         records.fail(
             source,
@@ -45,30 +33,32 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
     return load_dataset(source, name, revision=revision, split=split or "train").to_list()
 
 
-def task_row(row: dict, number: int, known: dict[str, dict], source: str) -> dict:
-    """A row of the task from a row of the source; what cannot be used stops with the row named."""
-    if not isinstance(row, dict):
-        records.fail(source, f"row {number} is no object", "Every line is one object with problem and answer")
-    identity = next((row[key] for key in ("id", "unique_id", "uuid") if row.get(key) not in (None, "")), number)
-    problem, answer = (row.get(key) for key in ("problem", "answer"))
+def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
+    """A row of the task from a row of the source; intake.Wrong where it cannot be used."""
+    answer = row.get("answer")
     if isinstance(answer, list):
         if len(answer) > 1 and not isinstance(row.get("order"), bool):
-            records.fail(source, f"row {identity!r} has several answers and no rule", "Give it a column `order`: true or false")
-        answer = ", ".join(map(str, answer)) if all(golds.no_gold(one) is None for one in answer) else None
-    why = None if isinstance(problem, str) and problem.strip() else "has no problem"
-    if why := why or golds.no_gold(answer) or golds.no_rule(row):
-        records.fail(source, f"row {identity!r} {why}", "Mend the source or leave the row out")
-    found = known.get(golds.key(problem), {})
-    rules = row if any(row.get(name) is not None for name in golds.COLUMNS) else found
-    if found and str(answer).lstrip("0") != found["answer"].lstrip("0") and not equality.quick(equality.Pair("headline", found["answer"], str(answer))):
-        print(f"warning: {source}: {identity!r} has the answer {answer!r}, the reviewed list {found['answer']!r}", file=sys.stderr)
-    level = str(row["level"]) if row.get("level") is not None else None
-    return {"id": str(identity), "problem": problem, "answer": str(answer), "level": level} | golds.rules(rules)._asdict()
+            raise intake.Wrong("it has several answers and no rule: give it a column `order`, true or false")
+        why = next(filter(None, map(golds.no_gold, answer)), None if answer else "has no answer")
+        answer = ", ".join(map(str, answer))
+    else:
+        why = golds.no_gold(answer)
+    made = intake.checked_problem(row | {"answer": "?" if why else answer})
+    if why := why or golds.no_rule(row):
+        raise intake.Wrong(f"row {made['id'] or '?'!r} {why}")
+    found = known.get(golds.key(made["problem"]), {})
+    if found and not equality.quick(equality.Pair("headline", found["answer"], made["answer"])):
+        print(
+            f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
+            file=sys.stderr,
+        )
+    own = any(row.get(name) is not None for name in golds.COLUMNS)
+    return made | golds.rules(row if own else found)._asdict()
 
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--source", required=True, help="hub id, or local .jsonl or .parquet")
+    parser.add_argument("--source", required=True, help="hub id, or local .jsonl, .json or .parquet")
     parser.add_argument("--revision", default=None)
     parser.add_argument("--name", default=None, help="configuration of the hub data set")
     parser.add_argument("--split", default=None)
@@ -90,11 +80,20 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    known, out = golds.reviewed(), []
-    for number, row in enumerate(rows[: args.limit]):
-        out.append(task_row(row, number, known, args.source))
-    if twice := next((i for i, count in collections.Counter(row["id"] for row in out).items() if count > 1), None):
-        records.fail(args.source, f"gives the id {twice!r} twice", "Ids must be unique")
+    known = golds.reviewed()
+    out = list(
+        intake.each_checked(args.source, rows[: args.limit], lambda row: task_row(row, known, args.source))
+    )
+    first: dict[str, int] = {}
+    for number, row in enumerate(out):
+        row["id"] = str(number) if row["id"] is None else row["id"]
+        if row["id"] in first:
+            records.fail(
+                args.source,
+                f"rows {first[row['id']] + 1} and {number + 1} have the same id {row['id']!r}",
+                "Give each problem an id of its own, or none at all",
+            )
+        first[row["id"]] = number
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
     import pyarrow
@@ -106,7 +105,11 @@ def main():
                 f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}",
                 file=sys.stderr,
             )
-    records.write_parquet(args.out, pyarrow.Table.from_pylist(out, golds.schema()), provenance=records.provenance(args) | {"unreadable": unread})
+    records.write_parquet(
+        args.out,
+        pyarrow.Table.from_pylist(out, golds.schema()),
+        provenance=records.provenance(args) | {"unreadable": unread},
+    )
     records.done(
         f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""),
         args.out,

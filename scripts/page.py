@@ -8,44 +8,15 @@ enough. The page is one HTML file that needs no network: figures are inline SVG 
 values, its tables sort.
 """
 
-import collections
-import re
 from pathlib import Path
 
-import jinja2
-import markupsafe
 import pandas
 
-from valley import flags, records
+from valley import flags, grid, records
+from valley.figures import html
 from valley.grid import HEADLINE
 
 PARQUET = ("examples",)  # tables with texts that no CSV should hold
-
-
-def inline(svg: Path) -> markupsafe.Markup:
-    """The SVG as an element of the page: without XML header, its ids prefixed by its name, since figures
-    share them.
-
-    It shrinks with the page but is never shown larger than it was drawn.
-    """
-    text = svg.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', text).group(1)) * 4 / 3  # points as pixels
-    size = f"min-width: min(40rem, {width:.0f}px); max-width: {width:.0f}px"
-    text = re.sub(r'<svg([^>]*?) width="[^"]*"', rf'<svg\1 style="{size}"', text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return markupsafe.Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{svg.stem}-", text))
-
-
-def number(value) -> str:
-    """A table cell: three decimals below ten and none above, thousands grouped, a dash for what is missing."""
-    if value is None or (isinstance(value, float) and pandas.isna(value)):
-        return "–"
-    if value in (float("inf"), "inf"):
-        return "∞"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def read(folder: Path) -> dict[str, list[dict]]:
@@ -72,9 +43,7 @@ def pick(rows: list[dict], *columns: str, **wanted) -> list[dict]:
 
 
 def graders(cells: list[dict]) -> list[dict]:
-    """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last
-    number adds.
-    """
+    """What each grader says of each run, mean over seeds: accuracies, disputes, what the last number adds."""
     columns = [
         "accuracy",
         "accuracy_boxed",
@@ -91,12 +60,15 @@ def graders(cells: list[dict]) -> list[dict]:
     return table.groupby(["model", "run"], sort=False)[columns].mean().reset_index().to_dict("records")
 
 
+def checkpoints(rows: list[dict]) -> set[str]:
+    """The runs among these rows that are checkpoints along RL."""
+    return {row["run"] for row in rows if grid.parse_run(row["run"]).step is not None}
+
+
 def drop(rows: list[dict]) -> list[dict]:
-    """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the
-    solved problems.
-    """
+    """The split of each run's drop, mean over seeds, and what became of the problems its base solved."""
     table = pandas.DataFrame(rows)
-    table = table[~table.run.str.contains("@")].astype({"change": float, "of_solved": float})
+    table = table[~table.run.isin(checkpoints(rows))].astype({"change": float, "of_solved": float})
     wide = table.pivot_table(
         index=["model", "run"], columns="outcome", values=["change", "of_solved"], sort=False
     )
@@ -111,20 +83,21 @@ def missing(grid: list[str], cells: list[dict]) -> list[str]:
 
 
 def claims(parts: list[dict], models: list[dict]) -> list[dict]:
-    """The claims with their parts, and these with their rows a model and a word on each."""
+    """The claims with their parts, and these with their rows a model."""
     for part in parts:
         part["models"] = [
             row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])
         ]
-        said = [f"{row['model']} {row['run']} {row['verdict']}" for row in part["models"]]
-        counts = collections.Counter(row["verdict"] for row in part["models"])
-        part["tally"] = ", ".join(
-            said if len(said) <= 4 else [f"{count} × {verdict}" for verdict, count in counts.items()]
-        )
     whole = [part for part in parts if not part["part"]]
     return [
         claim | {"parts": [p for p in parts if p["claim"] == claim["claim"] and p["part"]]} for claim in whole
     ]
+
+
+def one_training(cells: list[dict]) -> bool:
+    """True where no run that was trained has two seeds."""
+    trained = {(row["model"], row["run"], row["seed"]) for row in cells if row["stage"] != "base"}
+    return len({(model, run) for model, run, _ in trained}) == len(trained)
 
 
 def caption(folder: Path, figure: str) -> str:
@@ -149,23 +122,22 @@ def main():
     args = parser.parse_args()
 
     tables = read(args.report / "tables")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"number": number}
-    html = environment.from_string(args.template.read_text(encoding="utf-8")).render(
+    page = html.render(
+        args.template,
         study=args.study,
         miniature=args.miniature,
         t=tables,
         pick=pick,
         finding=(args.report / "finding.txt").read_text(encoding="utf-8").strip(),
         figures=[
-            (n, inline(args.report / f"figures/{n}.svg"), caption(args.captions, n)) for n in args.figures
+            (n, html.inline(args.report / f"figures/{n}.svg"), caption(args.captions, n))
+            for n in args.figures
         ],
         claims=claims(tables["claims"], tables["claims_models"]),
+        one_training=one_training(tables["cells"]),
         graders=graders(tables["cells"]),
         drop=drop(tables["drop"]),
-        checkpoints={row["run"] for row in tables["cells"] if "@" in row["run"]},
+        checkpoints=checkpoints(tables["cells"]),
         missing=missing(args.grid, tables["cells"]),
         grid=args.grid,
         provenance=records.read_json(args.report / "provenance.json"),
@@ -173,7 +145,7 @@ def main():
         page=records.provenance(args),
     )
     with records.whole(args.out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     records.done(f"page of {len(tables['cells'])} rows", args.out)
 
 

@@ -1,5 +1,4 @@
-"""Make the miniature's base model: a tiny Qwen2 trained from scratch to answer chain problems with short
-reasoning.
+"""Make the miniature's base model: a tiny Qwen2 trained from scratch to answer with short reasoning.
 
 Stands in for the paper's instruct models. The text is 60 % problems with short chain of thought, 25 %
 fragments of long answers never chained together, 15 % look-ups; training stops at a target accuracy, so bases
@@ -15,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from valley import chain, flags, records
+from valley import chain, flags, manifests, records
 
 SPECIAL = ["<pad>", "<eos>", "<user>", "<assistant>"]
 WORDS = ["<think>", "</think>", "\\boxed{", "}", "wait", "check", "ok", "so"]
@@ -24,9 +23,7 @@ VOCABULARY = [*SPECIAL, *WORDS, *"0123456789", *"=:;,.", *chain.LABELS, *SIGNED]
 
 
 def tokenizer(template: str):
-    """A character-level fast tokenizer with 53 tokens; signed digits and the words of long answers are one
-    token each.
-    """
+    """A fast tokenizer of 53 tokens: characters, signed digits and the words of long answers."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -80,9 +77,7 @@ def batches(rng: random.Random, fast, size: int, lengths: list[int]):
 
 
 def collate(pairs: list[tuple[list[int], list[int]]], pad: int):
-    """(context, target) token ids as right-padded tensors (input_ids, labels), each (rows, longest); -100 is
-    ignored.
-    """
+    """(context, target) ids as right-padded tensors (ids, labels), (rows, longest); -100 is ignored."""
     import torch
 
     size, longest = len(pairs), max(len(context) + len(target) for context, target in pairs)
@@ -200,6 +195,7 @@ def main():
         model.save_pretrained(folder)
         fast.save_pretrained(folder)
         records.write_json(folder / "pretrain.json", record)
+        manifests.seal(folder, everything=True)
     records.done(
         f"base of {model.num_parameters():,} parameters, validation accuracy {reached:.2f}", args.out, seconds
     )

@@ -10,10 +10,35 @@ import re
 
 WHOLE = ["7", "42", "360", "-5", "1296", "20736", "113", "0", "9", "58000", "-318", "2025"]
 DECIMALS = ["3.75", "0.0025", "12.5", ".375", "0.000417", "18.6"]
-FRACTIONS = [r"\frac{3}{7}", r"-\frac{5}{12}", r"\frac{22}{9}", r"\dfrac{1}{6}", r"\frac{125}{216}", r"\frac{9}{4}"]
-SURDS = [r"3\sqrt{5}", r"\frac{\sqrt{6}}{4}", r"12\pi", r"2+3\sqrt{7}", r"\sqrt[3]{10}", r"\frac{\pi}{8}", r"4\sqrt{2}-1", r"e^3"]
+FRACTIONS = [
+    r"\frac{3}{7}",
+    r"-\frac{5}{12}",
+    r"\frac{22}{9}",
+    r"\dfrac{1}{6}",
+    r"\frac{125}{216}",
+    r"\frac{9}{4}",
+]
+SURDS = [
+    r"3\sqrt{5}",
+    r"\frac{\sqrt{6}}{4}",
+    r"12\pi",
+    r"2+3\sqrt{7}",
+    r"\sqrt[3]{10}",
+    r"\frac{\pi}{8}",
+    r"4\sqrt{2}-1",
+    r"e^3",
+]
 COMPLEX = ["3-4i", "5+2i", "-7+i"]
-POLYNOMIALS = ["x^2-5x+6", "2k+1", "3n^2-4n+7", "(x-2)(x+9)", r"\frac{a+2b}{3}", "6r^2-4r-24", r"\sin x", "t^4+t^2+1"]
+POLYNOMIALS = [
+    "x^2-5x+6",
+    "2k+1",
+    "3n^2-4n+7",
+    "(x-2)(x+9)",
+    r"\frac{a+2b}{3}",
+    "6r^2-4r-24",
+    r"\sin x",
+    "t^4+t^2+1",
+]
 TUPLES = ["(3,-4)", r"\left(2, \frac{\pi}{3}\right)", "(1,5,-2)", "(-6,11)"]
 INTERVALS = ["(2,5]", r"[-3,\infty)", r"(-\infty,1) \cup (4,\infty)", r"\left[0,\frac{7}{2}\right)"]
 LISTS = ["2,-7", "1, 4, 9", r"\{3,8\}", r"3 \pm \sqrt{2}"]
@@ -28,7 +53,18 @@ VALUES = [*NUMBERS, *SURDS]
 MATHS = [*VALUES, *COMPLEX, *POLYNOMIALS, *TUPLES, *INTERVALS, *LISTS, *MATRICES, *EQUATIONS]
 EVERYTHING = [*MATHS, *WORDS, *CHOICES, *BASES, *TINY]
 
-UNITS = [r"\text{ cm}", r"\,\text{cm}^2", r"~\mathrm{cm}^2", r" \mathrm{~m}^3", " hours", r"\ \text{inches}", r"\text{ square units}", " km", r"\text{ people}", " dollars"]
+UNITS = [
+    r"\text{ cm}",
+    r"\,\text{cm}^2",
+    r"~\mathrm{cm}^2",
+    r" \mathrm{~m}^3",
+    " hours",
+    r"\ \text{inches}",
+    r"\text{ square units}",
+    " km",
+    r"\text{ people}",
+    " dollars",
+]
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -41,7 +77,7 @@ def top(gold: str) -> str:
 def changes(gold: str):
     """Yield (class, answer, same) of one gold answer."""
     maths, number = gold in MATHS, gold in NUMBERS
-    whole, value = gold in WHOLE, gold in VALUES
+    whole = gold in WHOLE
     yield "as it is", gold, True
     for name, wrapped in {"dollars": f"${gold}$", "parentheses": rf"\({gold}\)", "brackets": rf"\[{gold}\]", "full stop": f"{gold}.",
                           "spaces": f"  {gold} ", "braces": f"{{{gold}}}", "box": rf"\boxed{{{gold}}}"}.items():  # fmt: skip
@@ -49,9 +85,22 @@ def changes(gold: str):
     if gold in WHOLE[:4]:
         yield "many braces", "{" * 200 + gold + "}" * 200, True
     if maths:
-        yield "size commands", gold.replace("(", r"\left(").replace(")", r"\right)").replace("[", r"\left[").replace("]", r"\right]") if "left" not in gold and "sqrt[" not in gold else gold, True
+        yield (
+            "size commands",
+            gold.replace("(", r"\left(")
+            .replace(")", r"\right)")
+            .replace("[", r"\left[")
+            .replace("]", r"\right]")
+            if "left" not in gold and "sqrt[" not in gold
+            else gold,
+            True,
+        )
         yield "no spaces", re.sub(r"(?<![a-z]) | (?![A-Za-z])", "", gold), True
-        yield "thin spaces", gold.replace("+", r"\,+\,").replace(",", r",\ ") if "," not in gold or "(" in gold else gold, True
+        yield (
+            "thin spaces",
+            gold.replace("+", r"\,+\,").replace(",", r",\ ") if "," not in gold or "(" in gold else gold,
+            True,
+        )
         yield "bold", rf"\mathbf{{{gold}}}" if "{" not in gold else gold, True
         yield "display fractions", gold.replace(r"\frac", r"\dfrac").replace(r"\ddfrac", r"\dfrac"), True
         yield "dashes", gold.replace("-", "−") if "begin" not in gold else gold, True
@@ -66,7 +115,7 @@ def changes(gold: str):
             yield "units", f"{gold}{unit}", True
         yield "degrees", rf"{gold}^\circ", True
         yield "degree sign", f"{gold}°", True
-        yield "sum", f"{gold}+0" if "." != gold[0] else gold, True
+        yield "sum", f"{gold}+0" if gold[0] != "." else gold, True
     if whole:
         yield "decimal zero", f"{gold}.0", True
         yield "over one", rf"\frac{{{gold}}}{{1}}", True
@@ -152,7 +201,13 @@ def changes(gold: str):
         yield "lines", gold.replace(r"\\ ", "\\\\\n"), True
         yield "decimals", gold.replace("1/4", "0.25").replace("1/2", "0.5"), True
         yield "other entry", top(gold), False
-        yield "turned", gold.replace(r"\\", "&") if "&" not in gold else gold.replace("3", "0", 1).replace("0 & -1/2", "3 & -1/2"), False
+        yield (
+            "turned",
+            gold.replace(r"\\", "&")
+            if "&" not in gold
+            else gold.replace("3", "0", 1).replace("0 & -1/2", "3 & -1/2"),
+            False,
+        )
     if gold in WORDS:
         word = re.sub(r"\\text\{(.*)\}", r"\1", gold)
         yield "plain", word, True
@@ -182,7 +237,13 @@ def changes(gold: str):
         yield "times two", f"2({left}) = 2({right})" if right != "0" else f"2({left}) = 0", True
         yield "other number", top(gold) if right != "0" else gold.replace("7z", "8z"), False
     if gold in TINY:
-        yield "another tiny number", {"0": "0.0000668", "3": r"5 \cdot 10^{-12}", "2": r"3.69 \times 10^{-19}"}.get(gold[0], r"\frac{1}{2006!}"), False
+        yield (
+            "another tiny number",
+            {"0": "0.0000668", "3": r"5 \cdot 10^{-12}", "2": r"3.69 \times 10^{-19}"}.get(
+                gold[0], r"\frac{1}{2006!}"
+            ),
+            False,
+        )
         yield "negated", f"-{gold}", False
         yield "zero", "0", False
         if gold == "0.0000672":

@@ -50,9 +50,15 @@ def test_no_grader_accepts_another_answer(comparer, grader, gold, answer):
 def test_every_pair_of_our_own_set_is_graded_as_it_says(comparer):
     rows = own("pairs")
     assert len(rows) >= 300
-    pairs = [Pair("headline", row["gold"], row["answer"], equality.Rules(**row.get("rules", {}))) for row in rows]
+    pairs = [
+        Pair("headline", row["gold"], row["answer"], equality.Rules(**row.get("rules", {}))) for row in rows
+    ]
     grades = comparer(pairs)
-    wrong = [(row["class"], row["gold"], row["answer"]) for row, pair in zip(rows, pairs, strict=True) if bool(grades[pair][0]) != row["same"]]
+    wrong = [
+        (row["class"], row["gold"], row["answer"])
+        for row, pair in zip(rows, pairs, strict=True)
+        if bool(grades[pair][0]) != row["same"]
+    ]
     assert wrong == []
 
 
@@ -82,7 +88,19 @@ def test_numbers_that_no_machine_could_hold_are_not_worked_out(text):
     assert equality.too_large(text)
 
 
-@pytest.mark.parametrize("text", [r"2^{2004}", "20!", r"\binom{52}{5}", r"x^{100}+1", r"\frac{1}{2004!}", r"e^{16}-1", r"3 \cdot 10^{-12}", "x^{2^3}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"2^{2004}",
+        "20!",
+        r"\binom{52}{5}",
+        r"x^{100}+1",
+        r"\frac{1}{2004!}",
+        r"e^{16}-1",
+        r"3 \cdot 10^{-12}",
+        "x^{2^3}",
+    ],
+)
 def test_numbers_that_answers_have_are_worked_out(text):
     assert not equality.too_large(text)
 
@@ -111,14 +129,19 @@ def test_math_verifys_own_pairs_are_compared_as_its_authors_expect():
     rows = lines(reference("graded", "math_verify_tests.jsonl"))
     options = ("precision", "strict", "allow_set_relation_comp")
     right = sum(
-        equality.equivalent(row["gold"], row["pred"], **{k: v for k, v in row["other"].items() if k in options}) == row["verdict"]
+        equality.equivalent(
+            row["gold"], row["pred"], **{k: v for k, v in row["other"].items() if k in options}
+        )
+        == row["verdict"]
         for row in rows
     )
     assert right / len(rows) >= 0.97
 
 
 def test_every_gold_answer_of_the_benchmarks_can_be_read_and_equals_itself():
-    golds = [str(row["answer"]) for file in sorted(reference("benchmarks").glob("*.jsonl")) for row in lines(file)]
+    golds = [
+        str(row["answer"]) for file in sorted(reference("benchmarks").glob("*.jsonl")) for row in lines(file)
+    ]
     assert equality.unreadable(golds) == []
     assert [gold for gold in golds if not equality.same(gold, gold)] == []
     assert [gold for gold in golds if not equality.same(gold, rf"${gold}$.")] == []

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from conftest import lines, reference
+from conftest import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,7 +61,10 @@ def test_nothing_that_a_model_writes_is_run(text):
 
 def agreement(rows) -> tuple[float, list]:
     """Share of evaluator pairs that are graded alike, and those that are not."""
-    pairs = [Pair("paper", row["gold"], evaluator.answer(rf"The answer is \boxed{{{row['answer']}}}")[0] or "") for row in rows]
+    pairs = [
+        Pair("paper", row["gold"], evaluator.answer(rf"The answer is \boxed{{{row['answer']}}}")[0] or "")
+        for row in rows
+    ]
     with equality.Comparer(2) as comparer:
         grades = comparer(pairs)
     apart = [row for row, pair in zip(rows, pairs, strict=True) if bool(grades[pair][0]) != row["evaluator"]]
@@ -76,8 +79,10 @@ def evaluator_pairs() -> list[dict]:
 
 def test_what_the_evaluator_extracts_is_extracted():
     apart = [
-        row for row in evaluator_pairs()
-        if evaluator.stripped(evaluator.answer(rf"The answer is \boxed{{{row['answer']}}}")[0] or "") != row["extracted"]
+        row
+        for row in evaluator_pairs()
+        if evaluator.stripped(evaluator.answer(rf"The answer is \boxed{{{row['answer']}}}")[0] or "")
+        != row["extracted"]
     ]
     assert apart == []
 

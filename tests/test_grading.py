@@ -110,9 +110,7 @@ def test_each_grader_credits_what_it_should_and_nothing_else(comparer):
 def test_every_outcome_class_is_reached(comparer):
     cases = [(r"\boxed{7}", "stop"), (r"\boxed{8}", "stop"), ("seven", "stop"), ("one two three", "length"),
              ("I am not sure. " + "wait, let me check. " * 40, "length")]  # fmt: skip
-    assert (
-        tuple(graded(comparer, text, "7", finish)["outcome"] for text, finish in cases) == grading.OUTCOMES
-    )
+    assert tuple(graded(comparer, text, "7", finish)["outcome"] for text, finish in cases) == grading.OUTCOMES
 
 
 def test_a_text_loops_when_its_last_quarter_is_one_block_three_times_or_more():
@@ -163,7 +161,11 @@ def test_long_traces_are_graded_as_their_flags_say_and_none_loops(comparer):
     grades = grading.grade([row[:4] for row in rows], comparer)
     assert [grade["correct"] for grade in grades] == [right for *_, right in rows]
     assert "looping" not in {grade["outcome"] for grade in grades}
-    assert sum(grade["outcome"] == "truncated" for grade in grades) == sum(row[1] == "length" for row in rows) > 0
+    assert (
+        sum(grade["outcome"] == "truncated" for grade in grades)
+        == sum(row[1] == "length" for row in rows)
+        > 0
+    )
 
 
 @given(st.text(max_size=300), st.sampled_from(["stop", "length"]))
@@ -222,7 +224,9 @@ HOSTILE = {
     "a tower of factorials": r"\boxed{((30!)!)!}",
     "a central binomial": r"\boxed{\binom{10^7}{5\cdot10^6}}",
     "the floor of a tower": r"\boxed{\lfloor 10^{10^8}\rfloor}",
-    "a symbolic determinant": r"\boxed{\det\begin{pmatrix}" + r"\\".join("&".join(f"{c}_{i}" for c in "abcde") for i in range(5)) + r"\end{pmatrix}}",
+    "a symbolic determinant": r"\boxed{\det\begin{pmatrix}"
+    + r"\\".join("&".join(f"{c}_{i}" for c in "abcde") for i in range(5))
+    + r"\end{pmatrix}}",
     "200 nested braces": r"\boxed{" + "{" * 200 + "7" + "}" * 200 + "}",
     "nested fractions": r"\boxed{" + r"\frac{" * 100 + "1" + "}{2}" * 100 + "}",
     "nested brackets": r"\boxed{" + "(" * 240 + ")" * 240 + "}",
@@ -244,7 +248,9 @@ def test_hostile_text_is_graded_wrong_in_two_seconds(comparer, name):
         begun = time.perf_counter()
         comparer([equality.Pair(grader, r"\frac{13}{2}", answer)])
         taken = time.perf_counter() - begun
-        assert taken < (equality.KILL_WHEN_BUSY if equality.busy() else equality.KILL_AFTER) + 0.3  # to notice it
+        assert (
+            taken < (equality.KILL_WHEN_BUSY if equality.busy() else equality.KILL_AFTER) + 0.3
+        )  # to notice it
 
 
 def test_one_comparison_that_hangs_takes_no_other_down(comparer):
@@ -270,7 +276,14 @@ def test_every_response_of_our_own_set_is_graded_as_it_says(comparer):
     assert len(rows) >= 100
     wrong = []
     for row in rows:
-        grade = graded(comparer, row["response"], row["gold"], row["finish"], row.get("problem", ""), row.get("form", "box"))
+        grade = graded(
+            comparer,
+            row["response"],
+            row["gold"],
+            row["finish"],
+            row.get("problem", ""),
+            row.get("form", "box"),
+        )
         if grade["correct"] != row["correct"] or grade["boxed"] != row.get("boxed", grade["boxed"]):
             wrong.append((row["class"], row["response"], grade["answer"]))
     assert wrong == []
@@ -301,14 +314,22 @@ def test_a_family_has_its_own_tags():
 def test_an_answer_that_repeats_the_problem_counts_for_the_paper_alone(comparer):
     problem = "Compute $513^2 - 487^2$."
     row = graded(comparer, r"\boxed{513^2 - 487^2}", "26000", problem=problem)
-    assert (row["correct"], row["correct_boxed"], row["copied"], row["outcome"]) == (False, False, True, "wrong")
+    assert (row["correct"], row["correct_boxed"], row["copied"], row["outcome"]) == (
+        False,
+        False,
+        True,
+        "wrong",
+    )
     assert row["correct_paper"]
     row = graded(comparer, r"\boxed{26000}", "26000", problem=problem)
     assert (row["correct"], row["copied"]) == (True, False)
 
 
 def test_the_policy_that_boxes_the_longest_formula_scores_nothing(comparer):
-    problems = [("Compute $2^{10}-24$.", "1000", equality.Rules()), ("Is $7$ prime? What is $3+4$?", "7", equality.Rules())]
+    problems = [
+        ("Compute $2^{10}-24$.", "1000", equality.Rules()),
+        ("Is $7$ prime? What is $3+4$?", "7", equality.Rules()),
+    ]
     assert grading.floor(problems, comparer) == {"headline": 0, "copied": 1, "paper": 1}
 
 
@@ -336,7 +357,9 @@ def labelled(name):
 @pytest.mark.parametrize("grader", ["correct", "correct_paper"])
 def test_grades_of_real_competition_answers_are_those_published(comparer, benchmark, published, grader):
     rows, labels = labelled(f"rgeval_qwen2.5-3b-instruct_{benchmark}")
-    grades = grading.grade([(row["response"], "stop", str(row["gold"]), row["problem"]) for row in rows], comparer)
+    grades = grading.grade(
+        [(row["response"], "stop", str(row["gold"]), row["problem"]) for row in rows], comparer
+    )
     assert [row[grader] for row in grades] == labels
     assert round(100 * sum(row[grader] for row in grades) / len(rows), 1) == published
 

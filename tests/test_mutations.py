@@ -36,10 +36,17 @@ def check(pairs):
     totals, missed, wrong = measured(pairs)
     print(f"{'class':24} {'pairs':>5} {'headline':>9} {'paper':>6} {'plain':>6}")
     for name in sorted(totals):
-        print(f"{name:24} {totals[name]:5} " + " ".join(f"{missed[name, grader]:6}" for grader in ("headline", "paper", "plain")))
+        print(
+            f"{name:24} {totals[name]:5} "
+            + " ".join(f"{missed[name, grader]:6}" for grader in ("headline", "paper", "plain"))
+        )
     ours = [(name, case) for name in totals for case in wrong[name, "headline"]]
     assert len(ours) <= 0.01 * len(pairs), ours
-    beaten = {name for name in totals if missed[name, "headline"] > min(missed[name, "paper"], missed[name, "plain"])}
+    beaten = {
+        name
+        for name in totals
+        if missed[name, "headline"] > min(missed[name, "paper"], missed[name, "plain"])
+    }
     assert beaten <= set(EXCEPTIONS), {name: wrong[name, "headline"] for name in beaten}
 
 

@@ -52,9 +52,7 @@ def is_test(problem: Problem) -> bool:
 
 
 def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) -> list[Problem]:
-    """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal
-    turns.
-    """
+    """`count` different problems of the held-out side (`test`) or the other, `lengths` in equal turns."""
     found: dict[str, Problem] = {}
     for _ in range(1000 * count):
         if len(found) == count:
@@ -66,9 +64,7 @@ def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) ->
 
 
 def working(total: int, operand: int) -> str:
-    """Column arithmetic of one step, units then tens: `:8-5=3,6-0=6,so63`. A borrow shows as units above 9
-    (`13-5=8`).
-    """
+    """Column arithmetic of one step, units then tens: `:8-5=3,6-0=6,so63`; a borrow shows as units above 9."""
     result = total + operand
     units, tens = total % 10, total // 10
     carry = result // 10 - tens
@@ -90,9 +86,7 @@ def short_response(problem: Problem) -> str:
 
 
 def long_response(problem: Problem) -> str:
-    """The long chain of thought: every step worked in columns, then checked by its inverse; without end
-    token.
-    """
+    """The long chain of thought: each step worked in columns, then checked by its inverse; no end token."""
     text, total = "<think>", problem.start
     for label, operand in problem.steps:
         result = total + operand
@@ -103,8 +97,7 @@ def long_response(problem: Problem) -> str:
 
 
 def fragment(rng: random.Random) -> str:
-    """Two unrelated column workings, the second as if it checked the first: the parts of a long answer, never
-    chained.
+    """Two unrelated column workings, the second as if it checked the first: never chained.
 
     With fragments in pre-training the base knows the vocabulary of long answers, and to come back to a result
     after a check, but not the form of a whole answer; without them SFT stays near zero at any size.
@@ -116,8 +109,7 @@ def fragment(rng: random.Random) -> str:
 
 
 def look_up(rng: random.Random, lengths: list[int]) -> tuple[str, str]:
-    """(prompt, response): the labelled operands of a problem, repeated in order, unrelated workings between
-    two items.
+    """(prompt, response): a problem's operands repeated in order, unrelated workings between two items.
 
     Labels are drawn at random, so that finding the next item takes a look at the prompt; consecutive labels
     let the base get stuck on counting.

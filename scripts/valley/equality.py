@@ -17,7 +17,7 @@ import time
 from fractions import Fraction
 from typing import NamedTuple
 
-from valley import evaluator, notation
+from valley import environment, evaluator, notation
 from valley.notation import normal, number, written
 
 LONGEST = 500  # characters; a longer answer is compared as a string only
@@ -33,8 +33,9 @@ PROSE = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){4}")
 MODULUS = re.compile(r"\\[bp]?mod\b")
 MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 RELATION = re.compile(r"<|>|\\l[et](?![a-z])|\\g[et](?![a-z])")
-CHAIN = re.compile(r"(?:(?P<low>[^<>]+?)\s*(?P<first><|\\le)\s*)?(?P<name>\\?[A-Za-z]\w*)\s*(?:(?P<second><|>|\\le|\\ge)\s*(?P<high>[^<>]+))?")
-LINE = {"(-\\infty,\\infty)", "\\mathbb{R}", "\\R", "\\mathbbR"}
+CHAIN = re.compile(
+    r"(?:(?P<low>[^<>]+?)\s*(?P<first><|\\le)\s*)?(?P<name>\\?[A-Za-z]\w*)\s*(?:(?P<second><|>|\\le|\\ge)\s*(?P<high>[^<>]+))?"
+)
 
 
 class Rules(NamedTuple):
@@ -51,6 +52,9 @@ class Rules(NamedTuple):
     base: int | None = None
 
 
+NO_RULES = Rules()
+
+
 class Pair(NamedTuple):
     """A comparison to be made: by which grader (`headline`, `paper`; `gold`: can it be read at all? `plain`:
     Math-Verify as it comes, to measure beside), of what with what, under which rules.
@@ -59,7 +63,7 @@ class Pair(NamedTuple):
     grader: str
     gold: str
     answer: str
-    rules: Rules = Rules()
+    rules: Rules = NO_RULES
 
 
 class TooLarge(Exception):
@@ -73,7 +77,7 @@ class Open(Exception):
 # ---- the headline's comparison
 
 
-def same(gold: str, answer: str, rules: Rules = Rules(), algebra=None) -> bool:
+def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
     """Whether an answer says what the gold answer says.
 
     `algebra(gold, answer)` decides what strings, numbers and structure leave open; by default sympy, in this process
@@ -105,7 +109,9 @@ def said(gold: str, answer: str) -> bool | None:
     if letter and (notation.choice(answer) or notation.without_fonts(notation.spaced(gold)) != letter):
         return notation.choice(answer) == letter
     if word is not None:
-        empty = word in notation.EMPTY and (other in notation.EMPTY or normal(answer) in ("\\emptyset", "\\{\\}"))
+        empty = word in notation.EMPTY and (
+            other in notation.EMPTY or normal(answer) in ("\\emptyset", "\\{\\}")
+        )
         return word == other or empty
     if normal(gold) in ("\\emptyset", "\\{\\}"):
         return other in notation.EMPTY or normal(answer) in ("\\emptyset", "\\{\\}")
@@ -137,7 +143,12 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
     if re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer):
         return True
     names = named(gold), named(answer)
-    if names[0][0] and names[1][0] and names[0][0] != names[1][0] and len(names[0][0]) == len(names[1][0]) == 1:
+    if (
+        names[0][0]
+        and names[1][0]
+        and names[0][0] != names[1][0]
+        and len(names[0][0]) == len(names[1][0]) == 1
+    ):
         return "=" in gold and "=" in answer and equations(gold, answer, algebra)
     if any(name for name, _ in names):
         plain = [value if name else text for text, (name, value) in zip((gold, answer), names, strict=True)]
@@ -154,7 +165,11 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
         if list(map(len, rows[0])) != list(map(len, rows[1])):
             return False
         rules = rules._replace(order=None)
-        return all(alike(*(entry.strip() for entry in pair), rules, algebra) for lines in zip(*rows, strict=True) for pair in zip(*lines, strict=True))
+        return all(
+            alike(*(entry.strip() for entry in pair), rules, algebra)
+            for lines in zip(*rows, strict=True)
+            for pair in zip(*lines, strict=True)
+        )
     if not comparable(*kind, *kinds[0][1:], *kinds[1][1:]):
         return False
     ordered = {"tuple", "union"} & {*kind} if rules.order is None else rules.order
@@ -175,7 +190,9 @@ def same_entries(gold: list[str], answer: list[str], ordered: bool, rules: Rules
     """Whether lists of one length have the same entries, each used once."""
     rules = rules._replace(order=None)  # of this list, not of the intervals or points in it
     if ordered or len(gold) > ENTRIES:
-        return len(gold) == len(answer) and all(alike(*pair, rules, algebra) for pair in zip(gold, answer, strict=True))
+        return len(gold) == len(answer) and all(
+            alike(*pair, rules, algebra) for pair in zip(gold, answer, strict=True)
+        )
     gold, left, undecided = list(dict.fromkeys(gold)), list(dict.fromkeys(answer)), False
     for entry in gold:
         for at, other in enumerate(left):
@@ -247,7 +264,9 @@ def spread(found: list[str]) -> list[str]:
     for entry in found:
         signs = ("+", "-") if len(re.findall(r"\\(?:pm|mp)(?![a-z])", entry)) == 1 else ("",)
         for sign in signs:
-            spread_out.append(re.sub(r"^\+", "", re.sub(r"\s*\\(?:pm|mp)(?![a-z])\s*", sign, entry)) if sign else entry)
+            spread_out.append(
+                re.sub(r"^\+", "", re.sub(r"\s*\\(?:pm|mp)(?![a-z])\s*", sign, entry)) if sign else entry
+            )
     return spread_out
 
 
@@ -265,7 +284,11 @@ def as_interval(text: str, other: str) -> str:
     if not RELATION.search(text) or not re.match(r"[(\[].*,.*[)\]]$", other.strip()):
         return text
     match = CHAIN.fullmatch(text.strip())
-    if match is None or not (match["low"] or match["high"]) or (match["low"] and not (match["second"] or "<").startswith(("<", "\\le"))):
+    if (
+        match is None
+        or not (match["low"] or match["high"])
+        or (match["low"] and not (match["second"] or "<").startswith(("<", "\\le")))
+    ):
         return text
     low, high, first, second = match["low"], match["high"], match["first"], match["second"]
     if second in (">", "\\ge"):
@@ -281,7 +304,9 @@ def single(gold: str, answer: str, rules: Rules, algebra) -> bool:
     """Whether two values that are no lists are the same."""
     if ":" in gold + answer:
         sides = gold.split(":"), answer.split(":")
-        return len(sides[0]) == len(sides[1]) and all(single(*(s.strip() for s in pair), rules, algebra) for pair in zip(*sides, strict=True))
+        return len(sides[0]) == len(sides[1]) and all(
+            single(*(s.strip() for s in pair), rules, algebra) for pair in zip(*sides, strict=True)
+        )
     plain = [text.rstrip("%").strip() for text in (gold, answer)]
     values = [rational(text) for text in plain]
     percent = [text.endswith("%") for text in (gold, answer)]
@@ -308,7 +333,11 @@ def rational(text: str) -> Fraction | None:
         return (-1 if sign == "-" else 1) * Fraction(int(top), int(bottom)) if int(bottom) else None
     if match := notation.MIXED.fullmatch(text):
         sign, whole, top, bottom = match.groups()
-        return (-1 if sign == "-" else 1) * (int(whole) + Fraction(int(top), int(bottom))) if int(bottom) else None
+        return (
+            (-1 if sign == "-" else 1) * (int(whole) + Fraction(int(top), int(bottom)))
+            if int(bottom)
+            else None
+        )
     return None
 
 
@@ -324,7 +353,9 @@ def scaled(values: list[Fraction], percent: list[bool]) -> list[tuple[Fraction, 
 
 def significant(text: str) -> int:
     """Significant digits of the decimals in a text; 0 where there is no decimal point."""
-    return max((len(re.sub(r"^0*|\.", "", found.lstrip("0."))) for found in re.findall(r"\d*\.\d+", text)), default=0)
+    return max(
+        (len(re.sub(r"^0*|\.", "", found.lstrip("0."))) for found in re.findall(r"\d*\.\d+", text)), default=0
+    )
 
 
 def close(gold, answer, texts: list[str], tolerance: float | None = None) -> bool:
@@ -342,7 +373,9 @@ def close(gold, answer, texts: list[str], tolerance: float | None = None) -> boo
     if all(digits) or not any(digits):
         # 3.2 and 3.2000000001: an artefact of floating point, no other value.
         return max(digits) > 12 and difference < abs(gold) / 10**12
-    return max(digits) >= DIGITS and difference <= abs(gold) * Fraction(11, 2 * 10 ** max(DIGITS, min(max(digits), 12)))
+    return max(digits) >= DIGITS and difference <= abs(gold) * Fraction(
+        11, 2 * 10 ** max(DIGITS, min(max(digits), 12))
+    )
 
 
 BIG_POWER = re.compile(r"\^\s*(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|(\w))")
@@ -356,19 +389,40 @@ def too_large(text: str) -> bool:
     """
     numbers = [int(found) for found in re.findall(r"\d+", text) if len(found) < 400]
     largest = max(numbers, default=0)
-    if re.search(r"[)\]}!]\s*!", text) or any(int(found) > BIG for found in re.findall(r"(?<![.\d])(\d{1,400})\s*!", text)):
+    if re.search(r"[)\]}!]\s*!", text) or any(
+        int(found) > BIG for found in re.findall(r"(?<![.\d])(\d{1,400})\s*!", text)
+    ):
         return True
     for braced, bare in BIG_POWER.findall(text):
         exponent = braced or bare
         digits = [int(found) for found in re.findall(r"\d+", exponent) if len(found) < 400]
-        if "^" in exponent and any(value > 3 for value in digits) and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-z]+", "", exponent)):
+        if (
+            "^" in exponent
+            and any(value > 3 for value in digits)
+            and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-z]+", "", exponent))
+        ):
             return True
-        if max(digits, default=0) > 20_000 or (max(digits, default=0) > 60 and re.search(r"\)\s*\^", text) and re.search(r"[a-z]\w*\s*[+-]", text)):
+        if max(digits, default=0) > 20_000 or (
+            max(digits, default=0) > 60
+            and re.search(r"\)\s*\^", text)
+            and re.search(r"[a-z]\w*\s*[+-]", text)
+        ):
             return True
     bounded = re.search(r"\\(?:binom|sum|prod|lfloor|lceil|int|iint|gcd|lcm)(?![a-z])|\\[dt]binom", text)
-    if bounded and (largest > BIG or "^" in re.sub(r"\\(?:sum|prod|i*int)(?:_\{[^{}]*\}|_\w)?\^", "", text) and largest > 9 and re.search(r"\\[dt]?binom|\\lfloor|\\lceil", text)):
+    if bounded and (
+        largest > BIG
+        or (
+            "^" in re.sub(r"\\(?:sum|prod|i*int)(?:_\{[^{}]*\}|_\w)?\^", "", text)
+            and largest > 9
+            and re.search(r"\\[dt]?binom|\\lfloor|\\lceil", text)
+        )
+    ):
         return True
-    matrices = re.findall(r"\\begin\{\w*matrix\}(.*?)\\end", text, re.DOTALL) if re.search(r"\\det|vmatrix", text) else []
+    matrices = (
+        re.findall(r"\\begin\{\w*matrix\}(.*?)\\end", text, re.DOTALL)
+        if re.search(r"\\det|vmatrix", text)
+        else []
+    )
     nested = text.count("\\int") > 1 or (text.count("\\int") and re.search(r"\^\s*\{?[^{}]*\^", text))
     crowded = text.count("\\frac") > 40 or text.count("(") > 60 or text.count("{") > 120
     return any(matrix.count("\\\\") > 2 for matrix in matrices) or bool(nested) or crowded
@@ -395,10 +449,14 @@ def parsed(text: str):
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 
-    config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    config = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
     text = normalize_latex(notation.SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text), config)
     try:
-        return latex2sympy(text, is_real=not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text), normalization_config=None)
+        return latex2sympy(
+            text, is_real=not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text), normalization_config=None
+        )
     except MemoryError:
         raise
     except Exception:  # whatever the parser makes of a bad text: it reads nothing
@@ -428,13 +486,23 @@ def algebraically_same(gold: str, answer: str, tolerance: float | None = None) -
             return False
         factor = sympy.simplify(sides[0] / sides[1])
         return bool(factor.is_number and factor != 0 and factor.is_finite)
-    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr) and left.free_symbols != right.free_symbols:
+    if (
+        isinstance(left, sympy.Expr)
+        and isinstance(right, sympy.Expr)
+        and left.free_symbols != right.free_symbols
+    ):
         left, right = sympy.simplify(left), sympy.simplify(right)
         if left.free_symbols != right.free_symbols:
             return False
     if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
-        under_roots = {power.base for power in left.atoms(sympy.Pow) if power.base.is_Symbol and power.exp.is_Rational and power.exp.q == 2}
-        positive = {symbol: sympy.Dummy(symbol.name, positive=True) for symbol in under_roots}  # √n: n is no negative number
+        under_roots = {
+            power.base
+            for power in left.atoms(sympy.Pow)
+            if power.base.is_Symbol and power.exp.is_Rational and power.exp.q == 2
+        }
+        positive = {
+            symbol: sympy.Dummy(symbol.name, positive=True) for symbol in under_roots
+        }  # √n: n is no negative number
         left, right = left.subs(positive), right.subs(positive)
     return math_verify.verify([left], [right], timeout_seconds=None)
 
@@ -455,17 +523,30 @@ def is_expression(gold: str) -> bool:
     """Whether a mathematical object can be read in a gold answer, or in every entry of its list."""
     found = entries(named(written(gold).text)[1])
     pieces = [cell for row in found[1] for cell in row.split("&")] if found[0] == "matrix" else found[1]
-    return all(parsed(piece.rstrip("%").strip()) is not None or rational(piece.rstrip("%")) is not None for piece in pieces)
+    return all(
+        parsed(piece.rstrip("%").strip()) is not None or rational(piece.rstrip("%")) is not None
+        for piece in pieces
+    )
 
 
-def equivalent(gold: str, answer: str, precision: int = 6, strict: bool = True, allow_set_relation_comp: bool = False) -> bool:
+def equivalent(
+    gold: str, answer: str, precision: int = 6, strict: bool = True, allow_set_relation_comp: bool = False
+) -> bool:
     """Plain Math-Verify's grade of two answers, each in a box unless it brings delimiters: what ours is measured beside."""
     import math_verify
 
     delimited = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
-    left, right = (math_verify.parse(text if delimited.search(text) else rf"\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer))
+    left, right = (
+        math_verify.parse(text if delimited.search(text) else rf"\boxed{{{text}}}", parsing_timeout=None)
+        for text in (gold, answer)
+    )
     return math_verify.verify(
-        left, right, float_rounding=precision, strict=strict, allow_set_relation_comp=allow_set_relation_comp, timeout_seconds=None
+        left,
+        right,
+        float_rounding=precision,
+        strict=strict,
+        allow_set_relation_comp=allow_set_relation_comp,
+        timeout_seconds=None,
     )
 
 
@@ -478,11 +559,19 @@ def quick(pair: Pair) -> bool | None:
     if pair.grader == "plain":
         return None
     if pair.grader == "gold":
-        return True if rational(written(gold).text) is not None or notation.words(gold) or notation.choice(gold) else None
+        return (
+            True
+            if rational(written(gold).text) is not None or notation.words(gold) or notation.choice(gold)
+            else None
+        )
     if pair.grader == "paper":
         left, right = evaluator.stripped(gold[: LONGEST + 1]), evaluator.stripped(answer[: LONGEST + 1])
         values = evaluator.value(left), evaluator.value(right)
-        if left.lower() == right.lower() and len(answer) <= LONGEST and None not in (*map(evaluator.plain_word, (gold, answer)), ""):
+        if (
+            left.lower() == right.lower()
+            and len(answer) <= LONGEST
+            and None not in (*map(evaluator.plain_word, (gold, answer)), "")
+        ):
             return None
         if left.lower() == right.lower():
             return True
@@ -539,8 +628,8 @@ def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
 
     begun = time.process_time()
     timers = {signal.SIGALRM: (signal.ITIMER_REAL, wall), signal.SIGPROF: (signal.ITIMER_PROF, SECONDS)}
-    for number, (timer, seconds) in timers.items():
-        signal.signal(number, stop)
+    for alarm, (timer, seconds) in timers.items():
+        signal.signal(alarm, stop)
         signal.setitimer(timer, seconds)
     try:
         grade = DECIDE[pair.grader](pair)
@@ -580,6 +669,7 @@ class Comparer:
 
         from pebble import ProcessPool
 
+        environment.short_tmp()  # the server listens in a folder below it
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["math_verify", "sympy.parsing.latex._parse_latex_antlr"])
         self.pool = ProcessPool(self.workers, context=context, initializer=prepare_worker)

@@ -27,7 +27,10 @@ pm|hr|cu cm|square|v â € ™|are|rupee|rounds|cubic|cc|mtr|s|ohm|number|kmph|
 cube|mt|sq inch|mp|∏ cm ³|hectare|more|sec|unit|cu . m|cm 2|rs .|rs|kg|g|month|km|m|cm|mm|apple|liter|loss|yard|pure
 year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|meter|inch"""
 UNITS = UNITS.replace("\n", "|").split("|")
-UNITS = [(unit.replace(" .", " "), re.compile(rf"(^|\W){unit}($|\W)")) for unit in [*UNITS, *(f"{unit}s" for unit in UNITS)]]
+UNITS = [
+    (unit.replace(" .", " "), re.compile(rf"(^|\W){unit}($|\W)"))
+    for unit in [*UNITS, *(f"{unit}s" for unit in UNITS)]
+]
 
 # What is rewritten before units are removed, and after.
 BEFORE_UNITS = [
@@ -57,7 +60,12 @@ WORD = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{\s*([^\W\d_]{
 
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 NUMBER_WORDS = {word: value for value, word in enumerate(f"{ONES} seventeen eighteen nineteen".split())}
-NUMBER_WORDS |= {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+NUMBER_WORDS |= {
+    word: 10 * value
+    for value, word in enumerate(
+        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2
+    )
+}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 
@@ -89,7 +97,10 @@ def answer(text: str) -> tuple[str | None, str | None]:
     elif "boxed" in text:
         found, source = boxed(text[text.rindex("boxed") + len("boxed") :]), "box"
     elif "he answer is" in text or "final answer is" in text:
-        found, source = re.split("he answer is" if "he answer is" in text else "final answer is", text)[-1], "statement"
+        found, source = (
+            re.split("he answer is" if "he answer is" in text else "final answer is", text)[-1],
+            "statement",
+        )
     elif "答案是" in text:
         found, source = text.split("答案是")[1].strip().split("\n\n")[0], "statement"
     else:
@@ -216,7 +227,9 @@ def equal(gold: str, found: str) -> bool:
     if gold.strip().lower() == found.strip().lower() or (gold in {*"ABCDE"} and choice(found) == gold):
         return True
     numbers = value(gold), value(found)
-    if None not in numbers and any(close(gold_value, numbers[1]) for gold_value in (numbers[0] / 100, numbers[0], numbers[0] * 100)):
+    if None not in numbers and any(
+        close(gold_value, numbers[1]) for gold_value in (numbers[0] / 100, numbers[0], numbers[0] * 100)
+    ):
         return True
     if not found:
         return False
@@ -249,7 +262,10 @@ def same_entries(gold: str, found: str) -> bool:
             return True
     matrices = [MATRIX.fullmatch(text) for text in (gold, found)]
     if all(matrices):
-        lines = [[line.strip().split("&") for line in matrix.group(1).split("\\\\") if line.strip()] for matrix in matrices]
+        lines = [
+            [line.strip().split("&") for line in matrix.group(1).split("\\\\") if line.strip()]
+            for matrix in matrices
+        ]
         return all_equal(*lines)
     return False
 
@@ -265,7 +281,9 @@ def same_by_algebra(gold: str, found: str) -> bool:
     """Equations by their two sides, `x=5` by what follows the sign, everything else as expressions."""
     counts = gold.count("="), found.count("=")
     if counts == (1, 1):
-        differences = ["{} - ({})".format(*(side.strip() for side in text.split("="))) for text in (gold, found)]
+        differences = [
+            "{} - ({})".format(*(side.strip() for side in text.split("="))) for text in (gold, found)
+        ]
         return symbolically_equal(*differences) or symbolically_equal(differences[0], f"-({differences[1]})")
     for one, other in ((found, gold), (gold, found)):
         if one.count("=") == 1 and "=" not in other and len(one.split("=")[0].strip()) <= 2:

@@ -29,7 +29,11 @@ def no_gold(answer) -> str | None:
     plain = str(answer).strip()
     if not plain:
         return "has no answer"
-    return f"has no answer that could be compared ({plain!r})" if plain.strip(" .\\{}$").casefold() in NONE else None
+    return (
+        f"has no answer that could be compared ({plain!r})"
+        if plain.strip(" .\\{}$").casefold() in NONE
+        else None
+    )
 
 
 def rules(row: dict) -> Rules:
@@ -43,7 +47,11 @@ def no_rule(row: dict) -> str | None:
         value = row.get(name)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
-        fits = isinstance(value, bool) if kind is bool else isinstance(value, int | float if kind is float else kind)
+        fits = (
+            isinstance(value, bool)
+            if kind is bool
+            else isinstance(value, int | float if kind is float else kind)
+        )
         if not fits or (kind is not bool and isinstance(value, bool)):
             return f"has `{name}` {value!r}, {kind.__name__} is needed"
     return None
@@ -60,7 +68,8 @@ def reviewed(path: Path = REVIEWED) -> dict[str, dict]:
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return {
-        row["key"]: {"answer": row["answer"]} | {name: read[name](row[name]) for name in COLUMNS if row[name]} for row in rows
+        row["key"]: {"answer": row["answer"]} | {name: read[name](row[name]) for name in COLUMNS if row[name]}
+        for row in rows
     }
 
 
@@ -75,7 +84,5 @@ def schema():
 
 def task(path: Path) -> list[dict]:
     """The rows of a task or a set of RL problems: problem, answer, and the columns of rules where it has them."""
-    table = records.read_parquet(path)
-    if missing := sorted({"problem", "answer"} - set(table.column_names)):
-        records.fail(path, f"has no column {missing[0]!r}", "Make the file anew")
-    return table.to_pylist()
+    records.read_parquet(path, {"problem": "text", "answer": "text"})  # or an error that says what is missing
+    return records.read_parquet(path).to_pylist()

@@ -29,7 +29,8 @@ BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 SIGN = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
 JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
 STATEMENT = re.compile(
-    r"\b(?:final\s+answer|answer)\**(?:\s+(?:to|of|for|in)\b[^.\n:=]{1,60}?)?\s*(?:\bis\b|:|=)[\s:*]*", re.IGNORECASE
+    r"\b(?:final\s+answer|answer)\**(?:\s+(?:to|of|for|in)\b[^.\n:=]{1,60}?)?\s*(?:\bis\b|:|=)[\s:*]*",
+    re.IGNORECASE,
 )
 LABEL = re.compile(r"\\text(?:bf)?\s*\{\s*((?:final\s+)?answer)\s*:?\s*\}\s*:?", re.IGNORECASE)
 MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
@@ -145,7 +146,7 @@ def asked(text: str, form: str) -> str | None:
             found = next((group for group in match.groups() if group is not None), found)
     except TimeoutError:
         return None
-    return found and (last_boxed(found) or found).strip() or None
+    return (found and (last_boxed(found) or found).strip()) or None
 
 
 def check_form(form: str):
@@ -177,7 +178,9 @@ def is_looping(text: str) -> bool:
     return False
 
 
-def extract(response: str, finish_reason: str, form: str = "box", tags: tuple[str, str] = thoughts.THINK) -> dict:
+def extract(
+    response: str, finish_reason: str, form: str = "box", tags: tuple[str, str] = thoughts.THINK
+) -> dict:
     """What a response answers: `answer` (headline), `boxed` (it stands in the form asked for), `answer_paper` and
     `source_paper`.
     """
@@ -202,7 +205,11 @@ def extract(response: str, finish_reason: str, form: str = "box", tags: tuple[st
 def formulas(problem: str) -> list[str]:
     """The formulas of a problem, and the sides of those that relate two."""
     found = [next(filter(None, groups), "").strip() for groups in MATHS.findall(problem)]
-    sides = [side.strip() for formula in found for side in re.split(r"=|<|>|\\(?:le|ge|leq|geq|ne|neq|equiv)(?![a-z])", formula)]
+    sides = [
+        side.strip()
+        for formula in found
+        for side in re.split(r"=|<|>|\\(?:le|ge|leq|geq|ne|neq|equiv)(?![a-z])", formula)
+    ]
     return list(dict.fromkeys(formula for formula in [*found, *sides] if formula))
 
 
@@ -237,14 +244,20 @@ def is_copied(answer: str, gold: str, problem: str) -> bool:
     bare = normal(answer)
     if not re.search(r"[-+*/^]|\\(?:times|cdot|div|frac|sqrt)", bare):
         return False
-    return bool(re.search(rf"(?<![\w.+*/^-]){re.escape(bare)}(?![\w*/^]|\.\d)", normal(re.sub(r"[$]", "", problem))))
+    return bool(
+        re.search(rf"(?<![\w.+*/^-]){re.escape(bare)}(?![\w*/^]|\.\d)", normal(re.sub(r"[$]", "", problem)))
+    )
 
 
 # ---- grades
 
 
 def grade(
-    responses: list[tuple], comparer: Comparer, paper: bool = True, form: str = "box", tags: tuple[str, str] = thoughts.THINK
+    responses: list[tuple],
+    comparer: Comparer,
+    paper: bool = True,
+    form: str = "box",
+    tags: tuple[str, str] = thoughts.THINK,
 ) -> list[dict]:
     """Grades of Responses (or tuples that start with their first three fields).
 
@@ -260,7 +273,11 @@ def grade(
     for row, response in zip(rows, responses, strict=True):
         asked_for = row["finished"] and row["answer"] is not None
         headline = Pair("headline", response.gold, row["answer"], response.rules) if asked_for else None
-        loose = Pair("paper", response.gold, row["answer_paper"]) if paper and row["answer_paper"] is not None else None
+        loose = (
+            Pair("paper", response.gold, row["answer_paper"])
+            if paper and row["answer_paper"] is not None
+            else None
+        )
         pairs.append((headline, loose))
     grades = comparer([pair for both in pairs for pair in both if pair])
     grades[None] = (False, 0.0)
@@ -280,7 +297,10 @@ def floor(problems: list[tuple[str, str, Rules]], comparer: Comparer) -> dict[st
     """What the policy "box the longest formula of the problem" would score on (problem, gold, rules): the share that is
     equal to the gold answer by the headline's comparison (`headline`: without what is copied) and by the paper's.
     """
-    policy = [(f"\\boxed{{{longest_formula(problem)}}}", "stop", gold, problem, rules) for problem, gold, rules in problems]
+    policy = [
+        (f"\\boxed{{{longest_formula(problem)}}}", "stop", gold, problem, rules)
+        for problem, gold, rules in problems
+    ]
     rows = grade(policy, comparer)
     shares = {"headline": "correct", "copied": "copied", "paper": "correct_paper"}
     return {name: sum(row[column] for row in rows) / max(len(rows), 1) for name, column in shares.items()}

@@ -52,7 +52,9 @@ REWRITTEN, SHORTER = (
 )
 FONT = re.compile(FONT)
 REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|dot|bar)\s*\{?\s*(\d+)\s*\}?")
-LEADING = re.compile(r"^(?:(?:\\approx|\\sim(?:eq)?|\\text\{\s*Answer:?\s*\}|=|:|(?:final )?answer:)\s*)+", re.IGNORECASE)
+LEADING = re.compile(
+    r"^(?:(?:\\approx|\\sim(?:eq)?|\\text\{\s*Answer:?\s*\}|=|:|(?:final )?answer:)\s*)+", re.IGNORECASE
+)
 
 # ---- units, from a list and never by a letter behind a number
 
@@ -74,17 +76,36 @@ UNIT_NAMES = {
 LETTER_UNITS = {"m": "metre", "g": "gram", "s": "second", "h": "hour", "L": "litre", "l": "litre", "N": "newton", "J": "joule", "V": "volt", "W": "watt", "C": "degree", "F": "degree", "in": "inch", "in.": "inch"}  # fmt: skip
 UNITS = {name: unit for unit, names in UNIT_NAMES.items() for name in names.split()}
 POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
-ANY_UNIT = "|".join(re.escape(name) for name in sorted([*UNITS, *POWERS, "per", "of", "in", "total"], key=len, reverse=True))
-UNIT_TEXT = re.compile(r"\\(?:text(?:rm|it|bf|normal)?|mathrm|mbox|operatorname)\s*\{\s*([^{}]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?\s*\.?$")
-UNIT_PLAIN = re.compile(rf"(?<=[\d)}}\]\w])\s*((?:(?<![A-Za-z\\])(?:{ANY_UNIT})(?![A-Za-z])[\s/]*)+)(?:\^\s*\{{?\s*([23])\s*\}}?)?\s*\.?$", re.IGNORECASE)
+ANY_UNIT = "|".join(
+    re.escape(name) for name in sorted([*UNITS, *POWERS, "per", "of", "in", "total"], key=len, reverse=True)
+)
+UNIT_TEXT = re.compile(
+    r"\\(?:text(?:rm|it|bf|normal)?|mathrm|mbox|operatorname)\s*\{\s*([^{}]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?\s*\.?$"
+)
+UNIT_PLAIN = re.compile(
+    rf"(?<=[\d)}}\]\w])\s*((?:(?<![A-Za-z\\])(?:{ANY_UNIT})(?![A-Za-z])[\s/]*)+)(?:\^\s*\{{?\s*([23])\s*\}}?)?\s*\.?$",
+    re.IGNORECASE,
+)
 
 NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)?(?:\.\d*)?(?<=[\d.])")
-SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*)\{?\s*([+-]?\d{1,4})\s*\}?")
+SCIENTIFIC = re.compile(
+    r"([+-]?\d+(?:\.\d+)?)(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*)\{?\s*([+-]?\d{1,4})\s*\}?"
+)
 FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
 MIXED = re.compile(r"(?<![\d.}])([+-]?)(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}")
-BASE = re.compile(r"\(?([0-9A-Z]+)\)?_\{?\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}?(?:\s*base)?", re.IGNORECASE)
-BASE_WORDS = {word: number for number, word in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)} | {"sixteen": 16}
-NAME = re.compile(r"(?:\([A-Za-z](?:, ?[A-Za-z])+\)|\\?[A-Za-z]+(?:_\{?\w+\}?)?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|\\?[A-Za-z]+(?:_\{?\w+\}?)?'*|[A-Za-z]\([^()=<>]{1,12}\)|\\angle\s*[A-Z]+|\\overline\{\w+\}|\|?[A-Z]{2}\|?)\s*(?:=(?!=)|\\in(?![a-z]))\s*(?=\S)")
+BASE = re.compile(
+    r"\(?([0-9A-Z]+)\)?_\{?\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}?(?:\s*base)?",
+    re.IGNORECASE,
+)
+BASE_WORDS = {
+    word: number
+    for number, word in enumerate(
+        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], 2
+    )
+} | {"sixteen": 16}
+NAME = re.compile(
+    r"(?:\([A-Za-z](?:, ?[A-Za-z])+\)|\\?[A-Za-z]+(?:_\{?\w+\}?)?:\\?[A-Za-z]+(?:_\{?\w+\}?)?|\\?[A-Za-z]+(?:_\{?\w+\}?)?'*|[A-Za-z]\([^()=<>]{1,12}\)|\\angle\s*[A-Z]+|\\overline\{\w+\}|\|?[A-Z]{2}\|?)\s*(?:=(?!=)|\\in(?![a-z]))\s*(?=\S)"
+)
 
 
 class Written(NamedTuple):
@@ -109,7 +130,11 @@ def plain_unicode(text: str) -> str:
             found.append(SIGNS[char])
         elif unicodedata.category(char) in ("Cf", "Cc", "Co", "Cs") and char not in "\n\t\r":
             continue
-        elif (name := unicodedata.name(char, "")).startswith("GREEK") and " LETTER " in name and len(name.split()) == 4:
+        elif (
+            (name := unicodedata.name(char, "")).startswith("GREEK")
+            and " LETTER " in name
+            and len(name.split()) == 4
+        ):
             greek = name.split()[-1].lower().replace("lamda", "lambda")
             found.append(f"\\{greek.title() if 'CAPITAL' in name else greek} ")
         elif char.isascii() or char == "√":
@@ -127,7 +152,9 @@ def unwrapped(text: str) -> str:
         box = BOXED.match(text)
         if box and closing(text, box.end() - 1) == len(text) - 1:
             text = text[box.end() : -1].strip()
-        elif text[:1] + text[-1:] in ("**", "$$", "``") or (text[:1] + text[-1:] == "{}" and closing(text) == len(text) - 1):
+        elif text[:1] + text[-1:] in ("**", "$$", "``") or (
+            text[:1] + text[-1:] == "{}" and closing(text) == len(text) - 1
+        ):
             text = text[1:-1].strip()
         else:
             break
@@ -224,7 +251,9 @@ def written(answer: str) -> Written:
             text, unit = text[: match.start()].strip(), unit or "degree"
         for pattern in (UNIT_TEXT, UNIT_PLAIN):
             match = pattern.search(text)
-            named = match and match.start() > 0 and unit_of(match.group(1), match.group(2), pattern is UNIT_TEXT)
+            named = (
+                match and match.start() > 0 and unit_of(match.group(1), match.group(2), pattern is UNIT_TEXT)
+            )
             if named:
                 text, unit = text[: match.start()].strip(), unit or named
     if unit == "percent":
@@ -254,7 +283,26 @@ def number(text: str) -> Decimal | None:
 
 # ---- words
 
-SMALL_WORDS = {"no", "yes", "odd", "on", "off", "all", "any", "one", "two", "six", "ten", "red", "so", "not", "up", "yen", "cat", "dog"}
+SMALL_WORDS = {
+    "no",
+    "yes",
+    "odd",
+    "on",
+    "off",
+    "all",
+    "any",
+    "one",
+    "two",
+    "six",
+    "ten",
+    "red",
+    "so",
+    "not",
+    "up",
+    "yen",
+    "cat",
+    "dog",
+}
 ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
 EMPTY = {"no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions", "does not exist", "dne", "there are no solutions"}  # fmt: skip
 
@@ -265,7 +313,9 @@ def words(answer: str) -> str | None:
     Letters that may be a product (`ab`, `xyz`) are words only inside `\\text{…}` or where English has them.
     """
     text = spaced(answer)
-    inner = re.fullmatch(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s*\{([^{}]*)\}", text)
+    inner = re.fullmatch(
+        r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf|operatorname)\s*\{([^{}]*)\}", text
+    )
     plain = re.sub(r"\s+", " ", without_fonts(text)).strip(" .!*\"'`")
     if not re.fullmatch(r"[^\W\d_]+(?:['’-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['’-][^\W\d_]+)*)*", plain):
         return None

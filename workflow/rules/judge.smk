@@ -6,7 +6,7 @@ if JUDGE:
     rule judge:
         input:
             model=base_model(JUDGE["model"], 0),  # one judge for all cells, also where bases have seeds
-            prompt="workflow/reference/judge_prompt.txt",
+            prompt=judge_prompt_of,
             responses=[
                 cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet")
                 for task in config["report"]["length"]
@@ -25,13 +25,15 @@ if JUDGE:
             gres=gres_resource(lambda w: gpus(JUDGING)),
             slurm_extra=nice,
         params:
-            launch=launch(JUDGING),
-            flags=flags.line(config["generate"], flags.JUDGING),
+            launch=lambda w, resources: launch(JUDGING, resources),
+            flags=what(LABELS, sampling, flags.JUDGING),
+            before=started_before(LABELS),
+            operation=how(sampling, flags.JUDGING),
             max_characters=JUDGE["max_characters"],
             stop=stop_flags(JUDGING),
         message:
             "Judge {wildcards.model} {wildcards.run} seed {wildcards.seed}"
         shell:
-            "{params.launch} scripts/judge.py --model {input.model} --responses {input.responses} --tasks {input.tasks}"
-            " --prompt {input.prompt} --max-characters {params.max_characters} {params.flags} {params.stop}"
-            " --out {output} 2> {log}"
+            "{params.launch} scripts/judge.py --model {input.model:q} --responses {input.responses:q} --tasks {input.tasks:q}"
+            " --prompt {input.prompt:q} --max-characters {params.max_characters:q} {params.flags} {params.operation} {params.stop}"
+            " --out {output:q} 2> {log:q}"

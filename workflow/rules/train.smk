@@ -4,7 +4,7 @@
 
 rule pretrain:
     input:
-        template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
+        template=template_of,
     output:
         directory(at("models/{model}/seed{seed}")),
     log:
@@ -20,13 +20,13 @@ rule pretrain:
     message:
         "Pre-train {wildcards.model} seed {wildcards.seed}"
     shell:
-        "python scripts/pretrain.py --template {input.template} {params.size} {params.lengths}"
-        " --seed {wildcards.seed} --out {output} 2> {log}"
+        "python scripts/pretrain.py --template {input.template:q} {params.size} {params.lengths}"
+        " --seed {wildcards.seed} --out {output:q} 2> {log:q}"
 
 
 rule fetch_model:
     input:
-        template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
+        template=template_of,
     output:
         directory(at("models/{model}/fetched")),
     log:
@@ -43,8 +43,8 @@ rule fetch_model:
     message:
         "Fetch the model {wildcards.model}"
     shell:
-        "python scripts/fetch_model.py {params.source} --template {input.template} --end-token {params.end}"
-        " --pad-token {params.pad} --out {output} 2> {log}"
+        "python scripts/fetch_model.py {params.source} --template {input.template:q} --end-token {params.end}"
+        " --pad-token {params.pad} --out {output:q} 2> {log:q}"
 
 
 rule preflight:
@@ -62,19 +62,21 @@ rule preflight:
     priority: priority(0)
     conda:
         CPU_ENV
+    threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     resources:
-        mem_mb=memory(16000),
+        mem_mb=memory("preflight", preflight_memory),
         runtime=60,
         slurm_extra=nice,
     params:
-        flags=preflight_flags,
-        prompt=prompt_flags(),
-        max_truncated=config["preflight"]["max_truncated"],
+        flags=what(PREFLIGHT_RECORD, sft_settings, flags.PREFLIGHT),
+        prompt=prompt_flags,
+        before=bound_before(PREFLIGHT_RECORD),
+        max_truncated=lambda w, resources: config["preflight"]["max_truncated"],
     message:
         "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "python scripts/preflight.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
-        " --max-truncated {params.max_truncated} --out {output} 2> {log}"
+        "python scripts/preflight.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.prompt}"
+        " --max-truncated {params.max_truncated:q} --workers {threads} --out {output:q} 2> {log:q}"
 
 
 rule sft:
@@ -97,17 +99,19 @@ rule sft:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory(128000),
+        mem_mb=memory("sft", sft_memory),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
-        flags=sft_flags,
-        prompt=prompt_flags(),
+        flags=what(SFT_RECORD, sft_settings, flags.SFT),
+        prompt=prompt_flags,
+        before=started_before(SFT_RECORD),
+        operation=how(sft_settings, flags.SFT),
     message:
         "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/sft.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
-        " --seed {wildcards.seed} --out {output.model} --record {output.record} 2> {log}"
+        "{params.launch} scripts/sft.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.operation} {params.prompt}"
+        " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} 2> {log:q}"
 
 
 rule rl:
@@ -130,17 +134,19 @@ rule rl:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory(256000),
+        mem_mb=memory("rl", 256000),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.rl_settings),
-        flags=rl_flags,
-        prompt=lambda w: f"{prompt_flags()} {answer_flags(w)}".strip(),
+        flags=what(RL_RECORD, rl_settings, flags.RL),
+        prompt=lambda w: f"{prompt_flags(w)} {answer_flags(w)}".strip(),
+        before=started_before(RL_RECORD),
+        operation=how(rl_settings, flags.RL),
     message:
         "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/rl.py --model {input.start} --problems {input.problems} {params.flags} {params.prompt}"
-        " --seed {wildcards.seed} --out {output.model} --record {output.record} --curve {output.curve} 2> {log}"
+        "{params.launch} scripts/rl.py --model {input.start:q} --problems {input.problems:q} {params.flags} {params.operation} {params.prompt}"
+        " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} --curve {output.curve:q} 2> {log:q}"
 
 
 rule export_step:
@@ -163,5 +169,5 @@ rule export_step:
     message:
         "Publish {wildcards.model} {wildcards.whole} step {wildcards.step} seed {wildcards.seed}"
     shell:
-        "python scripts/export_step.py --checkpoints {params.checkpoints} --record {input.record} --step {wildcards.step}"
-        " --out {output} 2> {log}"
+        "python scripts/export_step.py --checkpoints {params.checkpoints:q} --record {input.record:q} --step {wildcards.step}"
+        " --out {output:q} 2> {log:q}"
