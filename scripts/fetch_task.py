@@ -34,34 +34,26 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
 
 
 def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
-    """A row of the task from a row of the source; what cannot be used stops with the row named."""
-    identity, problem, answer = (row.get(key) for key in ("id", "problem", "answer"))
+    """A row of the task from a row of the source; intake.Wrong where it cannot be used."""
+    answer = row.get("answer")
     if isinstance(answer, list):
         if len(answer) > 1 and not isinstance(row.get("order"), bool):
-            records.fail(
-                source,
-                f"row {identity!r} has several answers and no rule",
-                "Give it a column `order`: true or false",
-            )
-        answer = ", ".join(map(str, answer)) if all(golds.no_gold(one) is None for one in answer) else None
-    why = None if isinstance(problem, str) and problem.strip() else "has no problem"
-    if why := why or golds.no_gold(answer) or golds.no_rule(row):
-        records.fail(source, f"row {identity!r} {why}", "Mend the source or leave the row out")
-    found = known.get(golds.key(problem), {})
-    rules = row if any(row.get(name) is not None for name in golds.COLUMNS) else found
-    if (
-        found
-        and str(answer).lstrip("0") != found["answer"].lstrip("0")
-        and not equality.quick(equality.Pair("headline", found["answer"], str(answer)))
-    ):
+            raise intake.Wrong("it has several answers and no rule: give it a column `order`, true or false")
+        why = next(filter(None, map(golds.no_gold, answer)), None if answer else "has no answer")
+        answer = ", ".join(map(str, answer))
+    else:
+        why = golds.no_gold(answer)
+    made = intake.checked_problem(row | {"answer": "?" if why else answer})
+    if why := why or golds.no_rule(row):
+        raise intake.Wrong(f"row {made['id'] or '?'!r} {why}")
+    found = known.get(golds.key(made["problem"]), {})
+    if found and not equality.quick(equality.Pair("headline", found["answer"], made["answer"])):
         print(
-            f"warning: {source}: {identity!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
+            f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
             file=sys.stderr,
         )
-    level = str(row["level"]) if row.get("level") is not None else None
-    return {"id": str(identity), "problem": problem, "answer": str(answer), "level": level} | golds.rules(
-        rules
-    )._asdict()
+    own = any(row.get(name) is not None for name in golds.COLUMNS)
+    return made | golds.rules(row if own else found)._asdict()
 
 
 def main():
@@ -88,18 +80,20 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    rows, known, out, first = rows[: args.limit], golds.reviewed(), [], {}
-    doors = intake.each_checked(args.source, rows, intake.checked_problem)
-    for number, (row, door) in enumerate(zip(rows, doors, strict=True)):
-        identity = str(number) if door["id"] is None else door["id"]
-        if identity in first:
+    known = golds.reviewed()
+    out = list(
+        intake.each_checked(args.source, rows[: args.limit], lambda row: task_row(row, known, args.source))
+    )
+    first: dict[str, int] = {}
+    for number, row in enumerate(out):
+        row["id"] = str(number) if row["id"] is None else row["id"]
+        if row["id"] in first:
             records.fail(
                 args.source,
-                f"rows {first[identity] + 1} and {number + 1} have the same id {identity!r}",
+                f"rows {first[row['id']] + 1} and {number + 1} have the same id {row['id']!r}",
                 "Give each problem an id of its own, or none at all",
             )
-        first[identity] = number
-        out.append(task_row(row | {"id": identity, "problem": door["problem"]}, known, args.source))
+        first[row["id"]] = number
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
     import pyarrow

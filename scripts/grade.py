@@ -18,7 +18,7 @@ import collections
 import sys
 from pathlib import Path
 
-from valley import calculations, equality, flags, golds, grading, records, reflection, thoughts
+from valley import calculations, equality, flags, golds, grading, intake, records, reflection, thoughts
 
 RESPONSE_COLUMNS = {"id": "text", "sample": "whole numbers", "response": "text or bytes?", "tokens": "whole numbers",
              "finish_reason": "text"}  # fmt: skip
@@ -65,40 +65,33 @@ def labels(paths: list[Path]) -> dict[str, dict[tuple, str]]:
 
 
 def foreign(path: Path):
-    """(table of responses, task rows by id) of a .jsonl that carries its gold answers; the file and line in every error."""
-    import json
-
+    """(table of responses, task rows by id) of a .jsonl that carries its gold answers; errors name file and row."""
     import pyarrow
 
-    rows, gold = [], {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            records.fail(f"{path}, line {number}", f"is not JSON ({error})", "Mend the file")
-        answer = row.get("gold", row.get("answer")) if isinstance(row, dict) else None
-        why = golds.no_gold(answer) if isinstance(row, dict) else "is no object"
-        if why is None and not isinstance(row.get("response"), str):
-            why = "has no text `response`"
-        if why:
-            records.fail(f"{path}, line {number}", why, "Every line needs `response` and `gold`")
+    rows, gold, counts = [], {}, collections.Counter()
+
+    def checked(row: dict) -> dict:
+        """What is graded of a row; intake.Wrong where it cannot be."""
+        answer = row.get("gold", row.get("answer"))
+        if why := golds.no_gold(answer) or golds.no_rule(row):
+            raise intake.Wrong(f"it {why}; every line needs `response` and `gold`")
+        if not isinstance(row.get("response"), str):
+            raise intake.Wrong("it has no text `response`; every line needs `response` and `gold`")
+        return row | {"answer": str(answer)}
+
+    for number, row in enumerate(intake.each_checked(path, intake.read_rows(path), checked), 1):
         name = str(row["id"]) if row.get("id") is not None else str(number)
-        task = {"answer": str(answer), "problem": row.get("problem") or ""} | {
+        task = {"answer": row["answer"], "problem": row.get("problem") or ""} | {
             c: row.get(c) for c in golds.COLUMNS
         }
         if gold.setdefault(name, task) != task:
-            records.fail(
-                f"{path}, line {number}",
-                f"gives {name!r} another gold answer or problem than before",
-                "Give ids of their own",
-            )
-        sample = (
-            row["sample"] if row.get("sample") is not None else sum(other["id"] == name for other in rows)
-        )
+            what = f"gives {name!r} another gold answer or problem than before"
+            records.fail(f"{path} row {number}", what, "Give each problem an id of its own")
+        sample = counts[name] if row.get("sample") is None else row["sample"]
+        counts[name] += 1
+        finish = row.get("finish_reason") or "stop"
         rows.append({"id": name, "sample": sample, "response": row["response"], "tokens": row.get("tokens"),
-                     "finish_reason": row.get("finish_reason") or "stop"})  # fmt: skip
+                     "finish_reason": finish})  # fmt: skip
     if not rows:
         records.fail(path, "has no lines", "Give a .jsonl of responses")
     return pyarrow.Table.from_pylist(rows), gold
@@ -168,7 +161,9 @@ def grade_task(
 
 def grade_cell(args):
     """Grade all tasks of a cell as `args` say, and write the grades."""
-    records.room(args.out.parent, sum(path.stat().st_size for path in args.responses), "grading")
+    records.room(
+        args.out.parent, sum(path.stat().st_size for path in args.responses if path.exists()), "grading"
+    )
     graded, judged = [], labels(args.judged)
     if unknown := sorted(set(judged) - {path.stem for path in args.responses}):
         records.fail(
@@ -219,7 +214,7 @@ def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--responses", required=True, type=Path, nargs="+")
     parser.add_argument(
-        "--tasks", default=[], type=Path, nargs="+", help="one a file of responses; a .jsonl needs none"
+        "--tasks", default=[], type=Path, nargs="+", help="one a file of responses, no .jsonl"
     )
     parser.add_argument("--samples", default=[], type=int, nargs="+")
     flags.add_answer(parser)

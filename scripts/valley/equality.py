@@ -36,7 +36,6 @@ RELATION = re.compile(r"<|>|\\l[et](?![a-z])|\\g[et](?![a-z])")
 CHAIN = re.compile(
     r"(?:(?P<low>[^<>]+?)\s*(?P<first><|\\le)\s*)?(?P<name>\\?[A-Za-z]\w*)\s*(?:(?P<second><|>|\\le|\\ge)\s*(?P<high>[^<>]+))?"
 )
-LINE = {"(-\\infty,\\infty)", "\\mathbb{R}", "\\R", "\\mathbbR"}
 
 
 class Rules(NamedTuple):
@@ -64,7 +63,7 @@ class Pair(NamedTuple):
     grader: str
     gold: str
     answer: str
-    rules: Rules = Rules()
+    rules: Rules = NO_RULES
 
 
 class TooLarge(Exception):
@@ -425,12 +424,8 @@ def too_large(text: str) -> bool:
         else []
     )
     nested = text.count("\\int") > 1 or (text.count("\\int") and re.search(r"\^\s*\{?[^{}]*\^", text))
-    return (
-        any(matrix.count("\\\\") > 2 for matrix in matrices)
-        or bool(nested)
-        or text.count("\\frac") > 40
-        or text.count("(") > 60
-    )
+    crowded = text.count("\\frac") > 40 or text.count("(") > 60 or text.count("{") > 120
+    return any(matrix.count("\\\\") > 2 for matrix in matrices) or bool(nested) or crowded
 
 
 def equations(gold: str, answer: str, algebra) -> bool:
@@ -624,15 +619,17 @@ def prepare_worker():
 
 
 def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
-    """In a worker: the grade of one pair (None: given up for time or memory) and the seconds of CPU it took."""
+    """In a worker: the grade of one pair (None: given up, it took too long or too much memory) and the seconds it
+    of CPU it took.
+    """
 
     def stop(_signal, _frame):
         raise TookTooLong
 
     begun = time.process_time()
     timers = {signal.SIGALRM: (signal.ITIMER_REAL, wall), signal.SIGPROF: (signal.ITIMER_PROF, SECONDS)}
-    for name, (timer, seconds) in timers.items():
-        signal.signal(name, stop)
+    for alarm, (timer, seconds) in timers.items():
+        signal.signal(alarm, stop)
         signal.setitimer(timer, seconds)
     try:
         grade = DECIDE[pair.grader](pair)

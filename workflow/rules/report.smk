@@ -79,6 +79,7 @@ rule aggregate:
 rule floors:
     input:
         script="scripts/floors.py",
+        code=imports("floors"),
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
     output:
         report(table("floors"), category="Tables", caption="../report/tables.rst"),
@@ -92,7 +93,7 @@ rule floors:
     message:
         "Score the policies that solve nothing"
     shell:
-        "python {input.script} --tasks {input.tasks} --workers {threads} --out {output} 2> {log}"
+        "python {input.script:q} --tasks {input.tasks:q} --workers {threads} --out {output:q} 2> {log:q}"
 
 
 rule analyse:
