@@ -48,7 +48,7 @@ def main():
         tasks, fits, points, flags.pairs(args.parameters, float), reflective, args.judged, tuple(args.leaking),
         confidence=args.confidence,
     )  # fmt: skip
-    parts, models = claims.held(study, asked, known)
+    parts, models = claims.judged(study, asked, known)
     tables.write(args.tables, {"claims": parts, "claims_models": models})
     for row in parts[parts.part == ""].itertuples():
         print(f"{row.claim} {row.verdict}: {row.text}")

@@ -59,7 +59,7 @@ def tallied(
         known = claims.Known(
             tasks, fits, points, parameters, judged=bool(report["judge"]), confidence=report["confidence"]
         )
-        for row in claims.held(study, asked, known)[0].itertuples():
+        for row in claims.judged(study, asked, known)[0].itertuples():
             counts[row.claim, row.part][row.verdict.removesuffix(", but")] += 1
     return counts
 

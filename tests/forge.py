@@ -65,7 +65,7 @@ def held(of: Study, asked: dict = CLAIMS, **known) -> dict[tuple[str, str], dict
     """The rows of the table `claims` by claim and part."""
     fits = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
     facts = claims.Known(TASKS, fits, recovery(of, TASKS, 0.95), PARAMETERS)._replace(**known)
-    rows = claims.held(of, asked, facts)[0].to_dict("records")
+    rows = claims.judged(of, asked, facts)[0].to_dict("records")
     return {(row["claim"], row["part"]): row for row in rows}
 
 

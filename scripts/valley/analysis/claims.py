@@ -293,7 +293,7 @@ def table_rows(part: dict, rows: list[Row], confidence: float) -> list[dict]:
     return found
 
 
-def held(study: Study, claims: dict, known: Known) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+def judged(study: Study, claims: dict, known: Known) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """Tables `claims` (a row a claim and part, the claim first) and `claims_models` (a row a part and model)."""
     parts, models = [], []
     for name, claim in claims.items():
