@@ -183,6 +183,24 @@ def sft_settings(config: dict, model: str, run: str) -> dict:
     return settings
 
 
+def passes(config: dict, model: str, run: str) -> float:
+    """How often an SFT run sees each example: its epochs, or what its steps come to."""
+    settings = sft_settings(config, model, run)
+    if "steps" not in settings:
+        return settings["epochs"]
+    return settings["steps"] * settings["batch"] / examples_of(config, parse_run(run).size)
+
+
+def crosses_epochs(config: dict) -> bool:
+    """True where the grid trains a model on several sizes, and on one of them for several numbers of epochs by recipe."""
+    found: dict[str, dict[str, set]] = {}
+    for model, run in dict.fromkeys((cell.model, cell.run) for cell in cells(config)):
+        parsed = parse_run(run)
+        if parsed.stage == "sft" and set(config["sft"]["recipes"].get(parsed.recipe, {})) == {"epochs"}:
+            found.setdefault(model, {}).setdefault(parsed.size, set()).add(passes(config, model, run))
+    return any(len(sizes) > 1 and max(map(len, sizes.values())) > 1 for sizes in found.values())
+
+
 def rl_settings(config: dict, model: str, run: str) -> dict:
     """The RL settings of a run: protocol, then the model's own, then the recipe; later ones win."""
     recipe = parse_run(run).rl_recipe

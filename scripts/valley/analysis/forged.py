@@ -129,7 +129,7 @@ FILLED = {
     ("Qwen2.5-0.5B-Instruct", 220000): (11.0, 7000.0),
     ("Qwen2.5-0.5B-Instruct", 0): (14.0, 600.0),
 }
-# After RL from the base, from the smallest size, from a larger one; 0.5B ends 13 % above the first.
+# Accuracy after RL from the base, the smallest size, a larger one: 0.5B ends 13 % above the first.
 RL_ENDS = {
     "Qwen2.5-0.5B-Instruct": (0.161, 0.115, 0.182),
     "Qwen2.5-1.5B-Instruct": (0.33, 0.28, 0.41),
