@@ -84,7 +84,7 @@ def test_more_problems_and_more_samples_never_decide_less():
         rng, found = numpy.random.default_rng(4), []
         for _ in range(40):
             truths = {cells[0]: forge.forged.Truth(0.40), cells[1]: forge.forged.Truth(0.36)}
-            made = forge.forged.drawn(truths, tasks, ("math500",), 0.0, rng)
+            made = forge.forged.forged_answers(truths, tasks, ("math500",), 0.0, rng)
             of, only = forge.study(made), forge.Tasks(["math500"], ["math500"], [])
             rows, _, _ = claims.rows_of(of, loss, claims.Known(only, None, None, {}), "headline")
             found.append(rows[0].estimate.below(0))
