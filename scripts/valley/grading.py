@@ -25,7 +25,7 @@ from valley.notation import normal
 # What each grader is called, and the column of its grade.
 GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
-BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+BOX_OR_BRACE = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 SIGN_BEFORE = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
 JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
 STATEMENT = re.compile(
@@ -63,23 +63,21 @@ def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
 
 
 def boxes(text: str) -> list[tuple[int, int, str | None]]:
-    """Start, end and content of every box that holds something, the inner one where boxes nest; None for one
-    that is never closed.
+    """Start, end and content of every box that holds something, the inner one where boxes nest; at the end, with
+    content None, one that is never closed. One pass over the text.
     """
-    found = []
-    for box in BOX.finditer(text):
-        if found and found[-1][1] > box.start() and found[-1][2] is not None:
-            found.pop()  # the box around this one
-        depth, content, end = 1, None, len(text)
-        for token in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, box.end(), box.end() + 20_000):
-            depth += {"{": 1, "}": -1}.get(token.group(), 0)
-            if depth == 0:
-                content, end = text[box.end() : token.start()].strip(), token.end()
-                break
-        if content != "":
-            found.append((box.start(), end, content))
-        if len(found) > 8:
-            del found[:-4]
+    found, opened = [], []  # of each open brace: where its box begins and its content, None for a plain one
+    for token in BOX_OR_BRACE.finditer(text):
+        sign = token.group()
+        if sign.endswith("{") and not sign.startswith("\\{"):
+            opened.append((token.start(), token.end()) if len(sign) > 1 else None)
+        elif sign == "}" and opened and (box := opened.pop()):
+            content = text[box[1] : token.start()].strip()
+            if content and not (found and found[-1][0] > box[0]):
+                found.append((box[0], token.end(), content))
+    left = [box[0] for box in opened if box]
+    if left and left[-1] > (found[-1][0] if found else -1):
+        found.append((left[-1], len(text), None))
     return found
 
 
