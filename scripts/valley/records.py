@@ -285,7 +285,7 @@ def read_parquet(path, columns: list[str] | dict[str, str] | None = None):
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             check_columns(path, file, columns or [])
             table = file.read(list(columns) if columns else None)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
     if isinstance(columns, dict):
         check_kinds(path, table, columns)
@@ -299,7 +299,7 @@ def parquet_rows(path) -> int:
 
     try:
         return pyarrow.parquet.read_metadata(path).num_rows
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
 
 
@@ -310,7 +310,7 @@ def parquet_columns(path) -> list[str]:
 
     try:
         return pyarrow.parquet.read_schema(path).names
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
 
 
@@ -332,7 +332,7 @@ def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
             yield from file.iter_batches(
                 size, columns=[*columns, *(c for c in optional if c in file.schema_arrow.names)]
             )
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
 
 
