@@ -112,14 +112,18 @@ def main():
             print(f"{part.key:24}{part.verdict:12}")
             continue
         bought, hours, reached = design.toward(part, price, odds, problems, GOAL)
-        print(f"{part.key:24}{part.verdict:12}{hours:10,.1f} h{reached:10.2f}  {design.in_words(bought)}")
+        print(
+            f"{part.key:24}{part.verdict:12}{hours:10,.1f} h{reached:10.2f}  {design.purchase_in_words(bought)}"
+        )
     if unforeseen:
         print(f"not foreseen here, for what its responses would hold is not forged: {', '.join(unforeseen)}")
 
     bought, steps = design.choose(parts, args.hours, price, odds, problems)
     print(f"\nwithin {args.hours:g} GPU-hours, what brings most for its hours first:")
     for step in steps:
-        print(f"{step.hours:10,.1f} h  {step.verdicts:5.2f} verdicts  {design.in_words(step.bought)}")
+        print(
+            f"{step.hours:10,.1f} h  {step.verdicts:5.2f} verdicts  {design.purchase_in_words(step.bought)}"
+        )
         print(f"{'':12}" + ", ".join(f"{key} {a:.2f} → {b:.2f}" for key, (a, b) in step.odds.items()))
     if not steps:
         print("nothing: no purchase that fits would decide anything more")

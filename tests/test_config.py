@@ -34,7 +34,7 @@ OTHER = {
     "models.*.source": None, "models.*.revision": None, "models.*.pretrain": {"steps": 1999}, "models.*.family": None,
     "models.*.gpus": 1, "models.*.parameters": 0.3, "models.*.sft": {"lr": 0.2}, "models.*.rl": {"lr": 0.2},
     "families.*.template": None, "families.*.end_token": None, "families.*.pad_token": None,
-    "families.*.stop_tokens": ["<x>"], "prompt.system": "Think.", "prompt.suffix": " Go.",
+    "families.*.stop_tokens": ["<x>"], "families.*.think": None, "prompt.answer": None, "prompt.system": "Think.", "prompt.suffix": " Go.",
     **{f"traces.{key}": None for key in ("source", "revision", "name", "split", "where", "limit", "tokenizers", "decontaminate")},
     "traces.rows": 5000, "traces.correct": "any", "traces.think": "strip", "traces.max_tokens": 300, "traces.order": None,
     "traces.seed": None, "synthetic.traces": 5000, "synthetic.task": 99, "synthetic.rl": 99, "synthetic.seed": 9,

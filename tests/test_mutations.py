@@ -8,12 +8,15 @@ import pytest
 from valley import equality
 from valley.equality import Pair
 
-# Classes in which plain Math-Verify or the paper's grader is better than ours, with the reason why that is kept.
+# Classes in which plain Math-Verify or the paper's grader is better than ours, with the reason why that is
+# kept.
 EXCEPTIONS = {}
 
 
 def measured(pairs) -> tuple[dict, dict, dict]:
-    """(pairs, wrong refusals, wrong acceptances) by class and grader; a comparison that was given up is a refusal."""
+    """(pairs, wrong refusals, wrong acceptances) by class and grader; a comparison that was given up is a
+    refusal.
+    """
     graders = ("headline", "paper", "plain")
     asked = [Pair(grader, gold, answer) for _, gold, answer, _ in pairs for grader in graders]
     with equality.Comparer(2) as comparer:

@@ -145,8 +145,8 @@ def test_snakemakes_own_report_holds_figures_and_tables_by_category(smoke, tmp_p
     assert "one panel a model" in text  # a caption
 
 
-# What a model may answer: markup and scripts, in text, attributes and SVG; ends of elements that hold it; ANSI
-# escapes; text turned around; a NUL; a lone surrogate cannot be stored.
+# What a model may answer: markup and scripts, in text, attributes and SVG; ends of elements that hold it;
+# ANSI escapes; text turned around; a NUL; a lone surrogate cannot be stored.
 HOSTILE = (
     '<script>window.harmed = 1</script><img src=x onerror=\'window.harmed = 2\'>"><svg onload="window.harmed = 3">'
     "</pre></td></table></details><style>body { display: none }</style>&lt;b&gt; {{ 7 * 6 }} {% raw %} javascript:harm()"

@@ -23,8 +23,9 @@ from valley.notation import as_written, normal, number
 
 LONGEST = 500  # characters; a longer answer is compared as a string only
 # Seconds for one comparison, after which it counts as `timeout`: of CPU and of wall time. The worker's own
-# alarms come first; what runs in C code, which they cannot interrupt, is killed with its process. A comparison
-# that had to wait for a busy machine gets a second try bound by CPU, or the load would change grades.
+# alarms come first; what runs in C code, which they cannot interrupt, is killed with its process. A
+# comparison that had to wait for a busy machine gets a second try bound by CPU, or the load would change
+# grades.
 SECONDS, KILL_AFTER, KILL_WHEN_BUSY = 1.7, 2.0, 20.0
 MEMORY = 1 << 30  # bytes of address space that a worker may have beyond what it starts with
 ENTRIES = 30  # of a list; more are compared in their order only
@@ -574,6 +575,8 @@ def quick(pair: Pair) -> bool | None:
             or notation.chosen_letter(gold)
             else None
         )
+    if pair.grader == "headline" and max(len(gold), len(answer)) > LONGEST:
+        return gold == answer
     if pair.grader == "paper":
         left, right = evaluator.stripped(gold[: LONGEST + 1]), evaluator.stripped(answer[: LONGEST + 1])
         values = evaluator.as_float(left), evaluator.as_float(right)

@@ -18,8 +18,8 @@ import re
 
 LAST_NUMBER = re.compile(r"-?\d*\.?\d+")
 
-# Removed where they stand between characters that are no letters or digits, in this order, twice over: the units
-# that the evaluator knows (MathQA's, noise included). Patterns, as there: "." stands for any character.
+# Removed where they stand between characters that are no letters or digits, in this order, twice over: the
+# units that the evaluator knows (MathQA's, noise included). Patterns, as there: "." stands for any character.
 MATHQA_UNITS = """east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|p . m|lb
 tile|per|dm|lt|gain|ab|way|west|a .|b .|c .|d .|e .|f .|g .|h .|t|a|h|no change|men|soldier|pie|bc|excess|st|inches
 noon|percent|by|gal|kmh|c|acre|rise|a . m|th|π r 2|sq|mark|l|toy|coin|sq . m|gallon|° f|profit|minw|yr|women|feet|am

@@ -520,7 +520,7 @@ def toward(part: Part, price, odds: Odds, problems: tuple, goal: float) -> tuple
     return bought, price(bought), odds(part, bought)
 
 
-def in_words(bought: Purchase) -> str:
+def purchase_in_words(bought: Purchase) -> str:
     """A purchase as a reader wants it: which runs of which models, and what else."""
     runs: dict[str, list[str]] = {}
     for cell in sorted(bought.cells, key=lambda cell: (cell.model, len(cell.run), cell.run)):
@@ -582,7 +582,7 @@ def block_text(
 ) -> str:
     """`block` as YAML, with a line that says what it is."""
     made = block(config, study, bought, larger, confidence)
-    return f"# What to buy next, by `make next`: {in_words(bought)}.\n" + dumped(made)
+    return f"# What to buy next, by `make next`: {purchase_in_words(bought)}.\n" + dumped(made)
 
 
 def dumped(block: dict) -> str:

@@ -29,7 +29,7 @@ def oriented(row: dict, expect: dict) -> list[float] | None:
     return [(middle - end) if "below" in expect else (end - middle) for end in ends]
 
 
-def reach(rows: list[dict], expect: dict) -> float:
+def farthest(rows: list[dict], expect: dict) -> float:
     """How far from the threshold the drawing of these rows goes."""
     known = [end for row in rows for end in oriented(row, expect) or []]
     return max([2 * expect.get("within", 0), *map(abs, known)]) or 1.0
@@ -47,7 +47,7 @@ def against_threshold(lines: list[tuple[list[dict], dict | None]], far: float | 
     for i, (rows, expect) in enumerate(lines):
         if not expect or not any(oriented(row, expect) for row in rows):
             continue
-        y, unit = 2 + (i + 0.5) * ROW, far or reach(rows, expect)
+        y, unit = 2 + (i + 0.5) * ROW, far or farthest(rows, expect)
         edge = expect.get("within", 0) / unit
         left, right = (across(-edge), across(edge)) if edge else (across(0), WIDTH)
         claimed = '<rect class="claimed" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{}"/>'
@@ -66,5 +66,5 @@ def each_against_threshold(rows: list[dict], expect: dict | None) -> list[Markup
     """Each row drawn for itself, all on one scale; nothing where nothing is expected."""
     if not expect:
         return [Markup("")] * len(rows)
-    far = reach(rows, expect)
+    far = farthest(rows, expect)
     return [against_threshold([([row], expect)], far) for row in rows]
