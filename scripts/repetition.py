@@ -24,7 +24,7 @@ def main():
     table = repetition.over_both(study, records.read_json(args.config), tasks, args.confidence)
     pairs = repetition.matched(study, table, tasks, args.confidence)
     tables.write(args.tables, {"repetition": table, "repetition_matched": pairs})
-    print(repetition.sentence(pairs))
+    print(repetition.in_a_sentence(pairs))
     records.done(f"a map of {len(table)} runs", args.tables)
 
 

@@ -59,7 +59,7 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
                 "tokens": tokens, "gold": "7", "finish_reason": "stop", "calculations": made,
                 "wrong_calculations": None if made is None else int(wrong.sum()),
                 "first_wrong": None if made is None or right else int(wrong.argmax()) + 1,
-                "reflective": bool(rng.random() < reflective), "boxed": right, "timeout": False, "keywords": False, "judged": None,
+                "reflective": bool(rng.random() < reflective), "boxed": right, "timeout": False, "copied": False, "keywords": False, "judged": None,
             })  # fmt: skip
     return rows
 

@@ -70,7 +70,7 @@ def test_the_sentence_says_who_is_ahead_at_matched_tokens(config, gain, word):
     assert len(table) == 11
     assert pairs.few.tolist() == [400, 400, 400]
     assert pairs.many.tolist() == [51200, 12800, 1600]
-    said = repetition.sentence(pairs)
+    said = repetition.in_a_sentence(pairs)
     assert f"400 traces × 128 epochs are {word}" in said
     assert "51,200 × 1" in said
 

@@ -76,7 +76,7 @@ def matched(study: Study, table: pandas.DataFrame, tasks: Tasks, confidence: flo
     return pandas.DataFrame(rows, columns=columns)
 
 
-def sentence(pairs: pandas.DataFrame) -> str:
+def in_a_sentence(pairs: pandas.DataFrame) -> str:
     """One sentence a model on the largest number of traces seen."""
     found = []
     for model, rows in pairs.groupby("model", sort=False):
