@@ -10,7 +10,7 @@ LOOK = look(PALETTE[3], "D", ":", 0.15, fill=False)
 
 def forecast(tables: dict, tasks: Tasks):
     """Accuracy against data size: bases and the protocol as measured, and the sizes that are forecast."""
-    table, expected = sizes.sft_cells(tables), tables["forecast"]
+    table, expected = tidy.sft_cells(tables), tables["forecast"]
     table = table[(table.task == HEADLINE) & table.series.isin(["base", "protocol"])]
     expected = expected.assign(x=expected.examples, series="forecast")
     data = tidy.join(
@@ -25,12 +25,17 @@ def forecast(tables: dict, tasks: Tasks):
     models, found, axis = (
         tidy.in_order(data, tables),
         looks(tables["cells"]) | {"forecast": LOOK},
-        sizes.axis_of(data),
+        tidy.axis_of(data),
     )
     figure, axes = panels.lay_out(models, ["accuracy"])
     for (model, _), ax in axes.items():
         sizes.panel(
-            ax, data[data.model == model], found, "accuracy", axis, panels.noise(tables, model, "accuracy")
+            ax,
+            data[data.model == model],
+            found,
+            "accuracy",
+            axis,
+            panels.reach_of_noise(tables, model, "accuracy"),
         )
     panels.label(axes, {"accuracy": "accuracy (avg@k)"}, "training examples")
     notes = [
@@ -38,7 +43,7 @@ def forecast(tables: dict, tasks: Tasks):
         "Open diamonds: forecast, not measured, from the measured sizes and other models' curves; bars: 90 % intervals.",
         "Filled dots: measured; bars: confidence interval over problems.",
         panels.band_note(figure, tables, ("accuracy",)),
-        sizes.OWN_SCALES,
+        panels.scales(models),
     ]
     panels.finish(figure, panels.legend(data, found, {"forecast": "forecast"}), notes)
     return figure, data

@@ -25,7 +25,7 @@ def repetition(tables: dict, tasks: Tasks):
         rows = data[data.model == model]
         for row in rows.itertuples():
             share = (row.value - lowest) / (highest - lowest) if highest > lowest else 0.5
-            text = f"{model}, {row.run}: {row.x:,.0f} examples × {row.series:g} epochs: accuracy = {panels.short(row.value)}"
+            text = f"{model}, {row.run}: {row.x:,.0f} examples × {row.series:g} epochs: accuracy = {tidy.short(row.value)}"
             place = (numpy.log2(row.x), numpy.log2(row.series))
             ax.scatter(*place, s=620, marker="s", color=SHADE(share), zorder=3, gid=TITLED + text)
             ink = "black" if share > 0.6 else "white"
