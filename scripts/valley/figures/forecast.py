@@ -20,7 +20,7 @@ def forecast(tables: dict, tasks: Tasks):
     if not len(expected):
         return panels.empty(
             "forecasts (two sizes of a model, and five whole curves of others that reach as far)"
-        ), data
+        ), data.iloc[:0]  # nothing is drawn
     data = data[data.model.isin(set(expected.model))]
     models, found, axis = (
         tidy.in_order(data, tables),
