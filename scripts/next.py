@@ -79,7 +79,7 @@ def outlook(config: dict, looks: int) -> tuple[Study, list[design.Part], list[st
         bool(report["judge"]),
         confidence=confidence,
     )
-    asked = claims.read(REFERENCE / "claims.yaml", SCHEMA)
+    asked = claims.load(REFERENCE / "claims.yaml", SCHEMA)
     made = [Study(one, wanted, examples, trained) for one in grids]
     parts, unforeseen = design.outlook(study, made, asked, known)
     return study, parts, unforeseen, confidence

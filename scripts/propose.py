@@ -58,7 +58,7 @@ def main():
 
     config = check.load(args.configfile)
     check.check(config)
-    asked = claims.read(REFERENCE / "claims.yaml", SCHEMA)
+    asked = claims.load(REFERENCE / "claims.yaml", SCHEMA)
     if unknown := sorted(set(args.question) - set(asked)):
         records.fail("--question", f"no claim {', '.join(unknown)}", f"There are: {', '.join(asked)}")
     chosen = {name: claim for name, claim in asked.items() if name in args.question or not args.question}

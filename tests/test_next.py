@@ -28,7 +28,7 @@ class Grid:
         self.wanted = grid.cells(self.config)
         self.examples = {size: grid.examples_of(self.config, size) for size in self.config["sizes"]}
         self.tasks = Tasks(*(self.config["report"][kind] for kind in ("headline", "length", "calculations")))
-        self.asked = claims.read(
+        self.asked = claims.load(
             REFERENCE / "claims.yaml", check.ROOT / "workflow/schemas/claims.schema.yaml"
         )
         self.parameters = {model: entry["parameters"] for model, entry in self.config["models"].items()}
