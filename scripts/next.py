@@ -58,7 +58,7 @@ def whole_grids(config: dict, forecasts: Path) -> list[dict]:
     tasks = tuple(config["report"]["headline"])
     chances = map(numpy.random.default_rng, range(design.FORGED))
     made = forged.design(config)
-    return [forged.answers(headline, made, tasks, design.FORGED_NOISE, rng, others) for rng in chances]
+    return [forged.forged_answers(headline, made, tasks, design.FORGED_NOISE, rng, others) for rng in chances]
 
 
 def outlook(config: dict, looks: int) -> tuple[Study, list[design.Part], list[str], float]:

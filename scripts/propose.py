@@ -86,7 +86,7 @@ def main():
         truths = forged.paper_truths(list(cells), forged.paper_names(config, reference), examples, reference)
         tasks, made = tuple(configs[large]["report"]["headline"]), forged.design(configs[large])
         answers[large] = [
-            forged.answers(
+            forged.forged_answers(
                 truths[0], made, tasks, design.FORGED_NOISE, numpy.random.default_rng(seed), truths[1]
             )
             for seed in range(design.FORGED)

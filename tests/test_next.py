@@ -43,7 +43,7 @@ class Grid:
         truths = forged.paper_truths(self.wanted, names, self.examples, self.reference, effect)
         made = {task: (problems or n, k * times) for task, (n, k) in forged.design(self.config).items()}
         rng = numpy.random.default_rng(seed)
-        return forged.answers(truths[0], made, tuple(self.tasks.headline), noise, rng, truths[1])
+        return forged.forged_answers(truths[0], made, tuple(self.tasks.headline), noise, rng, truths[1])
 
     def study(self, answers: dict) -> Study:
         return Study(answers, self.wanted, self.examples)
@@ -250,7 +250,7 @@ def false_verdicts(paper: Grid, repetitions: int, looks: int, shared: bool) -> f
     made = {task: size for task, size in forged.design(paper.config).items() if task in paper.tasks.headline}
     for seed in range(repetitions):
         rng = numpy.random.default_rng(seed)
-        answers = forged.answers(truths, made, tuple(paper.tasks.headline), 0.01, rng)
+        answers = forged.forged_answers(truths, made, tuple(paper.tasks.headline), 0.01, rng)
         seen = []
         for look in range(1, looks + 1):
             there = cells[: look + 1]

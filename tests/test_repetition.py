@@ -28,7 +28,7 @@ def study_of(config: dict, accuracy, models=("qwen2.5-1.5b",)) -> Study:
         n = examples[cell.parsed.size] if cell.parsed.size else 0
         truths[cell] = forged.Truth(accuracy(n, grid.passes(config, cell.model, cell.run)) if n else 0.28)
     made = {task: forged.PAPER_DESIGN[task] for task in TASKS.headline}
-    answers = forged.answers(truths, made, tuple(TASKS.headline), 0.005, numpy.random.default_rng(0))
+    answers = forged.forged_answers(truths, made, tuple(TASKS.headline), 0.005, numpy.random.default_rng(0))
     return Study(answers, cells, examples)
 
 
