@@ -173,8 +173,11 @@ def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, report):
     for name in figure.FIGURES:
         data, titles, _ = drawn(name, paper, report / "figures")
         data.to_csv(report / f"figures/{name}.csv", index=False)
-        assert len(titles) == hovered(data) > 0, name
-        assert set(data.model) == set(paper["cells"].model) or name in ("rl", "recipes")
+        assert len(titles) == hovered(data), name
+        assert data.empty == (name in ("forecast", "repetition")), (
+            name
+        )  # those that the paper's grid asks nothing of
+        assert set(data.model) == set(paper["cells"].model) or name in ("rl", "recipes") or data.empty
     took = time.process_time() - began
     print(f"all figures of the paper's grid: {took:.1f} s of one core")
     assert took < SECONDS

@@ -247,7 +247,9 @@ def responses(tmp_path, count):
 
 
 def test_a_problem_without_exactly_k_responses_is_refused(tmp_path):
-    task = parquet(tmp_path / "task.parquet", [{"id": f"q{i}", "answer": "1"} for i in range(2)])
+    task = parquet(
+        tmp_path / "task.parquet", [{"id": f"q{i}", "problem": "2-1", "answer": "1"} for i in range(2)]
+    )
     flags = ["--tasks", task, "--samples", 2, "--out", tmp_path / "grades.parquet"]
     output = script("grade", "--responses", responses(tmp_path, 3), *flags, ok=False)
     assert "chain.parquet: problem 'q1' has 1 responses, 2 are needed" in output
@@ -263,7 +265,9 @@ def test_bytes_that_are_no_text_stop_no_cell(tmp_path):
         pyarrow.string()
     )
     pyarrow.parquet.write_table(table.set_column(2, "response", broken), tmp_path / "chain.parquet")
-    task = parquet(tmp_path / "task.parquet", [{"id": f"q{i}", "answer": "1"} for i in range(2)])
+    task = parquet(
+        tmp_path / "task.parquet", [{"id": f"q{i}", "problem": "2-1", "answer": "1"} for i in range(2)]
+    )
     script(
         "grade",
         "--responses",
