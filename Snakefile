@@ -19,15 +19,20 @@ configfile: "config.yaml"
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from valley import check, costs, environment, flags, grid, jobs, records, sources  # noqa: E402
+from valley import check, contract, costs, environment, flags, grid, jobs, records, sources  # noqa: E402
 from valley.places import Places  # noqa: E402
 
 try:
+    # Read again from the same files, for Snakemake takes 010 for 8 and the last of two equal keys.
+    config.update(check.load(workflow.config_settings.configfiles, workflow.config_settings.config))
     check.check(config)
+    if workflow.is_main_process and not config["unfinished"]:
+        check.refuse(contract.faults(config))
 except grid.ConfigError as error:
     raise WorkflowError(error)
 
 environment.prepare(config["warm_start"])
+environment.operate(config)
 
 
 include: "workflow/rules/grid.smk"

@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from valley import check, costs, flags, grid, profiles, records
+from valley import check, contract, costs, flags, grid, profiles, records
 
 
 def sources(config: dict) -> list[tuple[str, str, str | None, str]]:
@@ -77,6 +77,9 @@ def main():
     os.environ["HF_HUB_OFFLINE"] = "0"
     config = check.load(args.configfile, profiles.config(profiles.merged(args.profile)))
     failed = 0
+    for fault in contract.faults(config):
+        failed += 1
+        print(f"fail  {fault}", flush=True)
     for key, source, revision, kind in sources(config):
         what = problem(source, revision, kind)
         failed += what is not None

@@ -3,33 +3,24 @@
     python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
-Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently
-dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
+Writes id, problem, answer (text), level, and the rules of each gold answer: order, tolerance, unit, base. These
+come from columns of the source, else from the reviewed list of our benchmarks (valley/golds.py). A list of answers
+is one answer with several values, and needs the rule `order`. A row without problem or answer is an error, never
+silently dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
 file's metadata (`unreadable`): only a response with the very same string will equal it.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 
-from valley import equality, flags, records
+from valley import equality, flags, golds, intake, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
-    """The rows of a local .jsonl or .parquet file, or of a hub data set at a pinned commit."""
-    local = Path(os.path.expandvars(source)).expanduser()
-    if local.suffix == ".parquet" and local.exists():
-        return records.read_parquet(local).to_pylist()
-    if local.suffix == ".jsonl" and local.exists():
-        try:
-            return [
-                json.loads(line) for line in local.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        except ValueError as error:
-            records.fail(local, f"is not JSON lines ({error})", "Mend the file")
-    if local.suffix:
-        records.fail(local, "does not exist", "Give an existing .jsonl or .parquet file, or a hub id")
+    """The rows of a local .jsonl, .json or .parquet file, or of a hub data set at a pinned commit."""
+    if local := intake.local_file(source):
+        return list(intake.each_checked(local, intake.read_rows(local), lambda row: row))
     if not revision:
         records.fail(
             source,
@@ -42,9 +33,32 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
     return load_dataset(source, name, revision=revision, split=split or "train").to_list()
 
 
+def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
+    """A row of the task from a row of the source; intake.Wrong where it cannot be used."""
+    answer = row.get("answer")
+    if isinstance(answer, list):
+        if len(answer) > 1 and not isinstance(row.get("order"), bool):
+            raise intake.Wrong("it has several answers and no rule: give it a column `order`, true or false")
+        why = next(filter(None, map(golds.no_gold, answer)), None if answer else "has no answer")
+        answer = ", ".join(map(str, answer))
+    else:
+        why = golds.no_gold(answer)
+    made = intake.checked_problem(row | {"answer": "?" if why else answer})
+    if why := why or golds.no_rule(row):
+        raise intake.Wrong(f"row {made['id'] or '?'!r} {why}")
+    found = known.get(golds.key(made["problem"]), {})
+    if found and not equality.quick(equality.Pair("headline", found["answer"], made["answer"])):
+        print(
+            f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
+            file=sys.stderr,
+        )
+    own = any(row.get(name) is not None for name in golds.COLUMNS)
+    return made | golds.rules(row if own else found)._asdict()
+
+
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--source", required=True, help="hub id, or local .jsonl or .parquet")
+    parser.add_argument("--source", required=True, help="hub id, or local .jsonl, .json or .parquet")
     parser.add_argument("--revision", default=None)
     parser.add_argument("--name", default=None, help="configuration of the hub data set")
     parser.add_argument("--split", default=None)
@@ -66,20 +80,24 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    out = []
-    for number, row in enumerate(rows[: args.limit]):
-        identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
-        problem, answer = (row.get(key) for key in ("problem", "answer"))
-        if not problem or answer is None or not str(answer).strip():
+    known = golds.reviewed()
+    out = list(
+        intake.each_checked(args.source, rows[: args.limit], lambda row: task_row(row, known, args.source))
+    )
+    first: dict[str, int] = {}
+    for number, row in enumerate(out):
+        row["id"] = str(number) if row["id"] is None else row["id"]
+        if row["id"] in first:
             records.fail(
                 args.source,
-                f"row {identity!r} has no {'answer' if problem else 'problem'}",
-                "Mend the source or leave the row out",
+                f"rows {first[row['id']] + 1} and {number + 1} have the same id {row['id']!r}",
+                "Give each problem an id of its own, or none at all",
             )
-        level = str(row["level"]) if row.get("level") is not None else None
-        out.append({"id": str(identity), "problem": problem, "answer": str(answer), "level": level})
+        first[row["id"]] = number
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
+    import pyarrow
+
     unread = equality.unreadable([row["answer"] for row in out])
     for row in out:
         if row["answer"] in unread:
@@ -87,7 +105,11 @@ def main():
                 f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}",
                 file=sys.stderr,
             )
-    records.write_parquet(args.out, out, provenance=records.provenance(args) | {"unreadable": unread})
+    records.write_parquet(
+        args.out,
+        pyarrow.Table.from_pylist(out, golds.schema()),
+        provenance=records.provenance(args) | {"unreadable": unread},
+    )
     records.done(
         f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""),
         args.out,

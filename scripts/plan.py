@@ -10,7 +10,7 @@ GPUs are free.
 
 import collections
 
-from valley import check, costs, flags, grid, jobs, profiles, records
+from valley import check, contract, costs, flags, grid, jobs, profiles, records
 from valley.places import Places
 
 
@@ -58,7 +58,7 @@ def main():
     args = parser.parse_args()
 
     profile, constants = profiles.merged(args.profile), costs.load()
-    config = check.load(args.configfile, profiles.config(profile))
+    config = contract.study(args.configfile, profiles.config(profile))
     if (card := constants["cards"].get(args.card)) is None:
         records.fail(
             f"card {args.card}",

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from valley import chain, flags, records
+from valley import chain, flags, manifests, records
 
 SPECIAL = ["<pad>", "<eos>", "<user>", "<assistant>"]
 WORDS = ["<think>", "</think>", "\\boxed{", "}", "wait", "check", "ok", "so"]
@@ -195,6 +195,7 @@ def main():
         model.save_pretrained(folder)
         fast.save_pretrained(folder)
         records.write_json(folder / "pretrain.json", record)
+        manifests.seal(folder, everything=True)
     records.done(
         f"base of {model.num_parameters():,} parameters, validation accuracy {reached:.2f}", args.out, seconds
     )

@@ -1,7 +1,7 @@
 """Continue a model with RL: TRL's GRPOTrainer, rewarded by the study's own grader, one cell.
 
-Reward 1 when the response ended by itself and its final answer equals the gold answer, else 0: the verdict of
-valley/grading.py, the same that evaluation uses.
+Reward 1 when the response ended by itself and its final answer equals the gold answer, else 0: the headline grade of
+valley/grading.py, the same that evaluation uses. An answer that only repeats a formula of the problem gets none.
 
     python scripts/rl.py --model models/S/seed0 --problems data/rl/chain.parquet --out /tmp/cell/model \\
         --record /tmp/cell/train.json --curve /tmp/cell/curve.parquet --lr 3e-4 --steps 40 --prompts 12 --rollouts 8 \\
@@ -19,7 +19,7 @@ Departs from the paper: TRL in place of verl; what the paper leaves open follows
 import time
 from pathlib import Path
 
-from valley import equality, flags, grading, prompts, records
+from valley import chunks, environment, equality, flags, golds, grading, prompts, records, thoughts
 
 
 def parse(arguments=None):
@@ -32,6 +32,7 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=0, help="drives the order of problems and the sampling")
     flags.add(parser, flags.RL)
     flags.add_prompt(parser)
+    flags.add_answer(parser)
     return parser.parse_args(arguments)
 
 
@@ -58,17 +59,30 @@ def trl_batching(
     }
 
 
-def make_reward(end_token: int, comparer: equality.Comparer):
-    """The reward function for GRPOTrainer: the grader's headline verdict on each completion, 1.0 or 0.0."""
+def make_reward(end_token: int, comparer: equality.Comparer, form="box", tags=thoughts.THINK, tokenizer=None):
+    """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0.
 
-    def reward(completions, completion_ids, answer, **_):
+    The data set's columns `answer`, `problem` and those of the gold's rules come with each completion. With a
+    `tokenizer` the ids are decoded here, or tags of a thought that are special tokens would be lost.
+    """
+
+    def reward(completions, completion_ids, answer, problem=None, **columns):
         ended = [len(ids) > 0 and ids[-1] == end_token for ids in completion_ids]
         texts = [completion[0]["content"] for completion in completions]
-        triples = [
-            (text, "stop" if end else "length", gold)
-            for text, end, gold in zip(texts, ended, answer, strict=True)
+        if tokenizer is not None:
+            texts = chunks.decoded(tokenizer, completion_ids, tags)
+        rules = [
+            golds.rules({name: columns[name][at] for name in golds.COLUMNS if columns.get(name)})
+            for at in range(len(texts))
         ]
-        return [float(verdict["correct"]) for verdict in grading.grade(triples, comparer, paper=False)]
+        responses = [
+            grading.Response(text, "stop" if end else "length", *asked)
+            for text, end, *asked in zip(
+                texts, ended, answer, problem or [""] * len(texts), rules, strict=True
+            )
+        ]
+        grades = grading.grade(responses, comparer, paper=False, form=form, tags=tuple(tags))
+        return [float(grade["correct"]) for grade in grades]
 
     return reward
 
@@ -147,9 +161,9 @@ def curve_rows(history: list[dict], updates: int) -> list[dict]:
     return rows
 
 
-def train(args):
-    """Train as `args` say; writes the model, its record and its learning curve."""
-    rows = records.read_parquet(args.problems, ["problem", "answer"]).to_pylist()
+def train(args, work: list):
+    """Train as `args` say, work that `work` names; writes the model, its record and its learning curve."""
+    rows = golds.task(args.problems)
 
     import os
 
@@ -157,9 +171,10 @@ def train(args):
     from transformers import AutoModelForCausalLM
     from trl import GRPOTrainer
 
-    from valley import training
+    from valley import checkpoints, grid, manifests, training
 
     start = time.perf_counter()
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
     if unsound := prompts.tokenizer_problems(tokenizer, None, 0):
         records.fail(args.model, "; ".join(unsound), "Mend the family's entry in the config")
@@ -171,40 +186,43 @@ def train(args):
             "Leave the problem out",
         )
     data = [
-        {"prompt": prompts.messages(r["problem"], args.system, args.suffix), "answer": r["answer"]}
+        {
+            "prompt": prompts.messages(r["problem"], args.system, args.suffix),
+            "answer": r["answer"],
+            "problem": r["problem"],
+        }
+        | {name: r[name] for name in golds.COLUMNS if name in r}
         for r in rows
     ]
     devices = int(os.environ.get("WORLD_SIZE", 1))
     batching = trl_batching(args.prompts, args.rollouts, args.minibatch, devices, args.device_batch)
     updates = batching.pop("updates")
 
-    checkpoints = args.out.parent / "checkpoints"
-    config = make_config(args, batching, updates, checkpoints)
+    folder = args.out.parent / "checkpoints"
+    config = make_config(args, batching, updates, folder)
     training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=training.weights_dtype(args), local_files_only=True, use_safetensors=True
     )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     data_hash = records.sha256(args.problems)
-    resume = training.resume_point(
-        checkpoints, [data_hash, records.identity(args.model), records.settings(args)]
-    )
+    same = [data_hash, records.identity(args.model), records.settings(args)]
+    resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
+    training.check_room(args, folder, kept=None, steps=args.steps)
     with equality.Comparer() as comparer:
         trainer = GRPOTrainer(
             model=model,
             args=config,
-            reward_funcs=make_reward(tokenizer.eos_token_id, comparer),
+            reward_funcs=make_reward(tokenizer.eos_token_id, comparer, args.answer, args.think, tokenizer),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )
-        training.show_progress(trainer)
-        trainer.train(resume_from_checkpoint=resume)
+        took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=None)
     curve = curve_rows(trainer.state.log_history, updates)
-
-    training.save_model(trainer, tokenizer, args)
     if trainer.is_world_process_zero():
-        seconds = time.perf_counter() - start
-        record = records.provenance(args) | {
+        record = records.provenance(args) | took
+        record |= {
+            "work": grid.fingerprint(work),
             "steps": args.steps,
             "updates_per_step": updates,
             "responses_per_step": args.prompts * args.rollouts,
@@ -217,23 +235,28 @@ def train(args):
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
             "data_sha256": data_hash,
             "parameters": training.parameters(model),
-            "seconds": seconds,
+            "warnings": training.warnings(trainer.state.log_history),
+            "weights": manifests.weights_hashes(args.out),
         }
         records.write_parquet(args.curve, curve, provenance=record)
         records.write_json(args.record, record)
-        training.drop_states(checkpoints)
+        checkpoints.drop_states(folder)
         records.done(
             f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}",
             args.out,
-            seconds,
+            record["seconds"],
         )
 
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
+    from valley import training
+
     work = [records.settings(args), records.identity(args.model), records.identity(args.problems)]
-    with records.failing_once(args.record.with_name("failed.json"), work):
-        train(args)
+    with training.session(args, work) as todo:
+        if todo:
+            train(args, work)
 
 
 if __name__ == "__main__":

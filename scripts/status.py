@@ -6,7 +6,8 @@ Reads files and SLURM's queue and changes nothing. `done`: scored. `running`: it
 last line of progress. `failed`: the last line of the log, and the log. `stale code`: a script or shared
 module differs from the one that made the weights or responses (Snakemake does not remake GPU work for an
 edited script). `stale data`: the subset differs from the one that was trained on. `weights deleted`: scored,
-but the model folder is gone: a task added later would train it again.
+but the model folder is gone: a task added later would train it again. `stalled`: a training or generation that
+holds its work but has made no step for the bound of its own pace (valley/pulse.py).
 """
 
 import collections
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from valley import check, flags, grid, profiles, records
+from valley import check, flags, grid, locks, plain, profiles, pulse, records
 from valley.grid import Cell
 from valley.places import Places
 
@@ -59,7 +60,22 @@ def last_line(log: Path) -> str:
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
-    return lines[-1][:120] if lines else ""
+    return plain.visible(lines[-1])[:120] if lines else ""
+
+
+def stalls(folder: Path) -> list[str]:
+    """The jobs of a cell that are alive and make no step any more: rule, since when, which process."""
+    found = []
+    places = {"training": (folder / "train.lock", [folder / "checkpoints"])}
+    for chunks in sorted(folder.glob("**/*.parquet.chunks")):
+        name = chunks.name.removesuffix(".chunks")
+        lock = chunks.with_name(f".{name}.lock")
+        places[f"generation of {name}"] = (lock, sorted(p for p in chunks.iterdir() if p.is_dir()))
+    for what, (lock, working) in places.items():
+        if locks.held(lock):
+            silent = filter(None, map(pulse.silence, working))
+            found += [f"stalled: {what}: {plain.visible(text)}" for text in silent]
+    return found
 
 
 def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, done: set[str]) -> list[str]:
@@ -115,7 +131,7 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
     finished |= {"preflight"} if (folder / "preflight.json").exists() else set()
     finished |= {"judge"} if judged.exists() else set()
     finished |= {"grade"} if (folder / "grades.parquet").exists() else set()
-    if doing := activity(places, jobs, locked, cell, finished):
+    if doing := [*stalls(folder), *activity(places, jobs, locked, cell, finished)]:
         return "; ".join([*doing, *notes])
     stage = (
         "graded"

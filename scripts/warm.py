@@ -79,6 +79,9 @@ def connect(path: Path) -> socket.socket:
 
 def call(arguments: list[str]) -> int:
     """Have the server run `arguments` (a script and its flags) and return the exit code."""
+    from valley import environment  # not in the server, whose children must find modules as they are by then
+
+    environment.short_tmp()
     link = connect(socket_path())
     request = json.dumps(
         {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}

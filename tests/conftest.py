@@ -1,5 +1,6 @@
 """What the tests share: a checkout of their own, and scripts run as a user would run them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +24,28 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("VALLEY_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 MINIATURE = ["--configfile", "config/miniature.yaml"]
 SMOKE = [*MINIATURE, "config/smoke.yaml"]
+TOKEN = "hf_" + "NoFileMayHold" + "ThisToken" + "0123456789ab"  # in pieces: this file may
+
+
+def reference(*names: str) -> Path:
+    """A file of the reference data (real benchmarks, labelled responses, traces), or a skip that says how to get it."""
+    path = DATA.joinpath(*names)
+    if not path.exists():
+        pytest.skip(
+            f"lacks {'/'.join(names)} of the reference data, which the repository does not hold: docs/grading.md "
+            "(Reference data) says where each file is from; set VALLEY_TEST_DATA to the folder"
+        )
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    """The rows of a .jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def own(name: str) -> list[dict]:
+    """A set of our own: `pairs`, `responses` or `traces` of tests/fixtures/grading."""
+    return lines(REPOSITORY / "tests" / "fixtures" / "grading" / f"{name}.jsonl")
 
 
 def checkout(folder: Path) -> Path:
@@ -80,9 +103,9 @@ def planned(output: str) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """A checkout in which the smoke study has run to its page."""
+    """A checkout in which the smoke study has run to its page, by somebody with a token of the hub."""
     folder = checkout(tmp_path_factory.mktemp("smoke"))
-    (folder / "output.txt").write_text(snakemake(folder, *SMOKE))
+    (folder / "output.txt").write_text(snakemake(folder, *SMOKE, HF_TOKEN=TOKEN))
     return folder
 
 
@@ -102,3 +125,18 @@ def synthetic(tmp_path_factory):
     script("synthesize", "--traces-out", folder / "traces.parquet", "--traces", 64, "--task-out", folder / "task.parquet",
            "--task", 12, "--rl-out", folder / "rl.parquet", "--rl", 32, "--lengths", 2, 3, "--seed", 0)  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def subset(tmp_path):
+    """Sixteen chain problems as a subset."""
+    import random
+
+    from valley import chain, records
+
+    rows = [
+        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
+        for p in chain.draw_many(random.Random(0), 16, [2], test=False)
+    ]
+    records.write_parquet(tmp_path / "subset.parquet", rows)
+    return tmp_path / "subset.parquet"

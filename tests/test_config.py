@@ -29,7 +29,8 @@ STUDY = {
 # Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the
 # plan try.
 OTHER = {
-    "root": None, "gres": "gpu:h100", "warm_start": True, "unfinished": None, "grid.tasks": None, "grid.cells": None,
+    "root": None, "gres": "gpu:h100", "warm_start": True, "verify_weights": "quick", "stall.first": 9, "stall.least": 9,
+    "stall.factor": 9, "unfinished": None, "grid.tasks": None, "grid.cells": None, "grid.now": None,
     "models.*.source": None, "models.*.revision": None, "models.*.pretrain": {"steps": 1999}, "models.*.family": None,
     "models.*.gpus": 1, "models.*.parameters": 0.3, "models.*.sft": {"lr": 0.2}, "models.*.rl": {"lr": 0.2},
     "families.*.template": None, "families.*.end_token": None, "families.*.pad_token": None,
@@ -51,7 +52,7 @@ OTHER = {
     "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3,
     **{f"tasks.*.{key}": None for key in ("source", "revision", "name", "split", "where", "limit")},
     "tasks.*.problems": 9, "tasks.*.seed": 9, "tasks.*.samples": 3, "report.confidence": 0.9, "report.headline": ["arithmetic"],
-    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None,
+    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.others": ["elsewhere"],
 }  # fmt: skip
 NAMES = {"models": "S", "families": "chain", "sizes": "128", "tasks": "arithmetic"}  # what * stands for
 

@@ -20,7 +20,7 @@ from valley import check, grid, sources
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 # What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page`
 # may run of it.
-REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "figure", "costs", "page", "configuration", "all"}  # fmt: skip
+REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "figure", "costs", "page", "configuration", "all"}  # fmt: skip
 CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release"}
 STUDIES = {
     "paper": ([], ["--configfile", "config.yaml"]),
@@ -61,7 +61,7 @@ def expected(config: dict) -> dict[str, int]:
         "subset": len({(grid.parse_run(r).size, grid.order_seed(config, s)) for _, r, s in sft}), "preflight": len(sft),
         "sft": len(sft), "rl": len(rl), "export_step": len(cells) - len(trained), "generate": len(cells) * len(tasks),
         "grade": len(cells), "score": len(cells), "figure": figures,
-        **dict.fromkeys(["aggregate", "analyse", "recovery", "claims", "examples", "configuration", "costs", "page", "all"], 1),
+        **dict.fromkeys(["aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "configuration", "costs", "page", "all"], 1),
     }  # fmt: skip
     return {rule: count for rule, count in counts.items() if count}
 

@@ -80,6 +80,39 @@ def tokens_of_sft(config: dict, costs: dict, model: str, run: str) -> float:
     return seen * min(length, settings["max_length"])
 
 
+def tokens_of_subset(config: dict, costs: dict, run: str) -> float:
+    """Tokens of the subset that a run trains on, as it is tokenised: whole, each example once."""
+    return grid.examples_of(config, grid.parse_run(run).size) * costs["trace_tokens"]
+
+
+def tokenised_gigabytes(config: dict, costs: dict, cells: list[tuple]) -> float:
+    """Disk of the tokenised subsets: one a family, size, order of the data and column that is trained."""
+    runs = {}
+    for model, run, seed in cells:
+        if (size := grid.parse_run(run).size) and not grid.parse_run(run).rl:
+            settings = grid.sft_settings(config, model, run)
+            kind = (config["models"][model]["family"], size, settings.get("completion"))
+            runs[*kind, grid.order_seed(config, seed)] = run
+    return sum(tokens_of_subset(config, costs, run) for run in runs.values()) * costs["token_bytes"] / GIGA
+
+
+def host_megabytes(config: dict, costs: dict, model: str, run: str, ranks: int) -> int:
+    """Memory of the host that SFT asks for: what each rank holds, weights on their way to the cards, and room
+    for the tokenised subset, which all ranks map.
+
+    Under ZeRO-3 a rank loads one file of the weights at a time, and the first one gathers them all to save
+    them; offloaded optimiser states lie on the host whole.
+    """
+    host, settings = costs["host"], grid.sft_settings(config, model, run)
+    weights = (grid.billions(config, model) or 0) * costs["bytes_a_parameter"] * 1000
+    zero = settings.get("deepspeed") or ""
+    loading = min(weights, host["weights_file"]) if "zero3" in zero else weights
+    total = ranks * (host["rank"] + loading) + weights
+    if "offload" in zero:
+        total += weights / costs["bytes_a_parameter"] * costs["state_bytes_a_parameter"]
+    return round(total + tokens_of_subset(config, costs, run) * costs["token_bytes"] / 1e6)
+
+
 def response_length(costs: dict, run: str) -> int:
     """Mean tokens of a response, by the last stage of the run."""
     return costs["lengths"][grid.parse_run(run).stage]
@@ -195,8 +228,45 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
         for task in config["grid"]["tasks"]
     )
     end = weights * costs["bytes_a_parameter"] + tokens * costs["response_bytes_a_token"] / GIGA
-    end += costs["data_gigabytes"] if config["traces"]["source"] != "synthetic" else 0
+    if config["traces"]["source"] != "synthetic":
+        end += costs["data_gigabytes"] + tokenised_gigabytes(config, costs, cells)
     states = [billions(config, job["wildcards"]["model"]) for job in jobs if job["rule"] in ("sft", "rl")]
     widest = max((job["gpus"] for job in jobs), default=0)
     at_once = sorted(states, reverse=True)[: max(1, gpus // max(1, widest))]
     return end, end + sum(at_once) * costs["state_bytes_a_parameter"]
+
+
+class Prices:
+    """What cells cost in GPU-seconds: training a run once, generating each cell's responses; measured where it was."""
+
+    def __init__(self, config: dict, preset: str = "paper", measured: dict | None = None):
+        self.config, self.constants, self.measured = config, load(), measured or {}
+        self.preset, self.known = self.constants["presets"][preset], {}
+
+    def _job(self, rule: str, model: str, run: str, task: str | None = None) -> float:
+        if (rule, model, run, task) not in self.known:
+            self.known[rule, model, run, task] = self._priced(rule, model, run, task)
+        return self.known[rule, model, run, task]
+
+    def _priced(self, rule: str, model: str, run: str, task: str | None) -> float:
+        gpus = max(1, grid.training_gpus(self.config, model, run if rule == "rl" else "base"))
+        job = {"rule": rule, "gpus": gpus, "wildcards": {"model": model, "run": run, "task": task}}
+        return seconds(job, self.config, self.constants, self.preset, self.measured)[0]
+
+    def training(self, model: str, run: str) -> float:
+        """Seconds of training a run, without what it starts from; 0 for a base."""
+        stage = grid.parse_run(run).stage
+        return 0.0 if stage == "base" else self._job(stage, model, grid.parse_run(run).whole)
+
+    def generating(self, model: str, run: str, task: str) -> float:
+        """Seconds of generating a cell's responses to a task."""
+        return self._job("generate", model, run, task)
+
+    def hours(self, cells, times: dict[str, float] | None = None) -> float:
+        """GPU-hours of cells: each training once, whatever checkpoints of it are evaluated; `times` the samples of a task."""
+        trained = {(cell.model, cell.parsed.whole, cell.seed) for cell in cells}
+        spent = sum(self.training(model, run) for model, run, _ in trained)
+        for cell in cells:
+            for task in self.config["grid"]["tasks"]:
+                spent += self.generating(cell.model, cell.run, task) * (times or {}).get(task, 1)
+        return spent / 3600

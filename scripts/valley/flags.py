@@ -178,6 +178,34 @@ def add_prompt(parser: argparse.ArgumentParser):
     parser.add_argument("--suffix", default="", help="instruction appended to the problem in the user turn")
 
 
+def answer_form(text: str) -> str:
+    """A form of answers (`grading.asked`), refused where it cannot work."""
+    from valley import grading
+
+    try:
+        grading.check_form(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the answer pattern {text!r} {error}") from None
+    return text
+
+
+def add_think(parser: argparse.ArgumentParser):
+    """The flag of every script that tells a thought from an answer."""
+    parser.add_argument(
+        "--think",
+        nargs=2,
+        default=["<think>", "</think>"],
+        help="the family's tags of a thought, opening and closing",
+    )
+
+
+def add_answer(parser: argparse.ArgumentParser):
+    """The flags of every script that reads answers in responses."""
+    forms = "box, <answer>, ####, or a regular expression with a group"
+    parser.add_argument("--answer", type=answer_form, default="box", help=f"form of an answer: {forms}")
+    add_think(parser)
+
+
 def add_tasks(parser: argparse.ArgumentParser):
     """The flags of every script that makes tables: which tasks count for what."""
     parser.add_argument(

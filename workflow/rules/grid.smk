@@ -11,6 +11,7 @@ from snakemake.io import IOFile
 
 CELLS = grid.cells(config)
 PLACES = Places(config)
+COSTS = costs.load()
 TASKS = config["grid"]["tasks"]
 
 
@@ -123,10 +124,7 @@ def judge_prompt_of(wildcards):
     labels = Path(cell(wildcards.model, wildcards.run, wildcards.seed, "judged.parquet"))
     try:
         asked = records.parquet_provenance(labels).get("prompt_sha256")
-    except (
-        OSError,
-        ValueError,
-    ):  # no labels yet. Snakemake takes an error here for a rule that does not apply
+    except SystemExit:  # no labels yet. Snakemake takes an error here for a rule that does not apply
         asked = None
     return by_content(JUDGE_PROMPT, asked == records.sha256(JUDGE_PROMPT)) if asked else JUDGE_PROMPT
 
@@ -135,6 +133,20 @@ def prompt_flags(wildcards):
     """The flags of every script that renders prompts."""
     given = {"--system": config["prompt"]["system"], "--suffix": config["prompt"]["suffix"]}
     return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
+
+
+def think_flags(wildcards):
+    """The flag of a family's own tags of a thought, where the config sets them."""
+    tags = config["families"][config["models"][wildcards.model]["family"]].get("think")
+    return f"--think {' '.join(map(shlex.quote, tags))}" if tags else ""
+
+
+def answer_flags(wildcards):
+    """The flags of how answers are read; nothing for a box behind <think> tags."""
+    form = config["prompt"].get("answer", "box")
+    return " ".join(
+        filter(None, [f"--answer {shlex.quote(form)}" if form != "box" else "", think_flags(wildcards)])
+    )
 
 
 def problems_of(name):
@@ -174,11 +186,15 @@ def gres_resource(count):
 
 
 def memory(rule, mb):
-    """A function of a job: its memory, which grows by half each time that SLURM ended it for want of memory."""
+    """A function of a job: its memory, which grows by half each time that SLURM ended it for want of memory.
 
-    def wanted(wildcards):
+    `mb` may be a function of the wildcards and threads.
+    """
+
+    def wanted(wildcards, threads):
         folder = Path(".snakemake/slurm_logs") / f"rule_{rule}" / "_".join(wildcards)
-        return round(mb * 1.5 ** environment.ends_without_memory(folder))
+        first = mb(wildcards, threads) if callable(mb) else mb
+        return round(first * 1.5 ** environment.ends_without_memory(folder))
 
     return wanted
 
@@ -204,6 +220,18 @@ def jobs_without_end():
         if hours > given:
             found.append(f"{job.rule.name} {'.'.join(job.wildcards)}: {hours:,.0f} h of {given:,.0f} h")
     return found
+
+
+def sft_memory(wildcards, threads):
+    """Memory that SFT of a run asks for: it follows ranks, weights and tokens (costs.host_megabytes)."""
+    ranks = max(1, training_gpus(wildcards))
+    return costs.host_megabytes(config, COSTS, wildcards.model, wildcards.run, ranks)
+
+
+def preflight_memory(wildcards, threads):
+    """Memory that preflight asks for: its own, its workers', and room for the file that it writes."""
+    tokens = costs.tokens_of_subset(config, COSTS, wildcards.run) * COSTS["token_bytes"] / 1e6
+    return COSTS["host"]["preflight"] + threads * COSTS["host"]["worker"] + tokens
 
 
 # Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.

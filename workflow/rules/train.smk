@@ -62,8 +62,9 @@ rule preflight:
     priority: priority(0)
     conda:
         CPU_ENV
+    threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     resources:
-        mem_mb=memory("preflight", 16000),
+        mem_mb=memory("preflight", preflight_memory),
         runtime=60,
         slurm_extra=nice,
     params:
@@ -75,7 +76,7 @@ rule preflight:
         "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "python scripts/preflight.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.prompt}"
-        " --max-truncated {params.max_truncated:q} --out {output:q} 2> {log:q}"
+        " --max-truncated {params.max_truncated:q} --workers {threads} --out {output:q} 2> {log:q}"
 
 
 rule sft:
@@ -98,7 +99,7 @@ rule sft:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory("sft", 128000),
+        mem_mb=memory("sft", sft_memory),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
@@ -138,7 +139,7 @@ rule rl:
     params:
         launch=launch_training(grid.rl_settings),
         flags=what(RL_RECORD, rl_settings, flags.RL),
-        prompt=prompt_flags,
+        prompt=lambda w: f"{prompt_flags(w)} {answer_flags(w)}".strip(),
         before=started_before(RL_RECORD),
         operation=how(rl_settings, flags.RL),
     message:

@@ -30,7 +30,7 @@ PAPER_TASKS = (
     {"math500"},
 )  # its headline; by name or by its footnote
 KEYS = ["model", "run", "seed", "task"]
-SAME = 0.05  # accuracy by which a replication may be off
+REPLICATED = 0.05  # accuracy by which a replication may be off
 ACCURACY = ["a", "b", "difference", "low", "high", "seeds_low", "seeds_high"]
 LENGTH = ["length_a", "length_b", "length_difference", "length_low", "length_high"]
 
@@ -57,7 +57,8 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
             todo = f"Make its report first: snakemake --profile profiles/local --configfile <the study's> -- {needed}"
             records.fail(folder, f"has no {needed.relative_to(folder)}", todo)
     config = records.read_json(report / "config.json")
-    columns = [*cells.KEYS, "task", "id", "samples", "gold", *COLUMNS]
+    columns = dict.fromkeys(("model", "run", "task", "id"), "text") | dict.fromkeys(COLUMNS, "numbers?")
+    columns |= {"seed": "whole numbers", "samples": "whole numbers", "gold": "text?"}
     problems = records.read_parquet(report / "tables/problems.parquet", columns).to_pandas()
     if unknown := sorted(set(rename) - set(problems.model)):
         records.fail(
@@ -236,9 +237,15 @@ def replication(
 
 
 def replicated(difference: Interval, confidence: float) -> str:
-    """`replicated` when the whole interval is within SAME, `not` when it excludes zero, else `cannot tell`."""
+    """`replicated` when the whole interval is within REPLICATED, `not` when it excludes zero, else `cannot tell`."""
     low, high = difference.ends(confidence)
-    return "replicated" if low > -SAME and high < SAME else "not" if low > 0 or high < 0 else "cannot tell"
+    return (
+        "replicated"
+        if low > -REPLICATED and high < REPLICATED
+        else "not"
+        if low > 0 or high < 0
+        else "cannot tell"
+    )
 
 
 def paper_rows(side: Side, reference: pandas.DataFrame, paper_is_b: bool, confidence: float):
@@ -246,7 +253,7 @@ def paper_rows(side: Side, reference: pandas.DataFrame, paper_is_b: bool, confid
     values, lacking = paper_cells(side, reference)
     every = {Cell(*name, seed): made for name, seeds in side.cells.items() for seed, made in seeds.items()}
     tasks = Tasks(side.headline, side.length, [])
-    noise = estimates.noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
+    noise = estimates.pooled_noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
     found = []
     for name, row in values.items():
         seeds = side.cells[name]

@@ -44,7 +44,7 @@ class Truth(NamedTuple):
 
 
 @functools.cache
-def rates(tasks: tuple[str, ...]) -> numpy.ndarray:
+def mean_accuracy(tasks: tuple[str, ...]) -> numpy.ndarray:
     """Mean accuracy over tasks at each ABILITY, problems of their kind integrated out."""
     from scipy import special
 
@@ -59,10 +59,10 @@ def rates(tasks: tuple[str, ...]) -> numpy.ndarray:
 
 def ability(accuracy: float, tasks: tuple[str, ...]) -> float:
     """The ability at which the mean accuracy over tasks is as wanted."""
-    return float(numpy.interp(accuracy, rates(tasks), ABILITY))
+    return float(numpy.interp(accuracy, mean_accuracy(tasks), ABILITY))
 
 
-def answers(
+def drawn(
     truths: dict[grid.Cell, Truth],
     tasks: dict[str, tuple[int, int]],
     headline: tuple[str, ...],
@@ -119,7 +119,7 @@ def answers(
     return made
 
 
-PAPER_TASKS = {"aime24": (30, 8), "amc23": (40, 8), "math500": (500, 4), "arithmetic": (400, 4)}
+PAPER_DESIGN = {"aime24": (30, 8), "amc23": (40, 8), "math500": (500, 4), "arithmetic": (400, 4)}
 PAPER_HEADLINE = ("aime24", "amc23", "math500")
 
 # What the paper does not print, filled in from its sentences (section 5): accuracies of 0.5B between its two
