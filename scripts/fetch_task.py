@@ -3,11 +3,12 @@
     python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
-Writes id, problem, answer (text), level, and the rules of each gold answer: order, tolerance, unit, base. These
-come from columns of the source, else from the reviewed list of our benchmarks (valley/golds.py). A list of answers
-is one answer with several values, and needs the rule `order`. A row without problem or answer is an error, never
-silently dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
-file's metadata (`unreadable`): only a response with the very same string will equal it.
+Writes id, problem, answer (text), level, and the rules of each gold answer: order, tolerance, unit, base.
+These come from columns of the source, else from the reviewed list of our benchmarks (valley/golds.py). A list
+of answers is one answer with several values, and needs the rule `order`. A row without problem or answer is
+an error, never silently dropped. An answer that the grader cannot read is named on standard error, in the
+closing line and in the file's metadata (`unreadable`): only a response with the very same string will equal
+it.
 """
 
 import os
@@ -46,7 +47,7 @@ def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
     made = intake.checked_problem(row | {"answer": "?" if why else answer})
     if why := why or golds.no_rule(row):
         raise intake.Wrong(f"row {made['id'] or '?'!r} {why}")
-    found = known.get(golds.key(made["problem"]), {})
+    found = known.get(golds.problem_key(made["problem"]), {})
     if found and not equality.quick(equality.Pair("headline", found["answer"], made["answer"])):
         print(
             f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
@@ -107,7 +108,7 @@ def main():
             )
     records.write_parquet(
         args.out,
-        pyarrow.Table.from_pylist(out, golds.schema()),
+        pyarrow.Table.from_pylist(out, golds.task_schema()),
         provenance=records.provenance(args) | {"unreadable": unread},
     )
     records.done(

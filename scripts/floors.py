@@ -2,9 +2,10 @@
 
     python scripts/floors.py --tasks data/tasks/chain.parquet --out /tmp/floors.csv
 
-Two policies that read the problem and solve nothing: answer with the benchmark's most frequent gold answer (`most_frequent`,
-what chance gives at best), and box the longest formula of the problem, by the headline's grader (`longest_formula`), by the
-same without its guard against copies (`unguarded`), and by the paper's (`longest_formula_paper`). No model is needed.
+Two policies that read the problem and solve nothing: answer with the benchmark's most frequent gold answer
+(`most_frequent`, what chance gives at best), and box the longest formula of the problem, by the headline's
+grader (`longest_formula`), by the same without its guard against copies (`unguarded`), and by the paper's
+(`longest_formula_paper`). No model is needed.
 """
 
 import collections

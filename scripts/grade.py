@@ -1,5 +1,5 @@
-"""Grade all stored responses of one cell: by three graders, with the extracted answers and the way each response
-failed.
+"""Grade all stored responses of one cell: by three graders, with the extracted answers and the way each
+response failed.
 
     python scripts/grade.py --responses results/S/base/seed0/responses/chain.parquet --tasks data/tasks/chain.parquet \\
         --samples 1 --out /tmp/grades.parquet
@@ -8,8 +8,9 @@ failed.
 graded as often as one likes; a problem without exactly k responses is an error, never an average over fewer.
 Graders: valley/grading.py. Rules of a gold answer (order, tolerance, unit, base) are columns of the task.
 
-Responses of others, which no rule made, are a .jsonl with `response` and `gold` (or `answer`) in every line, and where
-known `id`, `sample`, `problem`, `finish_reason` (stop), `tokens` and the columns of rules; they need no task:
+Responses of others, which no rule made, are a .jsonl with `response` and `gold` (or `answer`) in every line,
+and where known `id`, `sample`, `problem`, `finish_reason` (stop), `tokens` and the columns of rules; they
+need no task:
 
     python scripts/grade.py --responses outputs.jsonl --answer '<answer>' --out /tmp/grades.parquet
 """
@@ -65,7 +66,9 @@ def labels(paths: list[Path]) -> dict[str, dict[tuple, str]]:
 
 
 def foreign(path: Path):
-    """(table of responses, task rows by id) of a .jsonl that carries its gold answers; errors name file and row."""
+    """(table of responses, task rows by id) of a .jsonl that carries its gold answers; errors name file and
+    row.
+    """
     import pyarrow
 
     rows, gold, counts = [], {}, collections.Counter()
@@ -118,7 +121,8 @@ def grade_task(
 
     With `count` the calculations of a response are counted, and the wrong ones among them. `labelled` is what
     the judge said, empty for a task that is not judged: a judged response is reflective if both the keywords
-    and the judge say so. `form` and `tags` as in `grading.extract`. Without `samples` any number of responses will do.
+    and the judge say so. `form` and `tags` as in `grading.extract`. Without `samples` any number of responses
+    will do.
     """
     ids, responses, finish = (
         table["id"].to_pylist(),
@@ -128,7 +132,7 @@ def grade_task(
     if samples is not None:
         check_counts(ids, gold, samples, where)
     graded = [
-        grading.Response(text, reason, gold[i]["answer"], gold[i].get("problem") or "", golds.rules(gold[i]))
+        grading.Case(text, reason, gold[i]["answer"], gold[i].get("problem") or "", golds.rules(gold[i]))
         for text, reason, i in zip(responses, finish, ids, strict=True)
     ]
     print(f"{task}: {len(graded)} responses", file=sys.stderr, flush=True)

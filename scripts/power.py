@@ -53,7 +53,9 @@ def tallied(
     fits = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
     counts: dict = collections.defaultdict(collections.Counter)
     for _ in range(repetitions):
-        answers = forged.drawn(headline, forged.design(config), tuple(tasks.headline), noise, rng, others)
+        answers = forged.forged_answers(
+            headline, forged.design(config), tuple(tasks.headline), noise, rng, others
+        )
         study = Study(answers, cells, examples, bases)
         points = recovery(study, tasks, report["confidence"])
         known = claims.Known(

@@ -1,7 +1,8 @@
 """Continue a model with RL: TRL's GRPOTrainer, rewarded by the study's own grader, one cell.
 
-Reward 1 when the response ended by itself and its final answer equals the gold answer, else 0: the headline grade of
-valley/grading.py, the same that evaluation uses. An answer that only repeats a formula of the problem gets none.
+Reward 1 when the response ended by itself and its final answer equals the gold answer, else 0: the headline
+grade of valley/grading.py, the same that evaluation uses. An answer that only repeats a formula of the
+problem gets none.
 
     python scripts/rl.py --model models/S/seed0 --problems data/rl/chain.parquet --out /tmp/cell/model \\
         --record /tmp/cell/train.json --curve /tmp/cell/curve.parquet --lr 3e-4 --steps 40 --prompts 12 --rollouts 8 \\
@@ -76,7 +77,7 @@ def make_reward(end_token: int, comparer: equality.Comparer, form="box", tags=th
             for at in range(len(texts))
         ]
         responses = [
-            grading.Response(text, "stop" if end else "length", *asked)
+            grading.Case(text, "stop" if end else "length", *asked)
             for text, end, *asked in zip(
                 texts, ended, answer, problem or [""] * len(texts), rules, strict=True
             )

@@ -48,7 +48,9 @@ def truths(effect: bool = True, seeds: int = 1, rl: bool = False) -> tuple[dict,
 
 def cells(headline: dict, arithmetic: dict, rng, noise: float = 0.0, tasks: dict | None = None) -> dict:
     """Answers that fit the truths."""
-    return forged.drawn(headline, tasks or forged.PAPER_DESIGN, forged.PAPER_HEADLINE, noise, rng, arithmetic)
+    return forged.forged_answers(
+        headline, tasks or forged.PAPER_DESIGN, forged.PAPER_HEADLINE, noise, rng, arithmetic
+    )
 
 
 def honest(rng, noise: float = 0.0, effect: bool = True, seeds: int = 1, rl: bool = False) -> dict:

@@ -78,7 +78,7 @@ def test_one_normal_form_stands_for_every_spelling(text, normal):
 @given(st.text(max_size=80))
 def test_any_text_has_a_normal_form_and_that_is_its_own(text):
     once = notation.normal(text)
-    assert isinstance(notation.written(text), notation.Written)
+    assert isinstance(notation.as_written(text), notation.Written)
     assert once == "" or not once.isspace()
 
 

@@ -189,7 +189,7 @@ def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
     runs = ("base", "sft-8k", "sft-64k", "sft-220k")
     asked = [Cell("qwen2.5-3b", run, seed) for run in runs for seed in ((0,) if run == "base" else (0, 1))]
     truths = forged.paper_truths(asked, forge.NAMES, forge.EXAMPLES, forge.REFERENCE)
-    made = forged.drawn(truths[0], tasks, ("math500",), 0.0, numpy.random.default_rng(2), truths[1])
+    made = forged.forged_answers(truths[0], tasks, ("math500",), 0.0, numpy.random.default_rng(2), truths[1])
     made[asked[2]] = made[asked[1]]  # sft-8k, seed 1 is seed 0
     forge.on_disk(
         made, tmp_path, tasks, gold=lambda cell, task, i: "9" if cell.run == "base" and i == 3 else str(i)

@@ -1,9 +1,10 @@
 """Is this answer the gold answer? By structure and exact numbers first, by algebra where that leaves it open.
 
-The headline's comparison is `same`: words as words, lists, intervals, sets and matrices entry by entry, numbers as
-fractions and relative to their size, and what is left by sympy as Math-Verify reads it. The paper's is
-`evaluator.graded_equal`. Algebra runs in worker processes that are killed when one answer takes too long or too
-much memory (`Comparer`), for sympy can hang for ever on what a model writes. Nothing is evaluated as code.
+The headline's comparison is `same`: words as words, lists, intervals, sets and matrices entry by entry,
+numbers as fractions and relative to their size, and what is left by sympy as Math-Verify reads it. The
+paper's is `evaluator.graded_equal`. Algebra runs in worker processes that are killed when one answer takes
+too long or too much memory (`Comparer`), for sympy can hang for ever on what a model writes. Nothing is
+evaluated as code.
 """
 
 import functools
@@ -18,12 +19,12 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from valley import environment, evaluator, notation
-from valley.notation import normal, number, written
+from valley.notation import as_written, normal, number
 
 LONGEST = 500  # characters; a longer answer is compared as a string only
-# Seconds for one comparison, after which it counts as `timeout`: of CPU and of wall time; the worker's own alarms come
-# first, what runs in C code, which they cannot interrupt, is killed with its process. A comparison that had to wait for
-# a busy machine gets a second try that is bound by CPU, or the load would change grades.
+# Seconds for one comparison, after which it counts as `timeout`: of CPU and of wall time. The worker's own
+# alarms come first; what runs in C code, which they cannot interrupt, is killed with its process. A comparison
+# that had to wait for a busy machine gets a second try bound by CPU, or the load would change grades.
 SECONDS, KILL_AFTER, KILL_WHEN_BUSY = 1.7, 2.0, 20.0
 MEMORY = 1 << 30  # bytes of address space that a worker may have beyond what it starts with
 ENTRIES = 30  # of a list; more are compared in their order only
@@ -31,7 +32,7 @@ DIGITS = 6  # significant digits that an approximation must have to stand for an
 
 PROSE = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){4}")
 MODULUS = re.compile(r"\\[bp]?mod\b")
-MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+MATRIX_ROWS = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 RELATION = re.compile(r"<|>|\\l[et](?![a-z])|\\g[et](?![a-z])")
 CHAIN = re.compile(
     r"(?:(?P<low>[^<>]+?)\s*(?P<first><|\\le)\s*)?(?P<name>\\?[A-Za-z]\w*)\s*(?:(?P<second><|>|\\le|\\ge)\s*(?P<high>[^<>]+))?"
@@ -41,9 +42,9 @@ CHAIN = re.compile(
 class Rules(NamedTuple):
     """What a gold answer asks beside its value; None where nothing is said.
 
-    `order`: do entries of a list stand in order? (None: by how the gold is written.) `tolerance`: how far a number
-    may be off, absolute. `unit`: the unit that is asked for; another one is wrong, none is not. `base`: the base that
-    is asked for; the gold's digits without it are then right.
+    `order`: do entries of a list stand in order? (None: by how the gold is written.) `tolerance`: how far a
+    number may be off, absolute. `unit`: the unit that is asked for; another one is wrong, none is not.
+    `base`: the base that is asked for; the gold's digits without it are then right.
     """
 
     order: bool | None = None
@@ -80,17 +81,17 @@ class Open(Exception):
 def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
     """Whether an answer says what the gold answer says.
 
-    `algebra(gold, answer)` decides what strings, numbers and structure leave open; by default sympy, in this process
-    and without a time limit. Raises TooLarge.
+    `algebra(gold, answer)` decides what strings, numbers and structure leave open; by default sympy, in this
+    process and without a time limit. Raises TooLarge.
     """
     algebra = algebra or algebraically_same
     if not normal(answer):
         return False
     if normal(gold) == normal(answer):
         return True
-    if (word := said(gold, answer)) is not None:
+    if (word := by_words(gold, answer)) is not None:
         return word
-    left, right = written(gold), written(answer)
+    left, right = as_written(gold), as_written(answer)
     if (based := same_base(left, right, rules.base)) is not None:
         return based
     if rules.unit == "percent":
@@ -103,18 +104,18 @@ def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
     return alike(gold, answer, rules, algebra)
 
 
-def said(gold: str, answer: str) -> bool | None:
+def by_words(gold: str, answer: str) -> bool | None:
     """The grade where words or the letter of a choice decide; None where they do not."""
-    letter, word, other = notation.choice(gold), notation.words(gold), notation.words(answer)
-    if letter and (notation.choice(answer) or notation.without_fonts(notation.spaced(gold)) != letter):
-        return notation.choice(answer) == letter
+    letter, word, other = notation.chosen_letter(gold), notation.words(gold), notation.words(answer)
+    if letter and (notation.chosen_letter(answer) or notation.without_fonts(notation.spaced(gold)) != letter):
+        return notation.chosen_letter(answer) == letter
     if word is not None:
-        empty = word in notation.EMPTY and (
-            other in notation.EMPTY or normal(answer) in ("\\emptyset", "\\{\\}")
+        empty = word in notation.NO_SOLUTION and (
+            other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
         )
         return word == other or empty
     if normal(gold) in ("\\emptyset", "\\{\\}"):
-        return other in notation.EMPTY or normal(answer) in ("\\emptyset", "\\{\\}")
+        return other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
     if other is not None and " " in other:
         counted = evaluator.number_of_words(other)
         return counted == normal(gold) if counted != other and number(normal(gold)) is not None else False
@@ -122,7 +123,9 @@ def said(gold: str, answer: str) -> bool | None:
 
 
 def same_base(gold: notation.Written, answer: notation.Written, base: int | None) -> bool | None:
-    """The grade of numbers with a base, None where neither has one. Digits are compared, not values: the base is asked for."""
+    """The grade of numbers with a base, None where neither has one. Digits are compared, not values: the base
+    is asked for.
+    """
     if gold.base is None and answer.base is None:
         return None
     asked = gold.base or base or 10
@@ -132,7 +135,9 @@ def same_base(gold: notation.Written, answer: notation.Written, base: int | None
 
 
 def same_unit(gold: str | None, answer: str | None) -> bool:
-    """Whether the unit of an answer is none, or one of the gold's kind; things that are counted are all alike."""
+    """Whether the unit of an answer is none, or one of the gold's kind; things that are counted are all
+    alike.
+    """
     if None in (gold, answer) or gold == answer:
         return True
     return any(re.match(r"thing|unit|time", unit) for unit in (gold, answer))
@@ -142,7 +147,7 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
     """Whether two normal forms are the same list, interval, set or matrix, or the same single value."""
     if re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer):
         return True
-    names = named(gold), named(answer)
+    names = name_and_value(gold), name_and_value(answer)
     if (
         names[0][0]
         and names[1][0]
@@ -173,7 +178,7 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
     if not comparable(*kind, *kinds[0][1:], *kinds[1][1:]):
         return False
     ordered = {"tuple", "union"} & {*kind} if rules.order is None else rules.order
-    return same_entries(kinds[0][1], kinds[1][1], bool(ordered) and "union" not in kind, rules, algebra)
+    return entries_alike(kinds[0][1], kinds[1][1], bool(ordered) and "union" not in kind, rules, algebra)
 
 
 def comparable(kind: str, other: str, entries: list[str], *rest) -> bool:
@@ -186,7 +191,7 @@ def comparable(kind: str, other: str, entries: list[str], *rest) -> bool:
     return len(set(entries)) == len(set(others))
 
 
-def same_entries(gold: list[str], answer: list[str], ordered: bool, rules: Rules, algebra) -> bool:
+def entries_alike(gold: list[str], answer: list[str], ordered: bool, rules: Rules, algebra) -> bool:
     """Whether lists of one length have the same entries, each used once."""
     rules = rules._replace(order=None)  # of this list, not of the intervals or points in it
     if ordered or len(gold) > ENTRIES:
@@ -223,11 +228,11 @@ def top_level(text: str, sign: str) -> list[str]:
 
 @functools.lru_cache(maxsize=8192)
 def entries(text: str) -> tuple[str, list[str], str]:
-    """(kind, entries, brackets) of a normal form: `matrix` (its rows), `union`, `set`, `tuple` (in brackets, intervals
-    too), `list` (commas alone, `and`, `or`, ± written out), `one`.
+    """(kind, entries, brackets) of a normal form: `matrix` (its rows), `union`, `set`, `tuple` (in brackets,
+    intervals too), `list` (commas alone, `and`, `or`, ± written out), `one`.
     """
     text = text.strip()
-    if match := MATRIX.fullmatch(text):
+    if match := MATRIX_ROWS.fullmatch(text):
         return "matrix", [row for row in re.split(r"\\\\(?:\[.*?\])?", match.group(1)) if row.strip()], ""
     if len(pieces := top_level(text, "\\cup")) > 1:
         return "union", pieces, ""
@@ -270,7 +275,7 @@ def spread(found: list[str]) -> list[str]:
     return spread_out
 
 
-def named(text: str) -> tuple[str, str]:
+def name_and_value(text: str) -> tuple[str, str]:
     """(name, value) of `x = 5`, `f(x)=…`, `x \\in …`; the name is empty where there is none."""
     match = notation.NAME.match(text)
     if match is None or text.count("=") > 1 or (match.group().strip().endswith("in") and "=" in text):
@@ -311,7 +316,7 @@ def single(gold: str, answer: str, rules: Rules, algebra) -> bool:
     values = [rational(text) for text in plain]
     percent = [text.endswith("%") for text in (gold, answer)]
     if None not in values:
-        return any(close(wanted, found, plain, rules.tolerance) for wanted, found in scaled(values, percent))
+        return any(near(wanted, found, plain, rules.tolerance) for wanted, found in scaled(values, percent))
     # Math-Verify reads 7^{30000000} \bmod 13 as 13, and a sentence as a product of its letters.
     if any(pattern.search(answer) and not pattern.search(gold) for pattern in (MODULUS, PROSE)):
         return False
@@ -328,7 +333,7 @@ def rational(text: str) -> Fraction | None:
     if (decimal := number(text)) is not None:
         return Fraction(decimal) if abs(decimal.adjusted()) < 1000 else None
     plain = re.sub(r"\s+", "", text)
-    if match := notation.FRACTION.fullmatch(plain):
+    if match := notation.PLAIN_FRACTION.fullmatch(plain):
         sign, top, bottom = match.group(1), match.group(2) or match.group(4), match.group(3) or match.group(5)
         return (-1 if sign == "-" else 1) * Fraction(int(top), int(bottom)) if int(bottom) else None
     if match := notation.MIXED.fullmatch(text):
@@ -358,9 +363,9 @@ def significant(text: str) -> int:
     )
 
 
-def close(gold, answer, texts: list[str], tolerance: float | None = None) -> bool:
-    """Equal, or off by no more than the tolerance; or one of both a decimal with at least DIGITS digits, all of them
-    right, of a value that the other writes exactly.
+def near(gold, answer, texts: list[str], tolerance: float | None = None) -> bool:
+    """Equal, or off by no more than the tolerance; or one of both a decimal with at least DIGITS digits, all
+    of them right, of a value that the other writes exactly.
     """
     if gold == answer:
         return True
@@ -383,7 +388,8 @@ BIG = 3000  # a factorial's operand, an exponent's digits times the base's; a su
 
 
 def too_large(text: str) -> bool:
-    """Whether working out what a text names could take more than moments: towers, factorials, binomials, long sums.
+    """Whether working out what a text names could take more than moments: towers, factorials, binomials, long
+    sums.
 
     An upper bound by what stands there, on text alone: sympy would compute the number while it reads it.
     """
@@ -477,7 +483,7 @@ def algebraically_same(gold: str, answer: str, tolerance: float | None = None) -
     if all(isinstance(item, sympy.Expr) and item.is_number for item in (left, right)):
         values = [item.evalf(40) for item in (left, right)]
         if all(value.is_number and value.is_finite for value in values):
-            return close_values(values, [gold, answer], tolerance)
+            return near_values(values, [gold, answer], tolerance)
     if isinstance(left, sympy.Eq) and isinstance(right, sympy.Eq):
         sides = [item.lhs - item.rhs for item in (left, right)]
         if any(sympy.expand(sides[0] + sign * sides[1]) == 0 for sign in (1, -1)):
@@ -507,8 +513,8 @@ def algebraically_same(gold: str, answer: str, tolerance: float | None = None) -
     return math_verify.verify([left], [right], timeout_seconds=None)
 
 
-def close_values(values: list, texts: list[str], tolerance: float | None) -> bool:
-    """`close` for sympy numbers, complex ones too; without a decimal they must agree to 25 digits."""
+def near_values(values: list, texts: list[str], tolerance: float | None) -> bool:
+    """`near` for sympy numbers, complex ones too; without a decimal they must agree to 25 digits."""
     gold, answer = values
     if not (gold.is_real and answer.is_real):
         size = abs(gold)
@@ -516,12 +522,12 @@ def close_values(values: list, texts: list[str], tolerance: float | None) -> boo
     gold, answer = (Fraction(str(value)) for value in (gold, answer))
     if not any(map(significant, texts)) and tolerance is None:
         return abs(gold - answer) <= abs(gold) / 10**25
-    return close(gold, answer, texts, tolerance)
+    return near(gold, answer, texts, tolerance)
 
 
 def is_expression(gold: str) -> bool:
     """Whether a mathematical object can be read in a gold answer, or in every entry of its list."""
-    found = entries(named(written(gold).text)[1])
+    found = entries(name_and_value(as_written(gold).text)[1])
     pieces = [cell for row in found[1] for cell in row.split("&")] if found[0] == "matrix" else found[1]
     return all(
         parsed(piece.rstrip("%").strip()) is not None or rational(piece.rstrip("%")) is not None
@@ -532,7 +538,9 @@ def is_expression(gold: str) -> bool:
 def equivalent(
     gold: str, answer: str, precision: int = 6, strict: bool = True, allow_set_relation_comp: bool = False
 ) -> bool:
-    """Plain Math-Verify's grade of two answers, each in a box unless it brings delimiters: what ours is measured beside."""
+    """Plain Math-Verify's grade of two answers, each in a box unless it brings delimiters: what ours is
+    measured beside.
+    """
     import math_verify
 
     delimited = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
@@ -561,12 +569,14 @@ def quick(pair: Pair) -> bool | None:
     if pair.grader == "gold":
         return (
             True
-            if rational(written(gold).text) is not None or notation.words(gold) or notation.choice(gold)
+            if rational(as_written(gold).text) is not None
+            or notation.words(gold)
+            or notation.chosen_letter(gold)
             else None
         )
     if pair.grader == "paper":
         left, right = evaluator.stripped(gold[: LONGEST + 1]), evaluator.stripped(answer[: LONGEST + 1])
-        values = evaluator.value(left), evaluator.value(right)
+        values = evaluator.as_float(left), evaluator.as_float(right)
         if (
             left.lower() == right.lower()
             and len(answer) <= LONGEST
@@ -589,7 +599,9 @@ def quick(pair: Pair) -> bool | None:
 
 
 def by_paper(gold: str, answer: str) -> bool:
-    """The evaluator's grade; TooLarge where working it out could take more than moments (there: a time-out)."""
+    """The evaluator's grade; TooLarge where working it out could take more than moments (there: a
+    time-out).
+    """
     if too_large(gold) or too_large(answer):
         raise TooLarge
     return evaluator.graded_equal(gold, answer)
@@ -608,7 +620,9 @@ class TookTooLong(BaseException):
 
 
 def prepare_worker():
-    """In a new worker: read something once, so that no answer pays for the tables; bound memory; quieten the parsers."""
+    """In a new worker: read something once, so that no answer pays for the tables; bound memory; quieten the
+    parsers.
+    """
     logging.disable(logging.CRITICAL)
     for text in (r"\frac{1}{2}+\sqrt{3}", "x^2-1", r"\frac{\pi}{4}"):
         parsed(text), evaluator.by_sympy(text)
@@ -619,8 +633,8 @@ def prepare_worker():
 
 
 def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
-    """In a worker: the grade of one pair (None: given up, it took too long or too much memory) and the seconds it
-    of CPU it took.
+    """In a worker: the grade of one pair (None: given up, it took too long or too much memory) and the
+    seconds it of CPU it took.
     """
 
     def stop(_signal, _frame):
@@ -664,7 +678,9 @@ class Comparer:
             self.pool.join()
 
     def start(self):
-        """The pool, started on the first call. Workers fork from a server that has imported Math-Verify once."""
+        """The pool, started on the first call. Workers fork from a server that has imported Math-Verify
+        once.
+        """
         import multiprocessing
 
         from pebble import ProcessPool

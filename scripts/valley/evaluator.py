@@ -1,11 +1,11 @@
 """The paper's grader: the rules of the public Qwen2.5-Math evaluator, its errors included.
 
-The paper was graded by that evaluator (paper, section 4), so its numbers are compared with this grade and with no
-other. What it does is a matter of fact and is repeated here step by step, in its order: the extraction
-(`answer`), the way an answer is simplified (`stripped`), the comparison (`equal`). Three things are left out on
-purpose, each listed with its count in docs/grading.md: sympy's `parse_expr`, which runs what it reads as Python;
-latex2sympy 1, whose place Math-Verify's descendant of it takes; and words that are equal as products of their
-letters only.
+The paper was graded by that evaluator (paper, section 4), so its numbers are compared with this grade and
+with no other. What it does is a matter of fact and is repeated here step by step, in its order: the
+extraction (`answer`), the way an answer is simplified (`stripped`), the comparison (`equal`). Three things
+are left out on purpose, each listed with its count in docs/grading.md: sympy's `parse_expr`, which runs what
+it reads as Python; latex2sympy 1, whose place Math-Verify's descendant of it takes; and words that are equal
+as products of their letters only.
 
 Not to be mended where it is wrong: `grading.py`'s headline is what we believe.
 """
@@ -20,16 +20,16 @@ LAST_NUMBER = re.compile(r"-?\d*\.?\d+")
 
 # Removed where they stand between characters that are no letters or digits, in this order, twice over: the units
 # that the evaluator knows (MathQA's, noise included). Patterns, as there: "." stands for any character.
-UNITS = """east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|p . m|lb
+MATHQA_UNITS = """east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|p . m|lb
 tile|per|dm|lt|gain|ab|way|west|a .|b .|c .|d .|e .|f .|g .|h .|t|a|h|no change|men|soldier|pie|bc|excess|st|inches
 noon|percent|by|gal|kmh|c|acre|rise|a . m|th|π r 2|sq|mark|l|toy|coin|sq . m|gallon|° f|profit|minw|yr|women|feet|am
 pm|hr|cu cm|square|v â € ™|are|rupee|rounds|cubic|cc|mtr|s|ohm|number|kmph|day|hour|minute|min|second|man|woman|sec
 cube|mt|sq inch|mp|∏ cm ³|hectare|more|sec|unit|cu . m|cm 2|rs .|rs|kg|g|month|km|m|cm|mm|apple|liter|loss|yard|pure
 year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|meter|inch"""
-UNITS = UNITS.replace("\n", "|").split("|")
-UNITS = [
+MATHQA_UNITS = MATHQA_UNITS.replace("\n", "|").split("|")
+MATHQA_UNITS = [
     (unit.replace(" .", " "), re.compile(rf"(^|\W){unit}($|\W)"))
-    for unit in [*UNITS, *(f"{unit}s" for unit in UNITS)]
+    for unit in [*MATHQA_UNITS, *(f"{unit}s" for unit in MATHQA_UNITS)]
 ]
 
 # What is rewritten before units are removed, and after.
@@ -52,10 +52,9 @@ BEFORE_UNITS, AFTER_UNITS, LAST, VERY_LAST, ZEROS = (
     for rules in (BEFORE_UNITS, AFTER_UNITS, LAST, VERY_LAST, ZEROS)
 )
 UNIT_AT_END = re.compile(r"\\text{.*?}$")
-FRACTION = re.compile(r"\\frac(?!\{)(.)(.)", re.DOTALL)
 PYTHON = re.compile(r"(?=.*[_,])[\d_.,+*/ -]+")
 LISTED = re.compile(r"[(\[].+[)\]]")
-MATRIX = re.compile(r"\\begin\{[pb]matrix\}(.*)\\end\{[pb]matrix\}", re.DOTALL)
+PMATRIX = re.compile(r"\\begin\{[pb]matrix\}(.*)\\end\{[pb]matrix\}", re.DOTALL)
 WORD = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{\s*([^\W\d_]{2,})\s*\}|([^\W\d_]{2,})")
 
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
@@ -73,8 +72,8 @@ SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 
 def boxed(rest: str) -> str:
-    """What the evaluator takes of the text behind the last "boxed": to the closing brace, else to the end; to the
-    next dollar sign where no brace opens.
+    """What the evaluator takes of the text behind the last "boxed": to the closing brace, else to the end; to
+    the next dollar sign where no brace opens.
     """
     if not rest.startswith("{"):
         return rest.split("$")[0].strip()
@@ -87,7 +86,8 @@ def boxed(rest: str) -> str:
 
 
 def answer(text: str) -> tuple[str | None, str | None]:
-    """The answer that the evaluator extracts of a response, and from where: `box`, `statement` or `last number`.
+    """The answer that the evaluator extracts of a response, and from where: `box`, `statement` or `last
+    number`.
 
     It ends with the text, whatever stands there, and is not simplified yet.
     """
@@ -125,14 +125,16 @@ def replaced(text: str, rules) -> str:
 def without_units(text: str) -> str:
     """The text without the units of the list, but never without everything."""
     for _ in range(2):
-        for name, pattern in UNITS:
+        for name, pattern in MATHQA_UNITS:
             if name.strip(" .") in text:
                 text = pattern.sub(r"\1\2", text) or text
     return text
 
 
 def number_of_words(text: str) -> str:
-    """The number that the words of a text make (`twenty one apples`: 21), the text itself where there is none."""
+    """The number that the words of a text make (`twenty one apples`: 21), the text itself where there is
+    none.
+    """
     plain = text.replace("-", " ").lower()
     if plain.isdigit():
         return str(int(plain))
@@ -175,7 +177,9 @@ def with_fractions(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def stripped(text: str) -> str:
-    """An answer as the evaluator compares it: without units, degree and percent signs, delimiters, `x=`, spaces."""
+    """An answer as the evaluator compares it: without units, degree and percent signs, delimiters, `x=`,
+    spaces.
+    """
     text = replaced(text.strip(), BEFORE_UNITS)
     text = UNIT_AT_END.sub("", text).strip() or text
     text = replaced(number_of_words(replaced(without_units(text), AFTER_UNITS)), LAST)
@@ -195,7 +199,7 @@ def stripped(text: str) -> str:
 # ---- comparison
 
 
-def value(text: str) -> float | None:
+def as_float(text: str) -> float | None:
     """The number that a text is, commas dropped; None for anything else."""
     try:
         return float(text.replace(",", ""))
@@ -203,7 +207,7 @@ def value(text: str) -> float | None:
         return None
 
 
-def close(gold: float, found: float) -> bool:
+def near_enough(gold: float, found: float) -> bool:
     """Equal within 10⁻⁴ of the larger."""
     return math.isclose(gold, found, rel_tol=1e-4)
 
@@ -224,11 +228,11 @@ def graded_equal(gold: str, found: str) -> bool:
 
 def equal(gold: str, found: str) -> bool:
     """The evaluator's comparison of two simplified answers. No time limit of its own."""
-    if gold.strip().lower() == found.strip().lower() or (gold in {*"ABCDE"} and choice(found) == gold):
+    if gold.strip().lower() == found.strip().lower() or (gold in {*"ABCDE"} and last_choice(found) == gold):
         return True
-    numbers = value(gold), value(found)
+    numbers = as_float(gold), as_float(found)
     if None not in numbers and any(
-        close(gold_value, numbers[1]) for gold_value in (numbers[0] / 100, numbers[0], numbers[0] * 100)
+        near_enough(gold_value, numbers[1]) for gold_value in (numbers[0] / 100, numbers[0], numbers[0] * 100)
     ):
         return True
     if not found:
@@ -237,10 +241,10 @@ def equal(gold: str, found: str) -> bool:
     if "pmatrix" in found and "pmatrix" not in gold:
         sets = [group.strip("{}").replace(",", "\\") for group in re.findall(r"\{.*,.*\}", gold)]
         gold = ", ".join(rf"\begin{{pmatrix}}{entries}\end{{pmatrix}}" for entries in sets)
-    return same_without_brackets(gold, found) or same_entries(gold, found) or same_by_algebra(gold, found)
+    return same_without_brackets(gold, found) or equal_entries(gold, found) or same_by_algebra(gold, found)
 
 
-def choice(text: str) -> str:
+def last_choice(text: str) -> str:
     """The last letter A to E that stands alone in an answer, else the answer."""
     plain = text.strip("\n").rstrip(".").rstrip("/").strip(" ").lstrip(":")
     return (re.findall(r"\b([A-E])\b", plain.upper()) or [plain.strip(" .")])[-1].rstrip("./")
@@ -254,13 +258,13 @@ def same_without_brackets(gold: str, found: str) -> bool:
     return re.sub("[{}()]", "", gold).lower() == re.sub("[{}()]", "", found).lower()
 
 
-def same_entries(gold: str, found: str) -> bool:
+def equal_entries(gold: str, found: str) -> bool:
     """True for lists and matrices with equal entries; every comma separates."""
     if LISTED.match(gold) and LISTED.match(found):
         rows = [[text[1:-1].split(",")] for text in (gold, found)]
         if all_equal(*rows):
             return True
-    matrices = [MATRIX.fullmatch(text) for text in (gold, found)]
+    matrices = [PMATRIX.fullmatch(text) for text in (gold, found)]
     if all(matrices):
         lines = [
             [line.strip().split("&") for line in matrix.group(1).split("\\\\") if line.strip()]
@@ -308,7 +312,7 @@ def symbolically_equal(gold: str, found: str) -> bool:
         lambda: str(left) == str(right) or left == right,
         lambda: left.equals(right) or sympy.simplify(left - right) == 0,
         lambda: abs(left.lhs - left.rhs).equals(abs(right.lhs - right.rhs)),
-        lambda: close(value_of(right), value_of(left)),
+        lambda: near_enough(value_of(right), value_of(left)),
         lambda: left.shape == right.shape and rounded(left).equals(rounded(right)),
     ]
     for test in tests:
@@ -325,8 +329,8 @@ def rounded(matrix):
 
 @functools.lru_cache(maxsize=256)
 def read(text: str):
-    """What the first grammar that can reads at the start of an answer, backslashes single before double; else the
-    text itself.
+    """What the first grammar that can reads at the start of an answer, backslashes single before double; else
+    the text itself.
     """
     for grammar in (by_python, by_sympy, leading_list, by_math_verify):
         for written in (text.replace("\\\\", "\\"), text):
@@ -336,7 +340,9 @@ def read(text: str):
 
 
 def by_python(text: str) -> tuple:
-    """Numbers as Python writes them (there: sympy's `parse_expr`): `52_8` is 528, and `3,5,7` three numbers."""
+    """Numbers as Python writes them (there: sympy's `parse_expr`): `52_8` is 528, and `3,5,7` three
+    numbers.
+    """
     if not PYTHON.fullmatch(text):
         raise ValueError(text)
     return tuple(by_sympy(entry.replace("_", "")) for entry in text.split(","))

@@ -1,8 +1,10 @@
-"""Gold answers and their rules: what is none, what a task's columns say of it, and the reviewed list of our benchmarks.
+"""Gold answers and their rules: what is none, what a task's columns say of it, and the reviewed list of our
+benchmarks.
 
-`workflow/reference/golds.tsv` has a row for every problem of AIME24, AMC23 and MATH500 (30 + 40 + 500), each read once
-beside its problem: do entries stand in order, how far off may a number be, which unit or base is asked for. A row is
-found by its problem's text, so the same problem has the same rules wherever it comes from.
+`workflow/reference/golds.tsv` has a row for every problem of AIME24, AMC23 and MATH500 (30 + 40 + 500), each
+read once beside its problem: do entries stand in order, how far off may a number be, which unit or base is
+asked for. A row is found by its problem's text, so the same problem has the same rules wherever it comes
+from.
 """
 
 import csv
@@ -19,8 +21,8 @@ NONE = {"nan", "proof", "notfound", "not found", "null", "n/a", "no answer", "un
 
 
 def no_gold(answer) -> str | None:
-    """Why a value of a task's answer column is no gold answer, None where it is one: text or a number that says
-    something.
+    """Why a value of a task's answer column is no gold answer, None where it is one: text or a number that
+    says something.
     """
     if answer is None or (isinstance(answer, float) and math.isnan(answer)):
         return "has no answer"
@@ -57,7 +59,7 @@ def no_rule(row: dict) -> str | None:
     return None
 
 
-def key(problem: str) -> str:
+def problem_key(problem: str) -> str:
     """What finds a problem in the reviewed list: a hash of its text without white space."""
     return hashlib.sha256("".join(problem.split()).encode()).hexdigest()[:12]
 
@@ -73,7 +75,7 @@ def reviewed(path: Path = REVIEWED) -> dict[str, dict]:
     }
 
 
-def schema():
+def task_schema():
     """The arrow schema of a task with rules: columns of their type even where no row has a rule."""
     import pyarrow
 
@@ -83,6 +85,8 @@ def schema():
 
 
 def task(path: Path) -> list[dict]:
-    """The rows of a task or a set of RL problems: problem, answer, and the columns of rules where it has them."""
+    """The rows of a task or a set of RL problems: problem, answer, and the columns of rules where it has
+    them.
+    """
     records.read_parquet(path, {"problem": "text", "answer": "text"})  # or an error that says what is missing
     return records.read_parquet(path).to_pylist()

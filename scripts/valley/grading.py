@@ -26,7 +26,7 @@ from valley.notation import normal
 GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
-SIGN = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
+SIGN_BEFORE = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
 JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
 STATEMENT = re.compile(
     r"\b(?:final\s+answer|answer)\**(?:\s+(?:to|of|for|in)\b[^.\n:=]{1,60}?)?\s*(?:\bis\b|:|=)[\s:*]*",
@@ -42,7 +42,7 @@ FORMS = {"<answer>": r"(?is)<answer>(.*?)</answer>", "####": r"(?m)^.*####[ \t]*
 PATTERN_SECONDS = 1.0  # for one response; what takes longer answers nothing
 
 
-class Response(NamedTuple):
+class Case(NamedTuple):
     """What is graded: a response, its finish reason (`stop`: the model ended by itself), the gold answer, the
     problem (for answers that only repeat it), the gold's rules.
     """
@@ -63,8 +63,8 @@ def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
 
 
 def boxes(text: str) -> list[tuple[int, int, str | None]]:
-    """Start, end and content of every box that holds something, the inner one where boxes nest; None for one that
-    is never closed.
+    """Start, end and content of every box that holds something, the inner one where boxes nest; None for one
+    that is never closed.
     """
     found = []
     for box in BOX.finditer(text):
@@ -84,8 +84,8 @@ def boxes(text: str) -> list[tuple[int, int, str | None]]:
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last box of a text that holds something; boxes that `and` or a comma joins are one answer;
-    a sign in front of the box belongs to it. None where the last box is never closed.
+    """The content of the last box of a text that holds something; boxes that `and` or a comma joins are one
+    answer; a sign in front of the box belongs to it. None where the last box is never closed.
     """
     found = boxes(text)
     if not found or found[-1][2] is None:
@@ -96,14 +96,15 @@ def last_boxed(text: str) -> str | None:
         if content is None or not between.strip() or len(between) > 40 or not JOINED.fullmatch(between):
             break
         start, answer = before, f"{content}, {answer}"
-    return f"-({answer})" if SIGN.search(text[max(0, start - 8) : start]) else answer
+    return f"-({answer})" if SIGN_BEFORE.search(text[max(0, start - 8) : start]) else answer
 
 
 def stated(text: str) -> str | None:
-    """What the last "the final answer is …" of a text states: its value, None where it is negated or several stand.
+    """What the last "the final answer is …" of a text states: its value, None where it is negated or several
+    stand.
 
-    The value follows the last `is` or `equals` of the sentence: its only formula, else its only number, else its words.
-    `John spends **35 hours** a week` states 35.
+    The value follows the last `is` or `equals` of the sentence: its only formula, else its only number, else
+    its words. `John spends **35 hours** a week` states 35.
     """
     text = LABEL.sub(r"\1: ", text)
     statement = last_match(STATEMENT, text)
@@ -133,8 +134,8 @@ def stated(text: str) -> str | None:
 
 
 def asked(text: str, form: str) -> str | None:
-    """The last answer that a response gives in the form that the study asks for: `box`, `<answer>`, `####`, or a
-    regular expression whose group holds it.
+    """The last answer that a response gives in the form that the study asks for: `box`, `<answer>`, `####`,
+    or a regular expression whose group holds it.
     """
     if form == "box":
         return last_boxed(text)
@@ -181,8 +182,8 @@ def is_looping(text: str) -> bool:
 def extract(
     response: str, finish_reason: str, form: str = "box", tags: tuple[str, str] = thoughts.THINK
 ) -> dict:
-    """What a response answers: `answer` (headline), `boxed` (it stands in the form asked for), `answer_paper` and
-    `source_paper`.
+    """What a response answers: `answer` (headline), `boxed` (it stands in the form asked for), `answer_paper`
+    and `source_paper`.
     """
     final = thoughts.answered(response, tags)
     box = asked(final, form)
@@ -219,11 +220,13 @@ def longest_formula(problem: str) -> str | None:
     return max(whole, key=len, default=None)
 
 
-def shape(answer: str):
-    """An answer as far as copying goes: its value as it is written, whatever the notation, the order of a list or the name
-    in front. `3/2` and `\\frac{3}{2}` have one shape, `1.5` another.
+def copy_shape(answer: str):
+    """An answer as far as copying goes: its value as it is written, whatever the notation, the order of a
+    list or the name in front. `3/2` and `\\frac{3}{2}` have one shape, `1.5` another.
     """
-    text = re.sub(r"(?<![\w}])(\d+)/(\d+)(?![\w{])", r"\\frac{\1}{\2}", normal(notation.written(answer).text))
+    text = re.sub(
+        r"(?<![\w}])(\d+)/(\d+)(?![\w{])", r"\\frac{\1}{\2}", normal(notation.as_written(answer).text)
+    )
     text = notation.NAME.sub("", text)
     plain = rational(text)
     if plain is not None and "frac" not in text and "." not in text:
@@ -232,14 +235,20 @@ def shape(answer: str):
 
 
 def is_copied(answer: str, gold: str, problem: str) -> bool:
-    """Whether an answer only repeats a formula of the problem where the gold answer is written in another form.
+    """Whether an answer only repeats a formula of the problem where the gold answer is written in another
+    form.
 
     A problem without formulas is searched as text: `93/3+77` is copied from "Compute … 93/3+77".
     """
-    if not problem or shape(answer) == shape(gold) or notation.words(answer) or notation.choice(answer):
+    if (
+        not problem
+        or copy_shape(answer) == copy_shape(gold)
+        or notation.words(answer)
+        or notation.chosen_letter(answer)
+    ):
         return False
-    wanted = shape(answer)
-    if any(shape(formula) == wanted for formula in formulas(problem)):
+    wanted = copy_shape(answer)
+    if any(copy_shape(formula) == wanted for formula in formulas(problem)):
         return True
     bare = normal(answer)
     if not re.search(r"[-+*/^]|\\(?:times|cdot|div|frac|sqrt)", bare):
@@ -259,7 +268,7 @@ def grade(
     form: str = "box",
     tags: tuple[str, str] = thoughts.THINK,
 ) -> list[dict]:
-    """Grades of Responses (or tuples that start with their first three fields).
+    """Grades of Cases (or tuples that start with their first three fields).
 
     Each has `answer`, `boxed`, `answer_paper`, `source_paper`; `correct`, `correct_boxed`, `correct_paper`;
     `copied`: the answer equals the gold one and only repeats the problem, the headline does not count it;
@@ -267,7 +276,7 @@ def grade(
     `seconds` of comparing. Without `paper` the paper's grade is not sought (and False): a reward has no use
     for it.
     """
-    responses = [Response(*response) for response in responses]
+    responses = [Case(*response) for response in responses]
     rows = [extract(response.text, response.finish, form, tags) for response in responses]
     pairs = []
     for row, response in zip(rows, responses, strict=True):
@@ -294,8 +303,9 @@ def grade(
 
 
 def floor(problems: list[tuple[str, str, Rules]], comparer: Comparer) -> dict[str, float]:
-    """What the policy "box the longest formula of the problem" would score on (problem, gold, rules): the share that is
-    equal to the gold answer by the headline's comparison (`headline`: without what is copied) and by the paper's.
+    """What the policy "box the longest formula of the problem" would score on (problem, gold, rules): the
+    share that is equal to the gold answer by the headline's comparison (`headline`: without what is copied)
+    and by the paper's.
     """
     policy = [
         (f"\\boxed{{{longest_formula(problem)}}}", "stop", gold, problem, rules)

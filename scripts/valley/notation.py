@@ -1,8 +1,8 @@
 """One way of writing an answer: what stands in front of every comparison of the headline grader.
 
-`normal` takes Unicode, spacing, fonts, delimiters and spelling variants of LaTeX out of an answer without changing
-what it says; `Written` holds what else an answer carries beside its value: a unit, a percent sign, a base, a name
-(`x =`). Text only: nothing here reads mathematics or can take long.
+`normal` takes Unicode, spacing, fonts, delimiters and spelling variants of LaTeX out of an answer without
+changing what it says; `Written` holds what else an answer carries beside its value: a unit, a percent sign, a
+base, a name (`x =`). Text only: nothing here reads mathematics or can take long.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
-SIGNS = {
+UNICODE_SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "÷": "/",
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
     "∞": r"\infty ", "≈": r"\approx ", "≡": r"\equiv ", "…": r"\ldots ", "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'",
@@ -21,7 +21,7 @@ SIGNS = {
 }  # fmt: skip
 THOUSANDS_SPACE = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
 RAISED, LOWERED = re.compile(f"[{'⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ'}]+"), re.compile(f"[{'₀₁₂₃₄₅₆₇₈₉₊₋₍₎'}]+")
-ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([\d.]+|[A-Za-z]|\\[a-z]+))")
+ROOT_SIGN = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([\d.]+|[A-Za-z]|\\[a-z]+))")
 
 # Spacing commands become a space, `\!` nothing; two backslashes end a row of a matrix and stay.
 SPACING = re.compile(
@@ -74,10 +74,11 @@ UNIT_NAMES = {
             "columns outcomes sequences subsets functions values",
 }  # fmt: skip
 LETTER_UNITS = {"m": "metre", "g": "gram", "s": "second", "h": "hour", "L": "litre", "l": "litre", "N": "newton", "J": "joule", "V": "volt", "W": "watt", "C": "degree", "F": "degree", "in": "inch", "in.": "inch"}  # fmt: skip
-UNITS = {name: unit for unit, names in UNIT_NAMES.items() for name in names.split()}
+UNIT_OF_NAME = {name: unit for unit, names in UNIT_NAMES.items() for name in names.split()}
 POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
 ANY_UNIT = "|".join(
-    re.escape(name) for name in sorted([*UNITS, *POWERS, "per", "of", "in", "total"], key=len, reverse=True)
+    re.escape(name)
+    for name in sorted([*UNIT_OF_NAME, *POWERS, "per", "of", "in", "total"], key=len, reverse=True)
 )
 UNIT_TEXT = re.compile(
     r"\\(?:text(?:rm|it|bf|normal)?|mathrm|mbox|operatorname)\s*\{\s*([^{}]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?\s*\.?$"
@@ -91,7 +92,7 @@ NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)?(?:\.\d*)?(?<=[\d.])")
 SCIENTIFIC = re.compile(
     r"([+-]?\d+(?:\.\d+)?)(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*)\{?\s*([+-]?\d{1,4})\s*\}?"
 )
-FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
+PLAIN_FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
 MIXED = re.compile(r"(?<![\d.}])([+-]?)(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}")
 BASE = re.compile(
     r"\(?([0-9A-Z]+)\)?_\{?\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}?(?:\s*base)?",
@@ -118,7 +119,9 @@ class Written(NamedTuple):
 
 
 def plain_unicode(text: str) -> str:
-    """Unicode signs as LaTeX or ASCII: fractions, powers, roots, Greek, dashes, full width; nothing invisible."""
+    """Unicode signs as LaTeX or ASCII: fractions, powers, roots, Greek, dashes, full width; nothing
+    invisible.
+    """
     text = THOUSANDS_SPACE.sub("", text)
     text = RAISED.sub(lambda match: f"^{{{match.group().translate(SUPERSCRIPTS)}}}", text)
     text = LOWERED.sub(lambda match: f"_{{{match.group().translate(SUBSCRIPTS)}}}", text)
@@ -126,8 +129,8 @@ def plain_unicode(text: str) -> str:
         return text
     found = []
     for char in text:
-        if char in SIGNS:
-            found.append(SIGNS[char])
+        if char in UNICODE_SIGNS:
+            found.append(UNICODE_SIGNS[char])
         elif unicodedata.category(char) in ("Cf", "Cc", "Co", "Cs") and char not in "\n\t\r":
             continue
         elif (
@@ -143,7 +146,7 @@ def plain_unicode(text: str) -> str:
             folded = unicodedata.normalize("NFKC", char)
             found.append(re.sub(r"(\d+)⁄(\d+)", r"\\frac{\1}{\2}", folded) if folded != char else char)
     text = "".join(found)
-    return ROOT.sub(lambda match: rf"\sqrt{{{next(filter(None, match.groups()), '')}}}", text)
+    return ROOT_SIGN.sub(lambda match: rf"\sqrt{{{next(filter(None, match.groups()), '')}}}", text)
 
 
 def unwrapped(text: str) -> str:
@@ -228,8 +231,8 @@ def unit_of(words: str, power: str | None, wrapped: bool) -> str | None:
         bare = word if word in LETTER_UNITS else word.rstrip(".,")
         if bare.lower() in POWERS:
             exponent = POWERS[bare.lower()]
-        elif bare.lower() in UNITS:
-            found.append(UNITS[bare.lower()])
+        elif bare.lower() in UNIT_OF_NAME:
+            found.append(UNIT_OF_NAME[bare.lower()])
         elif bare in ("per", "of", "total") or (bare == "in" and not wrapped):
             continue
         elif wrapped and bare in LETTER_UNITS:
@@ -239,7 +242,7 @@ def unit_of(words: str, power: str | None, wrapped: bool) -> str | None:
     return "/".join(found) + (f"^{exponent}" if exponent > 1 else "") if found else None
 
 
-def written(answer: str) -> Written:
+def as_written(answer: str) -> Written:
     """An answer's value in normal form (single spaces), and its unit, percent sign and base."""
     text, unit, percent = spaced(answer), None, False
     if (whole := FONT.fullmatch(text)) and re.search(r"\d", text):
@@ -304,7 +307,7 @@ SMALL_WORDS = {
     "dog",
 }
 ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
-EMPTY = {"no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions", "does not exist", "dne", "there are no solutions"}  # fmt: skip
+NO_SOLUTION = {"no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions", "does not exist", "dne", "there are no solutions"}  # fmt: skip
 
 
 def words(answer: str) -> str | None:
@@ -334,7 +337,7 @@ def is_word(letters: str) -> bool:
     return len(letters) > 3 and letters != run and bool(re.search("[aeiouy]", letters))
 
 
-def choice(answer: str) -> str | None:
+def chosen_letter(answer: str) -> str | None:
     """The letter of an answer that chooses one: `C`, `(C)`, `\\text{(C)}`, `(C) 12`, `C. 12`."""
     plain = without_fonts(spaced(answer))
     match = re.match(r"(?:\(([A-J])\)|([A-J])(?=[.):]\s|[.)]?$))", plain)

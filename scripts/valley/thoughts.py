@@ -1,7 +1,7 @@
 """Where a thought ends: what a model writes between its tags is no answer.
 
-The tags of a family stand in the config (`families.*.think`); those of the makers we know hold whatever the family,
-for a model trained on another maker's traces writes that maker's tags.
+The tags of a family stand in the config (`families.*.think`); those of the makers we know hold whatever the
+family, for a model trained on another maker's traces writes that maker's tags.
 """
 
 THINK = ("<think>", "</think>")
@@ -12,8 +12,8 @@ THOUGHTS = (
 
 
 def answered(text: str, tags: tuple[str, str] = THINK) -> str:
-    """A response without its thoughts. A thought ends at the first closing tag after its opening; one that never
-    closes takes the rest with it; a first closing tag without an opening closes what the prompt opened.
+    """A response without its thoughts. A thought ends at the first closing tag after its opening; one that
+    never closes takes the rest with it; a first closing tag without an opening closes what the prompt opened.
 
     `tags` are the family's own, beside those of THOUGHTS. Later closing tags mean nothing.
     """

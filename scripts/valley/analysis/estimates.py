@@ -173,10 +173,10 @@ class Row(NamedTuple):
     @property
     def names(self) -> tuple[str, str | None]:
         """Both sides in words."""
-        return named(self.left), self.right and named(self.right)
+        return name_of_side(self.left), self.right and name_of_side(self.right)
 
 
-def named(weights: dict[str, float]) -> str:
+def name_of_side(weights: dict[str, float]) -> str:
     """A side's name: its run (the end of an RL run by the run), or the first and last of those it is the mean
     of.
     """

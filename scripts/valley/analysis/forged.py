@@ -62,7 +62,7 @@ def ability(accuracy: float, tasks: tuple[str, ...]) -> float:
     return float(numpy.interp(accuracy, mean_accuracy(tasks), ABILITY))
 
 
-def drawn(
+def forged_answers(
     truths: dict[grid.Cell, Truth],
     tasks: dict[str, tuple[int, int]],
     headline: tuple[str, ...],

@@ -36,7 +36,7 @@ class Question(NamedTuple):
 
     def right(self, side: Answered, task: str) -> numpy.ndarray:
         """The share of right responses to each problem."""
-        return answered(side, task, GRADERS[self.part.get("grader", "headline")])
+        return shown(side, task, GRADERS[self.part.get("grader", "headline")])
 
     def again(self, differences: Callable) -> tuple[str, float]:
         """(verdict, mean change) by the part's rule, `differences` of (left, right, task) giving each
@@ -52,14 +52,14 @@ class Question(NamedTuple):
         return intervals.verdict(*p_values, self.confidence), float(numpy.mean(means)) if means else numpy.nan
 
 
-def answered(side: Answered, task: str, name: str) -> numpy.ndarray:
+def shown(side: Answered, task: str, name: str) -> numpy.ndarray:
     """One measure of a side, problem by problem."""
     return side[task][:, COLUMNS.index(name)]
 
 
 def cut(side: Answered, task: str) -> numpy.ndarray:
     """Share of the responses to each problem that did not finish."""
-    return answered(side, task, "truncated") + answered(side, task, "looping")
+    return shown(side, task, "truncated") + shown(side, task, "looping")
 
 
 def averaged(study: Study, model: str, weights: dict[str, float], tasks: list[str]) -> Answered:
@@ -131,7 +131,7 @@ def unreadable(asked: Question) -> list[str]:
     """Would it be the same had every finished response in which no grader finds an answer been right?"""
 
     def none(side: Answered, task: str) -> numpy.ndarray:
-        return answered(side, task, "no answer")
+        return shown(side, task, "no answer")
 
     left, right = share(asked, none)
     bound, _ = asked.again(lambda a, b, t: asked.right(a, t) + none(a, t) - asked.right(b, t) - none(b, t))
