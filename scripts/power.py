@@ -89,7 +89,7 @@ def main():
         check.check(config)
     except grid.ConfigError as error:
         records.fail(*args.configfile, str(error), "Name all files of the study, as for snakemake")
-    cells, asked = wanted(config, args.seeds), claims.load(REFERENCE / "claims.yaml", SCHEMA)
+    cells, asked = wanted(config, args.seeds), claims.load(check.ROOT / config["report"]["claims"], SCHEMA)
     # Responses are not forged, so the fit of p^k is not judged here.
     for claim in asked.values():
         claim["parts"] = {key: part for key, part in claim["parts"].items() if part["measure"] != "fit"}

@@ -219,6 +219,20 @@ def test_an_unfinished_study_has_a_page_that_names_the_gaps(finished):
     assert "1 cell is missing" in text
 
 
+def test_claims_of_ones_own_are_held_against_the_study_and_named_as_such(finished):
+    (finished / "mine.yaml").write_text(yaml.safe_dump({"report": {"claims": "my-claims.yaml"}}))
+    part = {"text": "16 traces are no gain", "measure": "accuracy", "of": "sft-16", "minus": "base",
+            "expect": {"below": 0.5}, "rule": "every", "models": "all"}  # fmt: skip
+    own = {"Q1": {"claim": "Few traces do not help.", "parts": {"gain": part}}}
+    (finished / "my-claims.yaml").write_text(yaml.safe_dump(own))
+    snakemake(finished, *SMOKE, "mine.yaml")
+    text = (finished / STUDY / "report/page.html").read_text()
+    assert "Claims of this study's own, not the paper's (my-claims.yaml)" in text
+    assert "Few traces do not help." in text
+    table = pandas.read_csv(finished / STUDY / "report/tables/claims.csv")
+    assert set(table.claim) == {"Q1"}
+
+
 def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(finished, tmp_path):
     make(finished, "release", f"STUDY={' '.join(SMOKE)}")
     release = tmp_path / "released"

@@ -147,7 +147,7 @@ rule claims:
     input:
         script="scripts/claims.py",
         code=imports("claims"),
-        claims="workflow/reference/claims.yaml",
+        claims=config["report"]["claims"],
         schema="workflow/schemas/claims.schema.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
@@ -383,7 +383,7 @@ rule page:
         code=imports("page"),
         template="workflow/report/page.html.jinja",
         shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
-        claims="workflow/reference/claims.yaml",
+        claims=config["report"]["claims"],
         cells=at("report/cells"),
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs", "floors"]],
         examples=at("report/tables/examples.parquet"),
