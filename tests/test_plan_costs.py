@@ -142,7 +142,7 @@ def test_a_site_that_asks_by_gres_plans_the_same_gpus(tmp_path):
     plain = script("plan", "--gpus", 8, "--", target)
     site = script("plan", "--gpus", 8, "--profile", "profiles/slurm", "profiles/sites/gres", "--", target)
     assert rows(site, "rule") == rows(plain, "rule")
-    assert rows(plain, "rule")["sft"][1] > 10
+    assert rows(plain, "rule")["sft"][1] > 3  # GPU-hours
 
 
 def test_a_slower_card_takes_longer_and_may_hold_less():
@@ -164,9 +164,9 @@ def test_a_cpu_study_plans(tmp_path):
 
 
 def test_a_check_before_fetching_says_once_that_the_hub_cannot_be_reached():
-    output = script(
-        "fetch_check", "--configfile", "config/one-gpu.yaml", ok=False, HF_ENDPOINT="http://127.0.0.1:9"
-    )
+    # A process of its own: the warm one has read HF_ENDPOINT already.
+    command = [sys.executable, "scripts/fetch_check.py", "--configfile", "config/one-gpu.yaml"]
+    output = run(command, ok=False, HF_ENDPOINT="http://127.0.0.1:9")
     [error] = [line for line in output.splitlines() if "127.0.0.1" in line]
     assert "cannot be reached from here" in error
     assert "Traceback" not in output

@@ -136,7 +136,7 @@ def number_of_words(text: str) -> str:
     none.
     """
     plain = text.replace("-", " ").lower()
-    if plain.isdigit():
+    if plain.isdecimal():  # `¹` is a digit that int() does not read
         return str(int(plain))
     words = [word for word in plain.split() if word in {*NUMBER_WORDS, *SCALES, "hundred", "point"}]
     scales = [SCALES[word] for word in words if word in SCALES]

@@ -266,7 +266,9 @@ def as_written(answer: str) -> Written:
     base = BASE.fullmatch(text.replace(" ", ""))
     if base and re.search(r"\d", base.group(1)):
         number = base.group(2).lower()
-        return Written(base.group(1), unit, percent, int(number) if number.isdigit() else BASE_WORDS[number])
+        return Written(
+            base.group(1), unit, percent, int(number) if number.isdecimal() else BASE_WORDS[number]
+        )
     return Written(text, unit, percent)
 
 
