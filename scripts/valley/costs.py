@@ -142,6 +142,9 @@ def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> floa
         return start + 6 * size * GIGA * tokens_of_sft(config, costs, model, run) / (
             preset["peak_flops"] * preset["sft_mfu"]
         )
+    if rule == "probe":  # one pass forward over the held-out traces
+        flops = 2 * size * GIGA * config["report"]["probe"] * costs["trace_tokens"]
+        return start + flops / (preset["peak_flops"] * preset["sft_mfu"])
     if rule == "rl":
         settings = grid.rl_settings(config, model, run)
         tokens = settings["steps"] * settings["prompts"] * settings["rollouts"]
