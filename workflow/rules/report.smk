@@ -326,7 +326,8 @@ rule configuration:
     conda:
         CPU_ENV
     params:
-        config=lambda w: json.dumps(config, indent=1, sort_keys=True),
+        sha=grid.fingerprint(config),  # what is recorded and, were it the whole, a screenful of every dry run
+        config=lambda w, resources: json.dumps(config, indent=1, sort_keys=True),
     message:
         "Write down the configuration"
     shell:
