@@ -1,33 +1,50 @@
-"""The miniature's task: chains of two-digit additions, answered with short or long chain of thought.
+"""The miniature's task: chains of additions, answered with short or long chain of thought, and its textbook.
 
-A problem is a two-digit start and k labelled one-digit operands; every running total stays within 10..99:
+A problem is a start and k labelled one-digit operands, listed in any order and worked in the order of their labels, which
+count down to b; every running total stays within 10..29:
 
-    63b+5c-7    short  b+5:63+5=68c-7:68-7=61\\boxed{61}
-                long
-                <think>b+5:63+5:3+5=8,6+0=6,so68.wait,check68-5:8-5=3,6-0=6,so63ok,so68;c-7:...;</think>\\boxed{61}
+    18b-9c+7    short  c+7:18+7=25b-9:25-9=16\\boxed{16}
+                long   <think>c+7:18+7:8+7=15,1+1=2,so25.wait,recheckc:18+7:8+7=15,1+1=2,so25;b-9:...;</think>\\boxed{16}
 
-Both answer by the same steps; the long one spells out column arithmetic and checks every step by its inverse,
-so it is about five times as long, as R1's traces are to an instruct model's answers. Its checks always
-succeed: they add length and teach no repair. Problems are held out by a hash of their text, never by chance.
+The next label follows from the last one, and its operand has to be looked up by the label: listed in the order of the work,
+an operand lies at a distance that depends on little else, and a base learns distances that fail in long answers.
+
+Both answer by the same steps. The long one works each in columns, and in a share of the steps rechecks: it works the step
+once more, and what it finds then counts. Some of the first workings forget the carry; those are always rechecked, so that
+some reflections mend an error. Problems are held out by a hash of their text, never by chance.
+
+**What a base learns from is limited on purpose, so that data and not the moment training stops limit the model.** The
+textbook's short answers are sloppy: they forget a carry (or borrow) with probability FORGET, and a base learns to do so too.
+Its long answers teach every skill of the long form, but a column fact (units digit and operand, 180 in all) is known by
+KNOWN of them only; the others are illegible, any value from 0 to 18. Which ones is drawn by seed, the same share among
+additions and subtractions, with carry and without.
 """
 
 import hashlib
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
-LABELS = "bcdefg"
+LABELS = "gfedcb"
+LOW, HIGH = 10, 29
+OPERANDS = [operand for operand in range(-9, 10) if operand]
+FORGET = 0.35  # of the carries of the textbook's short answers
+KNOWN = 0.6  # of the column facts
+RECHECK, SLIP = 0.5, 0.1  # of the steps of a long answer; of its first workings that have a carry
 
 
 class Problem(NamedTuple):
-    """A start in 10..99 and its (label, signed one-digit operand) pairs."""
+    """A start in 10..29 and its (label, signed one-digit operand) pairs, in the order in which they are worked."""
 
     start: int
     steps: tuple[tuple[str, int], ...]
 
     @property
     def text(self) -> str:
-        """The problem as the model reads it, without role tokens: `63b+5c-7`."""
-        return f"{self.start}" + "".join(f"{label}{operand:+d}" for label, operand in self.steps)
+        """The problem as the model reads it, without role tokens: `18b-9c+7`. The order is drawn from the problem itself."""
+        items = [f"{label}{operand:+d}" for label, operand in self.steps]
+        random.Random(f"{self.start}{items}").shuffle(items)
+        return f"{self.start}" + "".join(items)
 
     @property
     def answer(self) -> int:
@@ -35,12 +52,17 @@ class Problem(NamedTuple):
         return self.start + sum(operand for _, operand in self.steps)
 
 
+def draw_operand(rng: random.Random, total: int) -> int:
+    """An operand that keeps the running total in range."""
+    return rng.choice([operand for operand in OPERANDS if LOW <= total + operand <= HIGH])
+
+
 def draw(rng: random.Random, length: int) -> Problem:
     """A random problem with `length` operands."""
-    total = start = rng.randint(10, 99)
+    total = start = rng.randint(LOW, HIGH)
     steps = []
-    for label in rng.sample(LABELS, length):
-        operand = rng.choice([o for o in range(-9, 10) if o and 10 <= total + o <= 99])
+    for label in LABELS[-length:]:
+        operand = draw_operand(rng, total)
         steps.append((label, operand))
         total += operand
     return Problem(start, tuple(steps))
@@ -52,9 +74,7 @@ def is_test(problem: Problem) -> bool:
 
 
 def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) -> list[Problem]:
-    """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal
-    turns.
-    """
+    """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns."""
     found: dict[str, Problem] = {}
     for _ in range(1000 * count):
         if len(found) == count:
@@ -65,19 +85,28 @@ def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) ->
     raise ValueError(f"only {len(found)} of {count} different problems with {lengths} operands were found")
 
 
-def working(total: int, operand: int) -> str:
-    """Column arithmetic of one step, units then tens: `:8-5=3,6-0=6,so63`. A borrow shows as units above 9
-    (`13-5=8`).
-    """
+def without_carry(total: int, operand: int) -> int | None:
+    """The result of a step whose carry or borrow was forgotten; None where there is none, or the result left the range."""
     result = total + operand
-    units, tens = total % 10, total // 10
-    carry = result // 10 - tens
-    if operand < 0 and carry:
-        units += 10
+    carry = result // 10 - total // 10
+    wrong = result - 10 * carry
+    return wrong if carry and LOW <= wrong <= HIGH else None
+
+
+def working(total: int, operand: int, units: int | None = None, forget: bool = False) -> tuple[str, int]:
+    """Column arithmetic of one step, units then tens, and its result: (`18-9:18-9=9,1-1=0,so9`, 9).
+
+    A borrow shows as units above 9. `units`: what stands for the value of the units column, where it is not the right one.
+    """
+    carry = (total + operand) // 10 - total // 10
+    upper = total % 10 + (10 if operand < 0 and carry else 0)
+    units = upper + operand if units is None else units
     # Carry and borrow both have the operand's sign; without either the tens column reads +0 or -0.
+    moved = 0 if forget else abs(carry)
+    tens = total // 10 + (moved if operand > 0 else -moved)
+    result = 10 * tens + units % 10
     sign = "+" if operand > 0 else "-"
-    column = units + operand
-    return f":{units}{operand:+d}={column},{tens}{sign}{abs(carry)}={result // 10},so{result}"
+    return f"{total}{operand:+d}:{upper}{operand:+d}={units},{total // 10}{sign}{moved}={tens},so{result}", result
 
 
 def short_response(problem: Problem) -> str:
@@ -89,46 +118,76 @@ def short_response(problem: Problem) -> str:
     return text + f"\\boxed{{{total}}}"
 
 
-def long_response(problem: Problem) -> str:
-    """The long chain of thought: every step worked in columns, then checked by its inverse; without end
-    token.
+def long_step(
+    rng: random.Random,
+    label: str,
+    total: int,
+    operand: int,
+    recheck: float,
+    slip: float,
+    units: Callable[[int, int], int | None] = lambda total, operand: None,
+) -> tuple[str, int]:
+    """One step of a long chain of thought and the running total after it.
+
+    `recheck` and `slip` are probabilities (see RECHECK, SLIP); `units` gives the value printed for a column, None the right one.
     """
+    slipped = without_carry(total, operand) is not None and rng.random() < slip
+    work, result = working(total, operand, units(total, operand), slipped)
+    text = f"{label}{operand:+d}:{work}"
+    if slipped or rng.random() < recheck:
+        work, result = working(total, operand, units(total, operand))
+        text += f".wait,recheck{label}:{work}"
+    return text + ";", result
+
+
+def long_response(problem: Problem, recheck: float = RECHECK, slip: float = SLIP) -> str:
+    """The long chain of thought, without end token; chance is drawn from the problem's text, so it is always the same."""
+    rng = random.Random(problem.text)
     text, total = "<think>", problem.start
     for label, operand in problem.steps:
-        result = total + operand
-        text += f"{label}{operand:+d}:{total}{operand:+d}{working(total, operand)}"
-        text += f".wait,check{result}{-operand:+d}{working(result, -operand)}ok,so{result};"
-        total = result
+        step, total = long_step(rng, label, total, operand, recheck, slip)
+        text += step
     return text + f"</think>\\boxed{{{total}}}"
 
 
-def fragment(rng: random.Random) -> str:
-    """Two unrelated column workings, the second as if it checked the first: the parts of a long answer, never
-    chained.
+def known_facts(seed: int, share: float = KNOWN) -> frozenset[tuple[int, int]]:
+    """The (units digit, operand) pairs whose value a base of this seed can read in its textbook.
 
-    With fragments in pre-training the base knows the vocabulary of long answers, and to come back to a result
-    after a check, but not the form of a whole answer; without them SFT stays near zero at any size.
+    The share is the same among additions and subtractions, with carry and without.
     """
-    (first, a), (second, b) = ((p.start, p.steps[0][1]) for p in (draw(rng, 2), draw(rng, 2)))
-    text = rng.choice(["", "<think>"]) + f"{first}{a:+d}{working(first, a)}"
-    text += rng.choice([".wait,check", ";"]) + f"{second}{b:+d}{working(second, b)}"
-    return text + rng.choice([f"ok,so{first + a}", ";", "</think>"])
+    rng = random.Random(f"facts{seed}")
+    groups: dict[tuple[bool, bool], list[tuple[int, int]]] = {}
+    for units in range(10):
+        for operand in OPERANDS:
+            groups.setdefault((operand > 0, 0 <= units + operand <= 9), []).append((units, operand))
+    return frozenset(fact for _, group in sorted(groups.items()) for fact in rng.sample(group, round(share * len(group))))
 
 
-def look_up(rng: random.Random, lengths: list[int]) -> tuple[str, str]:
-    """(prompt, response): the labelled operands of a problem, repeated in order, unrelated workings between
-    two items.
+def textbook(
+    rng: random.Random, length: int, style: str, known: frozenset[tuple[int, int]] = frozenset()
+) -> tuple[Problem, str]:
+    """A problem of the training side and its answer as the textbook prints it, `style` short or long.
 
-    Labels are drawn at random, so that finding the next item takes a look at the prompt; consecutive labels
-    let the base get stuck on counting.
+    Operands are drawn on from the total that is printed, right or wrong, so that no sum of the textbook leaves the range.
     """
-    problem = draw(rng, rng.choice(lengths))
-    response = rng.choice(["", "<think>"])
-    for label, operand in problem.steps:
-        response += f"{label}{operand:+d}"
-        for _ in range(rng.choice((1, 2))):
-            other = draw(rng, 2)
-            step = other.steps[0][1]
-            response += f":{other.start}{step:+d}{working(other.start, step)}"
-        response += ";"
-    return problem.text, response
+
+    def units(total: int, operand: int) -> int | None:
+        return None if (total % 10, operand) in known else rng.randint(0, 18)
+
+    while True:
+        total = start = rng.randint(LOW, HIGH)
+        steps, text = [], "<think>" if style == "long" else ""
+        for label in LABELS[-length:]:
+            operand = draw_operand(rng, total)
+            steps.append((label, operand))
+            if style == "long":
+                step, total = long_step(rng, label, total, operand, RECHECK, SLIP, units)
+                text += step
+            else:
+                wrong, result = without_carry(total, operand), total + operand
+                result = wrong if wrong is not None and rng.random() < FORGET else result
+                text += f"{label}{operand:+d}:{total}{operand:+d}={result}"
+                total = result
+        problem = Problem(start, tuple(steps))
+        if not is_test(problem):
+            return problem, text + ("</think>" if style == "long" else "") + f"\\boxed{{{total}}}"
