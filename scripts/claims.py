@@ -13,7 +13,8 @@ import pandas
 import yaml
 
 from valley import flags, records
-from valley.analysis import claims, tables
+from valley.analysis import cells, claims, tables
+from valley.analysis.measures import Tasks
 from valley.grid import ConfigError
 
 
@@ -27,7 +28,8 @@ def main():
     flags.add_study(parser)
     args = parser.parse_args()
 
-    study, tasks = flags.study(args)
+    study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int))
+    tasks = Tasks(args.headline, args.length, args.calculations)
     reflective = any(records.read_json(card)["reflective"] > 0 for card in args.cards)
     points, fits = (pandas.read_csv(args.tables / f"{name}.csv") for name in ("recovery", "accumulation"))
     asked = yaml.safe_load(args.claims.read_text(encoding="utf-8"))

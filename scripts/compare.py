@@ -5,7 +5,7 @@
 
 A and B are folders of studies (their report/ is read; a released folder will do) or `paper`. For every cell
 that both have: A, B and B − A, paired problem by problem where both answered the same problems, else unpaired
-and labelled so; seed by seed and over the seeds that both have. Against the paper the paper's verdict counts
+and labelled so; seed by seed and over the seeds that both have. Against the paper the paper's grader counts
 and its values carry no error. Prints the headline accuracies and writes `compare.csv` (all of it),
 `compare.html` and the figures in it.
 """
@@ -13,13 +13,12 @@ and its values carry no error. Prints the headline accuracies and writes `compar
 import re
 from pathlib import Path
 
-import jinja2
 import pandas
-from page import inline, number
 
-from valley import figures_compare, flags, grid, records
+from valley import flags, grid, records
 from valley.analysis import comparison
 from valley.analysis.comparison import ACCURACY, KEYS, LENGTH
+from valley.figures import html, studies, svg
 from valley.grid import HEADLINE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,32 +98,28 @@ def main():
     sized = cells.assign(examples=[comparison.data_size(a or b, run) for run in cells.run]).dropna(
         subset="examples"
     )
-    figures = {"differences": figures_compare.forest(cells, names)}
-    figures |= {"sizes": figures_compare.by_size(sized, names) if len(sized) else None}
+    figures = {"differences": studies.forest(cells, names)}
+    figures |= {"sizes": studies.against_size(sized, names) if len(sized) else None}
     for name, figure in figures.items():
         if figure:
-            figures_compare.save(figure, out / f"{name}.svg")
+            svg.save(figure, out / f"{name}.svg")
     said = comparison.counts(table, args.confidence)
-    page = {
+    values = {
         "names": names,
         "given": given,
         "sides": loaded,
         "counts": said,
         "missing": missing,
-        "figures": {name: figure and inline(out / f"{name}.svg") for name, figure in figures.items()},
-        "kinds": figures_compare.KINDS,
+        "figures": {name: figure and html.inline(out / f"{name}.svg") for name, figure in figures.items()},
+        "kinds": studies.KINDS,
         "headline": HEADLINE,
         "whole": plain(whole),
         "rest": plain(table.drop(whole.index)),
         "provenance": records.provenance(args),
     }
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"number": number}
-    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page)
+    page = html.render(TEMPLATE, **values)
     with records.whole(out / "compare.html") as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     columns = [
         "model",
         "run",

@@ -108,7 +108,11 @@ def write_labels(args):
     items = [(what, row) for (what, _), row in zip(asked, ids, strict=True)]
     table, record = chunks.generated(args, tokenizer, items, sources, label, ["task", "id", "sample"], schema)
     said = collections.Counter(map(reflection.category, table["label"].to_pylist()))
-    records.write_parquet(args.out, table, provenance=record | {"labels": dict(said)})
+    records.write_parquet(
+        args.out,
+        table,
+        provenance=record | {"labels": dict(said), "prompt_sha256": records.sha256(args.prompt)},
+    )
     chunks.finish(args.out, record)
     counts = ", ".join(f"{said[name]} {name}" for name in (*reflection.CATEGORIES, reflection.UNREADABLE))
     records.done(f"{table.num_rows} labels: {counts}", args.out, record["seconds"])

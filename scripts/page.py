@@ -9,43 +9,15 @@ values, its tables sort.
 """
 
 import collections
-import re
 from pathlib import Path
 
-import jinja2
-import markupsafe
 import pandas
 
-from valley import flags, records
+from valley import flags, grid, records
+from valley.figures import html
 from valley.grid import HEADLINE
 
 PARQUET = ("examples",)  # tables with texts that no CSV should hold
-
-
-def inline(svg: Path) -> markupsafe.Markup:
-    """The SVG as an element of the page: without XML header, its ids prefixed by its name, since figures
-    share them.
-
-    It shrinks with the page but is never shown larger than it was drawn.
-    """
-    text = svg.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', text).group(1)) * 4 / 3  # points as pixels
-    size = f"min-width: min(40rem, {width:.0f}px); max-width: {width:.0f}px"
-    text = re.sub(r'<svg([^>]*?) width="[^"]*"', rf'<svg\1 style="{size}"', text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return markupsafe.Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{svg.stem}-", text))
-
-
-def number(value) -> str:
-    """A table cell: three decimals below ten and none above, thousands grouped, a dash for what is missing."""
-    if value is None or (isinstance(value, float) and pandas.isna(value)):
-        return "–"
-    if value in (float("inf"), "inf"):
-        return "∞"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def read(folder: Path) -> dict[str, list[dict]]:
@@ -90,12 +62,17 @@ def graders(cells: list[dict]) -> list[dict]:
     return table.groupby(["model", "run"], sort=False)[columns].mean().reset_index().to_dict("records")
 
 
+def checkpoints(rows: list[dict]) -> set[str]:
+    """The runs among these rows that are checkpoints along RL."""
+    return {row["run"] for row in rows if grid.parse_run(row["run"]).step is not None}
+
+
 def drop(rows: list[dict]) -> list[dict]:
     """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the
     solved problems.
     """
     table = pandas.DataFrame(rows)
-    table = table[~table.run.str.contains("@")].astype({"change": float, "of_solved": float})
+    table = table[~table.run.isin(checkpoints(rows))].astype({"change": float, "of_solved": float})
     wide = table.pivot_table(
         index=["model", "run"], columns="outcome", values=["change", "of_solved"], sort=False
     )
@@ -148,23 +125,21 @@ def main():
     args = parser.parse_args()
 
     tables = read(args.report / "tables")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"number": number}
-    html = environment.from_string(args.template.read_text(encoding="utf-8")).render(
+    page = html.render(
+        args.template,
         study=args.study,
         miniature=args.miniature,
         t=tables,
         pick=pick,
         finding=(args.report / "finding.txt").read_text(encoding="utf-8").strip(),
         figures=[
-            (n, inline(args.report / f"figures/{n}.svg"), caption(args.captions, n)) for n in args.figures
+            (n, html.inline(args.report / f"figures/{n}.svg"), caption(args.captions, n))
+            for n in args.figures
         ],
         claims=claims(tables["claims"], tables["claims_models"]),
         graders=graders(tables["cells"]),
         drop=drop(tables["drop"]),
-        checkpoints={row["run"] for row in tables["cells"] if "@" in row["run"]},
+        checkpoints=checkpoints(tables["cells"]),
         missing=missing(args.grid, tables["cells"]),
         grid=args.grid,
         provenance=records.read_json(args.report / "provenance.json"),
@@ -172,7 +147,7 @@ def main():
         page=records.provenance(args),
     )
     with records.whole(args.out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     records.done(f"page of {len(tables['cells'])} rows", args.out)
 
 

@@ -9,14 +9,16 @@ the effect of long chains of thought. Intervals: valley/analysis/estimates.py.
 """
 
 from valley import flags, records
-from valley.analysis import recovery, tables
+from valley.analysis import cells, recovery, tables
+from valley.analysis.measures import Tasks
 
 
 def main():
     parser = flags.parser(__doc__)
     flags.add_study(parser)
     args = parser.parse_args()
-    study, tasks = flags.study(args)
+    study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int))
+    tasks = Tasks(args.headline, args.length, args.calculations)
     made = {
         "recovery": recovery.recovery(study, tasks, args.confidence),
         "recipes": recovery.recipes(study, tasks, args.confidence),

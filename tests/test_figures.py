@@ -16,10 +16,11 @@ import score
 import yaml
 from conftest import REPOSITORY
 
-from valley import drawing, grid
+from valley import grid
 from valley.analysis import accumulation, cells, intervals, outcomes, recovery, summary, tables
 from valley.analysis.measures import Tasks
 from valley.analysis.paper import beside_paper
+from valley.figures import style, svg, tidy
 
 TASKS = Tasks(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
 PROBLEMS = {
@@ -132,20 +133,20 @@ def paper(tmp_path_factory) -> dict[str, pandas.DataFrame]:
 
 def reread(made: dict, folder: Path) -> dict[str, pandas.DataFrame]:
     tables.write(folder, made)
-    assert set(made) == set(figure.TABLES)
-    return {name: drawing.read(folder / f"{name}.csv") for name in made}
+    assert set(made) == set(tidy.NEEDED)
+    return {name: tidy.read(folder / f"{name}.csv") for name in made}
 
 
 def drawn(name: str, tables: dict, folder: Path) -> tuple[pandas.DataFrame, list[str], bytes]:
     """The data of a figure, its hover texts, and its SVG."""
     picture, data = figure.FIGURES[name](tables, TASKS)
-    svg = folder / f"{name}.svg"
-    drawing.save(picture, name, svg, folder / f"{name}.png")
+    path = folder / f"{name}.svg"
+    svg.save(picture, path, folder / f"{name}.png")
     assert (folder / f"{name}.png").stat().st_size > 1000
     return (
         data,
-        [element.text for element in xml.parse(svg).iter(f"{{{drawing.SVG}}}title")],
-        svg.read_bytes(),
+        [element.text for element in xml.parse(path).iter(f"{{{svg.SVG}}}title")],
+        path.read_bytes(),
     )
 
 
@@ -187,9 +188,9 @@ def test_a_half_finished_grid_leaves_gaps(name, paper, tmp_path):
 @pytest.mark.parametrize("name", list(figure.FIGURES))
 def test_nothing_yet_is_said_not_drawn(name, paper, tmp_path):
     nothing = {key: pandas.DataFrame() for key in paper}
-    data, titles, svg = drawn(name, reread(nothing, tmp_path), tmp_path)
+    data, titles, text = drawn(name, reread(nothing, tmp_path), tmp_path)
     assert (len(data), titles) == (0, [])
-    assert b"no data yet" in svg
+    assert b"no data yet" in text
 
 
 @pytest.mark.parametrize(
@@ -236,9 +237,7 @@ def test_a_point_stands_where_its_value_is(paper):
     names.
     """
     picture, _ = figure.FIGURES["valley"](paper, TASKS)
-    named = [
-        line for ax in picture.axes for line in ax.lines if str(line.get_gid()).startswith(drawing.TITLED)
-    ]
+    named = [line for ax in picture.axes for line in ax.lines if str(line.get_gid()).startswith(svg.TITLED)]
     assert len(named) > 100
     for line in named:
         value = float(re.search(r"(?:accuracy|length) = ([\d.,e-]+)", line.get_gid())[1].replace(",", ""))
@@ -250,11 +249,11 @@ def test_no_line_where_a_model_has_no_base(paper, tmp_path):
     few = {key: table[table.model == "gemma3-1b"] for key, table in paper.items()}
     few |= {key: few[key][few[key].run != "base"] for key in ("cells", "drop")}
     few["drop"] = few["drop"].assign(change=numpy.nan, of_solved=numpy.nan)
-    data, _, svg = drawn("outcomes", few, tmp_path)
+    data, _, text = drawn("outcomes", few, tmp_path)
     assert set(data.measure) == {"share", "change"} - (
         {"change"} if data[data.measure == "change"].empty else set()
     )
-    assert b"no data yet: no base" in svg
+    assert b"no data yet: no base" in text
 
 
 @pytest.mark.parametrize("name", ["valley", "outcomes", "errors", "rl"])
@@ -270,19 +269,19 @@ def test_the_same_tables_give_the_same_bytes(name, paper, tmp_path):
 
 def test_responses_without_reflection_are_said_to_be(paper, tmp_path):
     cells = paper["cells"].assign(reflection=0.0, length_reflective=numpy.nan)
-    _, _, svg = drawn("reflection", paper | {"cells": cells[cells.model == "gemma3-1b"]}, tmp_path)
-    assert b"no response is reflective" in svg
+    _, _, text = drawn("reflection", paper | {"cells": cells[cells.model == "gemma3-1b"]}, tmp_path)
+    assert b"no response is reflective" in text
 
 
-def test_the_verdict_on_errors_is_named_in_the_panel(paper, tmp_path):
+def test_what_the_fit_of_errors_says_is_named_in_the_panel(paper, tmp_path):
     fits = paper["accumulation"].assign(verdict="fails")
     one = {key: table[table.model == "qwen2.5-3b"] for key, table in (paper | {"accumulation": fits}).items()}
-    _, _, svg = drawn("errors", one, tmp_path)
-    assert "p^k fails: base, 8k, 16k, 32k, 64k, 128k, 220k" in svg.decode()
+    _, _, text = drawn("errors", one, tmp_path)
+    assert "p^k fails: base, 8k, 16k, 32k, 64k, 128k, 220k" in text.decode()
 
 
 def test_a_recipe_has_one_colour_in_all_figures(paper):
-    looks = drawing.styles(paper["cells"])
+    looks = style.looks(paper["cells"])
     assert looks["sft-8k.short"]["color"] == looks["short"]["color"]
     assert (
         len(

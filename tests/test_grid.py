@@ -85,6 +85,24 @@ def change(config: dict, path: str, value) -> dict:
     [
         ("gres", "gpu:h100:8", ["gres", "gpu:h100:8"]),
         ("gres", "gpu:8", ["gres", "gpu:8"]),
+        ("root", "studies/my study", ["root", "my study", "letters, digits"]),
+        ("root", "studies/x; touch y", ["root", "touch y", "letters, digits"]),
+        ("root", "a'$(x)", ["root", "letters, digits"]),
+        ("root", "../../etc/x", ["root", "no .. in it", "the whole path"]),
+        (
+            "models/a b; touch x",
+            {"source": "x", "family": "gemma3"},
+            ["models", "a b; touch x", "name of a model"],
+        ),
+        ("tasks/a b", {"source": "x", "samples": 1}, ["tasks", "a b", "name of a task"]),
+        ("sizes/8K", {"examples": 1, "epochs": 1, "batch": 1}, ["sizes", "8K", "small letters"]),
+        ("sizes/64", {}, ["sizes.64", "examples"]),
+        ("sft/recipes/my-own", {"batch": 1}, ["sft.recipes", "my-own", "size or recipe"]),
+        ("rl/recipes/my.own", {"lr": 1}, ["rl.recipes", "my.own", "size or recipe"]),
+        ("rl/sets/a;b", {"source": "x"}, ["rl.sets", "a;b", "RL problems"]),
+        ("families/a b", {"template": "t", "end_token": "e", "pad_token": "p"}, ["families", "a b"]),
+        ("families/gemma3/template", "{x}.jinja", ["families.gemma3.template", "{x}", "braces"]),
+        ("grid/cells/0/seeds", [10**20], ["grid.cells.0.seeds", "maximum"]),
         ("sft/learning_rate", 1e-5, ["sft", "learning_rate", "lr"]),
         ("sft/lr", -1, ["sft.lr", "-1"]),
         ("generate/engine", "vlm", ["generate.engine", "vlm", "vllm"]),
@@ -116,6 +134,22 @@ def test_a_config_that_cannot_work_is_refused_with_key_value_and_what_is_allowed
     with pytest.raises(grid.ConfigError) as error:
         check.check(config)
     assert [name for name in names if name not in str(error.value)] == [], str(error.value)
+
+
+def test_a_size_that_yaml_reads_as_a_number_is_told_of_its_quotes():
+    config = paper()
+    config["sizes"][64] = config["sizes"]["8k"]
+    with pytest.raises(grid.ConfigError, match="in quotes where it is a number"):
+        check.check(config)
+
+
+@pytest.mark.parametrize("root", [".", "studies/x-1", "/scratch/müller/x.y", "x"])
+def test_a_root_may_lie_anywhere(root):
+    check.check(paper() | {"root": root})
+
+
+def test_what_a_shell_would_read_otherwise_is_quoted():
+    assert flags.line({"deepspeed": "a b/$x.json"}, flags.SFT) == "--deepspeed 'a b/$x.json'"
 
 
 def test_flags_hold_only_what_is_set():

@@ -3,7 +3,9 @@ typed in.
 """
 
 import ast
+import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -13,9 +15,12 @@ import pytest
 import yaml
 from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, snakemake
 
-from valley import check, grid
+from valley import check, grid, sources
 
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
+# What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page` may run of it.
+REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "figure", "costs", "page", "configuration", "all"}  # fmt: skip
+CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release"}
 STUDIES = {
     "paper": ([], ["--configfile", "config.yaml"]),
     "miniature": ([Path("config/miniature.yaml")], MINIATURE),
@@ -55,7 +60,7 @@ def expected(config: dict) -> dict[str, int]:
         "subset": len({(grid.parse_run(r).size, grid.order_seed(config, s)) for _, r, s in sft}), "preflight": len(sft),
         "sft": len(sft), "rl": len(rl), "export_step": len(cells) - len(trained), "generate": len(cells) * len(tasks),
         "grade": len(cells), "score": len(cells), "figure": figures,
-        **dict.fromkeys(["aggregate", "analyse", "context", "contrasts", "claims", "examples", "configuration", "costs", "page", "all"], 1),
+        **dict.fromkeys(["aggregate", "analyse", "recovery", "claims", "examples", "configuration", "costs", "page", "all"], 1),
     }  # fmt: skip
     return {rule: count for rule, count in counts.items() if count}
 
@@ -74,12 +79,8 @@ def test_a_study_plans_the_jobs_that_its_config_implies(study, tmp_path):
     [("config.yaml", "config/canary.yaml"), ("config/miniature.yaml", "config/canary-miniature.yaml")],
 )
 def test_each_study_has_a_canary_of_one_cell_twenty_steps_and_ten_responses(study, canary):
-    files = f"--configfile {study}"
-    assert (
-        run(["make", "-n", "-o", ".venv/complete", "canary", f"STUDY={files}"])
-        .strip()
-        .endswith(f"{files} {canary}")
-    )
+    line = run(["make", "-n", "-o", ".venv/complete", "canary", f"STUDY={study}"]).strip()
+    assert line.endswith(f"--configfile {study} {canary}")
     config = check.load([Path(study), Path(canary)])
     [(model, cell, _)] = grid.cells(config)
     assert grid.sft_settings(config, model, cell)["steps"] == 20
@@ -106,12 +107,20 @@ def write(folder: Path, config: dict) -> list[str]:
     return [*MINIATURE, "stub.yaml"]
 
 
+def stubs(folder: Path) -> Path:
+    """A checkout whose scripts are stubs that import, on paper, what the real ones do: inputs of rules come from there."""
+    stub = (REPOSITORY / "tests/fixtures/stub.py").read_text()
+    for script in (folder / "scripts").glob("*.py"):
+        modules = [file.removesuffix(".py").replace("/", ".") for file in sources.files(script.stem)]
+        never = "".join(f"    import {module.removesuffix('.__init__')}\n" for module in modules)
+        script.write_text(f"{stub}\n\nif False:\n{never}    pass\n")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def stubbed(tmp_path_factory):
     """A checkout whose scripts are stubs, with that grid finished."""
-    folder = checkout(tmp_path_factory.mktemp("stub"))
-    for script in (folder / "scripts").glob("*.py"):
-        shutil.copyfile(REPOSITORY / "tests/fixtures/stub.py", script)
+    folder = stubs(checkout(tmp_path_factory.mktemp("stub")))
     snakemake(folder, *write(folder, two_models()))
     return folder
 
@@ -138,9 +147,7 @@ def test_a_finished_grid_plans_nothing(finished):
 
 def test_bases_and_the_smallest_size_are_scored_before_a_larger_size_is_trained(tmp_path):
     """On one core everything queues; the first runs pass whatever became ready before them."""
-    folder = checkout(tmp_path)
-    for script in (folder / "scripts").glob("*.py"):
-        shutil.copyfile(REPOSITORY / "tests/fixtures/stub.py", script)
+    folder = stubs(checkout(tmp_path))
     snakemake(folder, *write(folder, two_models()), "--cores", 1, "--until", "score")
 
     def made(runs, file):
@@ -237,6 +244,148 @@ def test_another_way_of_grading_plans_grades_and_what_follows(finished, module):
     assert not plan.keys() & GPU_RULES
 
 
+@pytest.mark.parametrize("module", ["records", "grid", "flags"])
+def test_editing_a_shared_module_remakes_what_is_cheap_and_nothing_else(finished, module):
+    touch(finished / f"scripts/valley/{module}.py")
+    plan = plan_of(finished, two_models())
+    users = {rule for rule in CHEAP if f"valley/{module}.py" in sources.files(rule)}
+    assert {"aggregate", "release"} <= users
+    assert plan.keys() >= users - {"calibrate", "release"}
+    assert not plan.keys() - CHEAP - {"all"}
+
+
+def test_each_cheap_rule_declares_what_its_script_is_made_of_and_no_other_rule_declares_code():
+    rules = {}
+    for file in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
+        for block in re.split(r"^ *(?=rule \w+:)", file.read_text(), flags=re.MULTILINE)[1:]:
+            rules[re.match(r"rule (\w+):", block)[1]] = block
+    for rule, block in rules.items():
+        declared = re.findall(r'script="scripts/(\w+)\.py",\s+code=imports\("(\w+)"\),', block)
+        assert declared == ([(rule, rule)] if rule in CHEAP else []), rule
+        assert ("imports(" in block) == (rule in CHEAP), rule
+
+
+def as_cloned(folder: Path):
+    """Give the project's own files the age that a clone has: younger than any result."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_relative_to(folder / "studies") and ".snakemake" not in path.parts:
+            path.touch()
+
+
+def test_a_study_copied_into_a_fresh_clone_without_its_snakemake_folder_has_only_cheap_work(finished):
+    shutil.rmtree(finished / ".snakemake")
+    as_cloned(finished)
+    assert not plan_of(finished, two_models()).keys() - CHEAP - {"all"}
+
+
+def test_a_study_moved_over_with_its_snakemake_folder_has_only_cheap_work(finished):
+    as_cloned(finished)
+    for script in (finished / "scripts").rglob("*.py"):
+        script.write_text(script.read_text() + "\n# of a later version\n")
+    assert not plan_of(finished, two_models()).keys() - CHEAP - {"all"}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with .snakemake", "without"])
+@pytest.mark.parametrize("age", [-3600, 3600], ids=["younger", "older"])
+def test_another_template_makes_the_bases_anew_whatever_its_age(finished, known, age):
+    template = finished / "templates/chain.jinja"
+    before = template.stat().st_mtime
+    template.write_text(template.read_text() + "{# another #}")
+    os.utime(template, (before - age, before - age))
+    if not known:
+        shutil.rmtree(finished / ".snakemake")
+    plan = plan_of(finished, two_models())
+    assert (plan["pretrain"], plan["sft"], plan["rl"]) == (2, 4, 2)
+
+
+def test_a_report_on_what_there_is_makes_nothing_that_comes_before_scores(finished):
+    as_cloned(finished)
+    shutil.rmtree(finished / "studies/stub/results/S/sft-512/seed0")
+    output = snakemake(
+        finished, "-n", *write(finished, two_models()), "--config", "unfinished=True", "--", "all"
+    )
+    assert "aggregate" in planned(output)
+    assert not planned(output).keys() - REPORT
+
+
+def test_a_prompt_with_braces_reaches_the_script_as_it_is(tmp_path):
+    folder, suffix = checkout(tmp_path), "\nAs {x}, {{y}} or \\boxed{}: it's $HOME; `so`"
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"prompt": {"suffix": suffix, "system": "{z}"}}))
+    output = snakemake(folder, "-n", "-p", "--quiet", "reason", *SMOKE, "mine.yaml", "--", "studies/smoke/results/S/sft-64/seed0/responses/chain.parquet")  # fmt: skip
+    for name in ("order_traces", "preflight", "sft", "generate"):
+        [line] = re.findall(
+            rf"^ *(?:Shell command: )?(python scripts/{name}\.py .*?) 2> ", output, re.MULTILINE | re.DOTALL
+        )
+        words = shlex.split(line)
+        assert words[words.index("--suffix") + 1] == suffix
+        assert words[words.index("--system") + 1] == "{z}"
+
+
+# Params that are command lines ready made, by functions that quote; everything else is quoted where it stands.
+QUOTING = re.compile(
+    r"flags\.line\(|(?:prompt|stop|sft|rl|preflight|source|study|tasks|examples)_flags|launch|shlex\.(?:join|quote)\("
+)
+
+
+def test_every_path_and_value_that_enters_a_shell_line_is_quoted():
+    bare = []
+    for file in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
+        for block in re.split(r"^ *(?=rule \w+:)", file.read_text(), flags=re.MULTILINE)[1:]:
+            name, _, shell = block.partition("shell:")
+            rule = re.match(r"rule (\w+):", name)[1]
+            for field in re.findall(r"(?<!\{)\{([^{}]+)\}", shell):
+                if field.endswith(":q") or field == "threads" or field.startswith("wildcards."):
+                    continue  # wildcards have patterns without anything that a shell knows
+                setting = rf"^ +{field.removeprefix('params.')}=((?:.|\n(?! +\w+=))*)"
+                made = re.search(setting, name.partition("params:")[2], re.MULTILINE)
+                if not made or not QUOTING.search(made[1]):
+                    bare.append(f"{file.name}: {rule}: {{{field}}}")
+    assert bare == []
+
+
+def make(*arguments) -> str:
+    """What make would run."""
+    return run(["make", "-n", "-o", ".venv/complete", "-o", ".venv-vllm/complete", *arguments])
+
+
+OF_A_STUDY = (
+    "demo",
+    "run",
+    "plan",
+    "fetch-check",
+    "fetch",
+    "calibrate",
+    "canary",
+    "status",
+    "regrade",
+    "page",
+    "release",
+)
+
+
+@pytest.mark.parametrize("target", OF_A_STUDY)
+def test_a_study_and_a_profile_are_named_alike_in_every_target(target):
+    spelt = {
+        make(target, f"STUDY={study}")
+        for study in ("config/one-gpu.yaml my.yaml", "--configfile config/one-gpu.yaml my.yaml", "--configfile=config/one-gpu.yaml my.yaml")
+    }  # fmt: skip
+    [text] = spelt
+    assert "--configfile config/one-gpu.yaml my.yaml" in text
+    assert "Study: config/one-gpu.yaml my.yaml" in text
+    assert "--configfile config.yaml" in make(target, "STUDY=")
+    assert "--configfile config/miniature.yaml" in make(target)
+    if target not in ("plan", "fetch-check", "fetch", "status"):
+        assert "--profile slurm --profile mysite " in make(target, "PROFILE=slurm --profile mysite")
+
+
+def test_make_help_tells_what_every_target_is_for():
+    text = run(["make", "help"])
+    phony = re.search(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)[1].split()
+    told = re.findall(r"^  (\S+) +\S", text, re.MULTILINE)
+    assert sorted(told) == sorted(phony)
+    assert len(told) == len(set(told))
+
+
 def test_any_cell_is_a_target(tmp_path):
     plan = planned(
         snakemake(
@@ -279,5 +428,6 @@ def test_a_bad_config_stops_before_any_job_is_planned(tmp_path):
 
 
 def test_the_rules_pass_snakemakes_linter(tmp_path):
+    folder = checkout(tmp_path)
     for flags in (["--configfile", "config.yaml"], MINIATURE):
-        assert "Lints for" not in run(["snakemake", "--lint", *flags], checkout(tmp_path))
+        assert "Lints for" not in run([sys.executable, "-m", "snakemake", "--lint", *flags], folder)

@@ -53,6 +53,8 @@ def schema_faults(config: dict):
             allowed = sorted(error.schema.get("properties", {}))
             unknown = sorted(set(error.instance) - set(allowed))
             yield f"{where}: unknown key {', '.join(unknown)}. Allowed: {', '.join(allowed)}"
+        elif error.validator in ("pattern", "type") and "description" in error.schema:
+            yield f"{where}: {error.instance!r} {error.schema['description']}"
         else:
             yield f"{where}: {error.message}"
 

@@ -6,6 +6,7 @@ table against the schema and config.yaml.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,13 +101,13 @@ SYNTHETIC = ("traces", "task", "rl", "lengths", "seed")
 
 
 def line(settings: dict, names) -> str:
-    """Settings as one command-line string in the order of `names`, holding only what is set.
+    """Settings as one command-line string in the order of `names`, quoted for the shell, holding only what is set.
 
     A new setting then changes no existing job.
     """
 
     def text(value) -> str:
-        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return shlex.join(map(str, value if isinstance(value, list) else [value]))
 
     return " ".join(
         f"--{name.replace('_', '-')} {text(settings[name])}"
@@ -152,14 +153,3 @@ def add_study(parser: argparse.ArgumentParser):
 def pairs(words: list[str], of: type = str) -> dict:
     """`name=value` words of a command line as a mapping."""
     return {name: of(value) for name, value in (word.split("=", 1) for word in words)}
-
-
-def study(args: argparse.Namespace):
-    """(the study, its tasks) that the flags of `add_study` name; the problems are read from the folder of tables."""
-    from valley import grid, records
-    from valley.analysis.cells import Study
-    from valley.analysis.measures import Tasks
-
-    problems = records.read_parquet(args.tables / "problems.parquet").to_pandas()
-    tasks = Tasks(args.headline, args.length, args.calculations)
-    return Study(problems, map(grid.parse_cell, args.grid), pairs(args.examples, int)), tasks

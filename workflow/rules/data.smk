@@ -35,8 +35,8 @@ if config["traces"]["source"] == "synthetic":
         message:
             "Synthesise traces, RL problems and held-out problems"
         shell:
-            "python scripts/synthesize.py --traces-out {output.traces} --task-out {output.task} --rl-out {output.rl}"
-            " {params.counts} 2> {log}"
+            "python scripts/synthesize.py --traces-out {output.traces:q} --task-out {output.task:q} --rl-out {output.rl:q}"
+            " {params.counts} 2> {log:q}"
 
 else:
 
@@ -51,11 +51,11 @@ else:
         conda:
             CPU_ENV
         params:
-            source=source_flags(config["traces"]),
+            source=lambda w: source_flags(config["traces"]),
         message:
             "Fetch the traces"
         shell:
-            "python scripts/fetch_traces.py {params.source} --out {output} 2> {log}"
+            "python scripts/fetch_traces.py {params.source} --out {output:q} 2> {log:q}"
 
 
 rule fetch_task:
@@ -75,7 +75,7 @@ rule fetch_task:
     message:
         "Fetch the task {wildcards.task}"
     shell:
-        "python scripts/fetch_task.py {params.source} --out {output} 2> {log}"
+        "python scripts/fetch_task.py {params.source} --out {output:q} 2> {log:q}"
 
 
 rule fetch_rl:
@@ -95,7 +95,7 @@ rule fetch_rl:
     message:
         "Fetch the RL problems {wildcards.problems}"
     shell:
-        "python scripts/fetch_task.py {params.source} --out {output} 2> {log}"
+        "python scripts/fetch_task.py {params.source} --out {output:q} 2> {log:q}"
 
 
 # All that needs the network, for the login node: snakemake --profile profiles/local fetch
@@ -131,7 +131,7 @@ if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
         message:
             "Draw the arithmetic expressions"
         shell:
-            "python scripts/arithmetic.py --problems {params.problems} --seed {params.seed} --out {output} 2> {log}"
+            "python scripts/arithmetic.py --problems {params.problems:q} --seed {params.seed:q} --out {output:q} 2> {log:q}"
 
 
 # The data depend on `traces` alone: neither a new model nor a new task changes the pool, or the whole grid would retrain.
@@ -156,19 +156,19 @@ rule order_traces:
         runtime=120,
     params:
         decontaminate=lambda w, input: (
-            f"--decontaminate {' '.join(input.decontaminate)}" if input.decontaminate else ""
+            f"--decontaminate {shlex.join(input.decontaminate)}" if input.decontaminate else ""
         ),
         max_tokens=config["traces"]["max_tokens"],
         correct=config["traces"]["correct"],
         think=config["traces"]["think"],
-        prompt=prompt_flags(),
+        prompt=prompt_flags,
     message:
         "Filter and order the traces (order {wildcards.order})"
     shell:
-        "python scripts/order_traces.py --traces {input.traces} --tokenizers {input.tokenizers} {params.decontaminate}"
-        " --max-tokens {params.max_tokens} --correct {params.correct} --think {params.think} --seed {wildcards.order}"
+        "python scripts/order_traces.py --traces {input.traces:q} --tokenizers {input.tokenizers:q} {params.decontaminate}"
+        " --max-tokens {params.max_tokens:q} --correct {params.correct:q} --think {params.think:q} --seed {wildcards.order}"
         " --workers {threads} {params.prompt}"
-        " --out {output.pool} --card {output.card} 2> {log}"
+        " --out {output.pool:q} --card {output.card:q} 2> {log:q}"
 
 
 rule subset:
@@ -192,5 +192,5 @@ rule subset:
     message:
         "Take the subset {wildcards.size} (order {wildcards.order})"
     shell:
-        "python scripts/subset.py --pool {input.pool} --examples {params.examples}"
-        " --out {output.subset} --card {output.card} 2> {log}"
+        "python scripts/subset.py --pool {input.pool:q} --examples {params.examples:q}"
+        " --out {output.subset:q} --card {output.card:q} 2> {log:q}"

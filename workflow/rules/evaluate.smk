@@ -1,8 +1,6 @@
 # From a model to scores, one rule each for every stage. Generation is one job a cell and task, so that a new task remakes
 # nothing; grading and scoring are cheap and cover all tasks of a cell.
 
-TASKS = config["grid"]["tasks"]
-
 
 rule generate:
     input:
@@ -25,22 +23,19 @@ rule generate:
         launch=launch,
         flags=flags.line(config["generate"], flags.SAMPLING),
         samples=lambda w: config["tasks"][w.task]["samples"],
-        prompt=prompt_flags(),
+        prompt=prompt_flags,
         stop=stop_flags,
     message:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
-        "{params.launch} scripts/generate.py --model {input.model} --task {input.task} --samples {params.samples}"
-        " {params.flags} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output} 2> {log}"
+        "{params.launch} scripts/generate.py --model {input.model:q} --task {input.task:q} --samples {params.samples:q}"
+        " {params.flags} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output:q} 2> {log:q}"
 
 
 rule grade:
     input:
         script="scripts/grade.py",
-        grading="scripts/valley/grading.py",
-        equality="scripts/valley/equality.py",
-        calculations="scripts/valley/calculations.py",
-        reflection="scripts/valley/reflection.py",
+        code=imports("grade"),
         responses=[cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet") for task in TASKS],
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
         judged=judged("{model}", "{run}", "{seed}"),
@@ -63,13 +58,14 @@ rule grade:
     message:
         "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "python {input.script} --responses {input.responses} --tasks {input.tasks} --samples {params.samples}"
-        " --calculations {params.calculations} --judged {input.judged} --workers {threads} --out {output} 2> {log}"
+        "python {input.script:q} --responses {input.responses:q} --tasks {input.tasks:q} --samples {params.samples:q}"
+        " --calculations {params.calculations:q} --judged {input.judged:q} --workers {threads} --out {output:q} 2> {log:q}"
 
 
 rule score:
     input:
         script="scripts/score.py",
+        code=imports("score"),
         grades=cell("{model}", "{run}", "{seed}", "grades.parquet"),
     output:
         cell("{model}", "{run}", "{seed}", "scores.json"),
@@ -88,8 +84,8 @@ rule score:
     message:
         "Score {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "python {input.script} --grades {input.grades} --headline {params.headline} --length {params.length}"
-        " --confidence {params.confidence} --out {output} 2> {log}"
+        "python {input.script:q} --grades {input.grades:q} --headline {params.headline:q} --length {params.length:q}"
+        " --confidence {params.confidence:q} --out {output:q} 2> {log:q}"
 
 
 # All grades and scores of a finished study: make regrade.

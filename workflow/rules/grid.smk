@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 CELLS = grid.cells(config)
 PLACES = Places(config)
+TASKS = config["grid"]["tasks"]
 
 
 wildcard_constraints:
@@ -18,6 +19,7 @@ wildcard_constraints:
     size=grid.SIZE,
     task=grid.TASK,
     problems=grid.TASK,
+    figure="[a-z_]+",
 
 
 # Jobs of these runs go before all others: by `priority` in Snakemake, by a lower --nice in SLURM's queue, where jobs that
@@ -39,6 +41,33 @@ def nice(wildcards):
 def at(path):
     """A path below the study's root."""
     return str(PLACES.root / path)
+
+
+def imports(script):
+    """The modules that a script is made of, as its own import statements tell: inputs of each cheap rule."""
+    return [f"scripts/{file}" for file in sources.files(script)]
+
+
+def by_content(path, same):
+    """An input that is configuration: it counts by its content, whatever the clock says of a clone or a copy.
+
+    `same` tells that what was made from it holds this very content. A file that is no job's output may be `ancient`.
+    """
+    if same:
+        return ancient(path)
+    Path(path).touch()
+    return path
+
+
+def template_of(wildcards):
+    """The chat template of a model's family; the one that its base was made with is saved in the base."""
+    template = config["families"][config["models"][wildcards.model]["family"]]["template"]
+    saved = Path(base_model(wildcards.model, wildcards.get("seed"))) / "chat_template.jinja"
+    return (
+        by_content(template, saved.read_bytes() == Path(template).read_bytes())
+        if saved.exists()
+        else template
+    )
 
 
 def table(name):
@@ -78,6 +107,7 @@ def subset_of(wildcards):
 
 # The judge of reflection in place of a job's wildcards, for what depends on the model alone.
 JUDGE = config["report"]["judge"]
+JUDGE_PROMPT = "workflow/reference/judge_prompt.txt"
 JUDGING = SimpleNamespace(model=JUDGE["model"]) if JUDGE else None
 
 
@@ -86,7 +116,14 @@ def judged(model, run, seed):
     return [cell(model, run, seed, "judged.parquet")] if JUDGE else []
 
 
-def prompt_flags():
+def judge_prompt_of(wildcards):
+    """The judge's prompt; labels hold the hash of the one that they were asked with."""
+    labels = Path(cell(wildcards.model, wildcards.run, wildcards.seed, "judged.parquet"))
+    asked = records.parquet_provenance(labels).get("prompt_sha256") if labels.exists() else None
+    return by_content(JUDGE_PROMPT, asked == records.sha256(JUDGE_PROMPT)) if asked else JUDGE_PROMPT
+
+
+def prompt_flags(wildcards):
     """The flags of every script that renders prompts."""
     given = {"--system": config["prompt"]["system"], "--suffix": config["prompt"]["suffix"]}
     return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
@@ -165,7 +202,7 @@ def launch_training(settings):
     def line(wildcards):
         deepspeed = settings(config, wildcards.model, wildcards.run).get("deepspeed")
         count = training_gpus(wildcards)
-        return launched(count) + (f" --deepspeed {deepspeed}" if deepspeed and count else "")
+        return launched(count) + (f" --deepspeed {shlex.quote(deepspeed)}" if deepspeed and count else "")
 
     return line
 

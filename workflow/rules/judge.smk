@@ -6,7 +6,7 @@ if JUDGE:
     rule judge:
         input:
             model=base_model(JUDGE["model"], 0),  # one judge for all cells, also where bases have seeds
-            prompt="workflow/reference/judge_prompt.txt",
+            prompt=judge_prompt_of,
             responses=[
                 cell("{model}", "{run}", "{seed}", f"responses/{task}.parquet")
                 for task in config["report"]["length"]
@@ -32,6 +32,6 @@ if JUDGE:
         message:
             "Judge {wildcards.model} {wildcards.run} seed {wildcards.seed}"
         shell:
-            "{params.launch} scripts/judge.py --model {input.model} --responses {input.responses} --tasks {input.tasks}"
-            " --prompt {input.prompt} --max-characters {params.max_characters} {params.flags} {params.stop}"
-            " --out {output} 2> {log}"
+            "{params.launch} scripts/judge.py --model {input.model:q} --responses {input.responses:q} --tasks {input.tasks:q}"
+            " --prompt {input.prompt:q} --max-characters {params.max_characters:q} {params.flags} {params.stop}"
+            " --out {output:q} 2> {log:q}"

@@ -35,6 +35,7 @@ FIGURES = [
 rule aggregate:
     input:
         script="scripts/aggregate.py",
+        code=imports("aggregate"),
         scores=SCORES,
         curves=CURVES,
         cards=CARDS,
@@ -60,14 +61,15 @@ rule aggregate:
     message:
         "Aggregate all scores into tables"
     shell:
-        "python {input.script} --scores {input.scores} --curves {input.curves} --cards {input.cards}"
-        " --examples {params.examples} --headline {params.headline} --reference {input.reference} --names {params.names}"
-        " --confidence {params.confidence} --tables {params.tables} --finding {output.finding} 2> {log}"
+        "python {input.script:q} --scores {input.scores:q} --curves {input.curves:q} --cards {input.cards:q}"
+        " --examples {params.examples} --headline {params.headline:q} --reference {input.reference:q} --names {params.names:q}"
+        " --confidence {params.confidence:q} --tables {params.tables:q} --finding {output.finding:q} 2> {log:q}"
 
 
 rule analyse:
     input:
         script="scripts/analyse.py",
+        code=imports("analyse"),
         grades=GRADES,
     output:
         report([table(name) for name in ANALYSED], category="Tables", caption="../report/tables.rst"),
@@ -86,13 +88,14 @@ rule analyse:
     message:
         "Analyse all grades"
     shell:
-        "python {input.script} --grades {input.grades} {params.tasks} --confidence {params.confidence} --out {params.tables}"
-        " 2> {log}"
+        "python {input.script:q} --grades {input.grades:q} {params.tasks} --confidence {params.confidence:q} --out {params.tables:q}"
+        " 2> {log:q}"
 
 
 rule recovery:
     input:
         script="scripts/recovery.py",
+        code=imports("recovery"),
         problems=at("report/tables/problems.parquet"),
     output:
         report([table(name) for name in RECOVERED], category="Tables", caption="../report/tables.rst"),
@@ -107,12 +110,13 @@ rule recovery:
     message:
         "Find recovery points and compare recipes"
     shell:
-        "python {input.script} --tables {params.tables} {params.study} 2> {log}"
+        "python {input.script:q} --tables {params.tables:q} {params.study} 2> {log:q}"
 
 
 rule claims:
     input:
         script="scripts/claims.py",
+        code=imports("claims"),
         claims="workflow/reference/claims.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
@@ -134,31 +138,35 @@ rule claims:
     message:
         "Hold the paper's claims against the study"
     shell:
-        "python {input.script} --claims {input.claims} --tables {params.tables} {params.study} --parameters {params.parameters} --cards {input.cards}"
-        " 2> {log}"
+        "python {input.script:q} --claims {input.claims:q} --tables {params.tables:q} {params.study} --parameters {params.parameters:q} --cards {input.cards:q}"
+        " 2> {log:q}"
 
 
-# Texts for the page: the first seed of every run but the checkpoints along RL.
-rule examples:
-    input:
-        script="scripts/examples.py",
-        calculations="scripts/valley/calculations.py",
-        grades=[str(PLACES.of(c, "grades.parquet")) for c in SHOWN],
-        responses=[str(PLACES.responses(c, task)) for c in SHOWN for task in TASKS],
-    output:
-        at("report/tables/examples.parquet"),
-    log:
-        at("logs/examples.log"),
-    localrule: True
-    conda:
-        CPU_ENV
-    params:
-        results=lambda w: at("results"),
-        cells=list(map(str, SHOWN)),
-    message:
-        "Pick example responses"
-    shell:
-        "python {input.script} --results {params.results} --cells {params.cells} --out {output} 2> {log}"
+# Where responses are, which a released folder lacks: it brings the examples.
+SHOWN_RESPONSES = [PLACES.responses(c, task) for c in SHOWN for task in TASKS]
+if not config["unfinished"] or all(map(Path.exists, SHOWN_RESPONSES)):
+
+    # Texts for the page: the first seed of every run but the checkpoints along RL.
+    rule examples:
+        input:
+            script="scripts/examples.py",
+            code=imports("examples"),
+            grades=[str(PLACES.of(c, "grades.parquet")) for c in SHOWN],
+            responses=list(map(str, SHOWN_RESPONSES)),
+        output:
+            at("report/tables/examples.parquet"),
+        log:
+            at("logs/examples.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            results=lambda w: at("results"),
+            cells=list(map(str, SHOWN)),
+        message:
+            "Pick example responses"
+        shell:
+            "python {input.script:q} --results {params.results:q} --cells {params.cells:q} --out {output:q} 2> {log:q}"
 
 
 # The whole configuration, whatever files and flags it came from: what a released report is rebuilt with.
@@ -171,17 +179,18 @@ rule configuration:
     conda:
         CPU_ENV
     params:
-        config=json.dumps(config, indent=1, sort_keys=True),
+        config=lambda w: json.dumps(config, indent=1, sort_keys=True),
     message:
         "Write down the configuration"
     shell:
-        "printf '%s\\n' {params.config:q} > {output} 2> {log}"
+        "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
 
 # The bases against the paper's, before anything trains: make calibrate.
 rule calibrate:
     input:
         script="scripts/calibrate.py",
+        code=imports("calibrate"),
         scores=[str(PLACES.of(c, "scores.json")) for c in DONE if c.run == "base"],
         reference="workflow/reference/paper_fig2.csv",
     output:
@@ -196,13 +205,14 @@ rule calibrate:
     message:
         "Compare the bases with the paper's"
     shell:
-        "python {input.script} --scores {input.scores} --reference {input.reference} --models {params.models}"
-        " --out {output} 2> {log}"
+        "python {input.script:q} --scores {input.scores:q} --reference {input.reference:q} --models {params.models:q}"
+        " --out {output:q} 2> {log:q}"
 
 
 rule figure:
     input:
         script="scripts/figure.py",
+        code=imports("figure"),
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
@@ -222,36 +232,41 @@ rule figure:
     message:
         "Draw the figure {wildcards.figure}"
     shell:
-        "python {input.script} --figure {wildcards.figure} --tables {params.tables} {params.tasks}"
-        " --svg {output.svg} --png {output.png} --data {output.data} 2> {log}"
+        "python {input.script:q} --figure {wildcards.figure} --tables {params.tables:q} {params.tasks}"
+        " --svg {output.svg:q} --png {output.png:q} --data {output.data:q} 2> {log:q}"
 
 
-rule costs:
-    input:
-        script="scripts/costs.py",
-        scores=SCORES,
-    output:
-        costs=report(table("costs"), category="Tables", caption="../report/tables.rst"),
-        provenance=at("report/provenance.json"),
-    log:
-        at("logs/costs.log"),
-    localrule: True
-    conda:
-        CPU_ENV
-    params:
-        benchmarks=at("benchmarks"),
-        results=lambda w: at("results"),
-        models=lambda w: at("models"),
-    message:
-        "Sum up what it cost and what made it"
-    shell:
-        "python {input.script} --benchmarks {params.benchmarks} --results {params.results} --models {params.models}"
-        " --out {output.costs} --provenance {output.provenance} 2> {log}"
+# Where benchmarks of what came before the report are, which a released folder lacks: it brings the costs.
+if not config["unfinished"] or (PLACES.benchmarks / "generate").exists():
+
+    rule costs:
+        input:
+            script="scripts/costs.py",
+            code=imports("costs"),
+            scores=SCORES,
+        output:
+            costs=report(table("costs"), category="Tables", caption="../report/tables.rst"),
+            provenance=at("report/provenance.json"),
+        log:
+            at("logs/costs.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            benchmarks=at("benchmarks"),
+            results=lambda w: at("results"),
+            models=lambda w: at("models"),
+        message:
+            "Sum up what it cost and what made it"
+        shell:
+            "python {input.script:q} --benchmarks {params.benchmarks:q} --results {params.results:q} --models {params.models:q}"
+            " --out {output.costs:q} --provenance {output.provenance:q} 2> {log:q}"
 
 
 rule page:
     input:
         script="scripts/page.py",
+        code=imports("page"),
         template="workflow/report/page.html.jinja",
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
         examples=at("report/tables/examples.parquet"),
@@ -275,14 +290,15 @@ rule page:
     message:
         "Write the page"
     shell:
-        "python {input.script} --study {params.study} --report {params.report} --figures {params.figures} --captions"
-        " workflow/report --template {input.template} --grid {params.grid} {params.miniature} --out {output} 2> {log}"
+        "python {input.script:q} --study {params.study:q} --report {params.report:q} --figures {params.figures:q} --captions"
+        " workflow/report --template {input.template:q} --grid {params.grid:q} {params.miniature:q} --out {output:q} 2> {log:q}"
 
 
 # What others need to check the study or redraw its page, without weights: make release.
 rule release:
     input:
         script="scripts/release.py",
+        code=imports("release"),
         licences="workflow/reference/licences.yaml",
         page=at("report/page.html"),
         scores=SCORES,
@@ -300,5 +316,5 @@ rule release:
     message:
         "Gather the release"
     shell:
-        "python {input.script} --study {params.study} --cells {params.cells} --cards {input.cards} --licences {input.licences}"
-        " --out {output} 2> {log}"
+        "python {input.script:q} --study {params.study:q} --cells {params.cells:q} --cards {input.cards:q} --licences {input.licences:q}"
+        " --out {output:q} 2> {log:q}"

@@ -4,7 +4,7 @@
 
 rule pretrain:
     input:
-        template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
+        template=template_of,
     output:
         directory(at("models/{model}/seed{seed}")),
     log:
@@ -20,13 +20,13 @@ rule pretrain:
     message:
         "Pre-train {wildcards.model} seed {wildcards.seed}"
     shell:
-        "python scripts/pretrain.py --template {input.template} {params.size} {params.lengths}"
-        " --seed {wildcards.seed} --out {output} 2> {log}"
+        "python scripts/pretrain.py --template {input.template:q} {params.size} {params.lengths}"
+        " --seed {wildcards.seed} --out {output:q} 2> {log:q}"
 
 
 rule fetch_model:
     input:
-        template=lambda w: config["families"][config["models"][w.model]["family"]]["template"],
+        template=template_of,
     output:
         directory(at("models/{model}/fetched")),
     log:
@@ -43,8 +43,8 @@ rule fetch_model:
     message:
         "Fetch the model {wildcards.model}"
     shell:
-        "python scripts/fetch_model.py {params.source} --template {input.template} --end-token {params.end}"
-        " --pad-token {params.pad} --out {output} 2> {log}"
+        "python scripts/fetch_model.py {params.source} --template {input.template:q} --end-token {params.end}"
+        " --pad-token {params.pad} --out {output:q} 2> {log:q}"
 
 
 rule preflight:
@@ -68,13 +68,13 @@ rule preflight:
         slurm_extra=nice,
     params:
         flags=preflight_flags,
-        prompt=prompt_flags(),
+        prompt=prompt_flags,
         max_truncated=config["preflight"]["max_truncated"],
     message:
         "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "python scripts/preflight.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
-        " --max-truncated {params.max_truncated} --out {output} 2> {log}"
+        "python scripts/preflight.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.prompt}"
+        " --max-truncated {params.max_truncated:q} --out {output:q} 2> {log:q}"
 
 
 rule sft:
@@ -102,12 +102,12 @@ rule sft:
     params:
         launch=launch_training(grid.sft_settings),
         flags=sft_flags,
-        prompt=prompt_flags(),
+        prompt=prompt_flags,
     message:
         "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/sft.py --model {input.model} --data {input.subset} {params.flags} {params.prompt}"
-        " --seed {wildcards.seed} --out {output.model} --record {output.record} 2> {log}"
+        "{params.launch} scripts/sft.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.prompt}"
+        " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} 2> {log:q}"
 
 
 rule rl:
@@ -135,12 +135,12 @@ rule rl:
     params:
         launch=launch_training(grid.rl_settings),
         flags=rl_flags,
-        prompt=prompt_flags(),
+        prompt=prompt_flags,
     message:
         "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/rl.py --model {input.start} --problems {input.problems} {params.flags} {params.prompt}"
-        " --seed {wildcards.seed} --out {output.model} --record {output.record} --curve {output.curve} 2> {log}"
+        "{params.launch} scripts/rl.py --model {input.start:q} --problems {input.problems:q} {params.flags} {params.prompt}"
+        " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} --curve {output.curve:q} 2> {log:q}"
 
 
 rule export_step:
@@ -163,5 +163,5 @@ rule export_step:
     message:
         "Publish {wildcards.model} {wildcards.whole} step {wildcards.step} seed {wildcards.seed}"
     shell:
-        "python scripts/export_step.py --checkpoints {params.checkpoints} --record {input.record} --step {wildcards.step}"
-        " --out {output} 2> {log}"
+        "python scripts/export_step.py --checkpoints {params.checkpoints:q} --record {input.record:q} --step {wildcards.step}"
+        " --out {output:q} 2> {log:q}"

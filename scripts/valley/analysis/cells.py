@@ -175,3 +175,9 @@ class Study:
         if len(steps) < 2:
             return self.cells[cell]
         return pooled([self.cells[cell.sibling(run)] for run in steps[-grid.RL_END :]])
+
+
+def load(tables: Path, wanted: list[str], examples: dict[str, int]) -> Study:
+    """The study whose problems lie in a folder of tables; `wanted` are the cells of its grid, model/run/seed."""
+    problems = records.read_parquet(tables / "problems.parquet").to_pandas()
+    return Study(problems, map(grid.parse_cell, wanted), examples)

@@ -1,0 +1,212 @@
+"""The house: who may import whom, how long a script may be, that one name means one thing, that what is declared in several
+places says the same in each.
+"""
+
+import ast
+import collections
+import modulefinder
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from valley import check, flags, grid, sources
+
+SCRIPTS = REPOSITORY / "scripts"
+ROOM = SCRIPTS / "valley"
+ALL_SCRIPTS = sorted(SCRIPTS.glob("*.py"))
+MODULES = sorted(ROOM.rglob("*.py"))
+# The room of analysis is being built: what moves there is held to these rules when it has.
+WAITING = ROOM / "study.py"
+waits = pytest.mark.xfail(WAITING.exists(), reason="scripts/valley/analysis is not built yet", strict=False)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(SCRIPTS).as_posix()
+
+
+def ours(path: Path) -> set[str]:
+    """What a file imports of ours."""
+    return {name(file) for file in sources.imported(path)}
+
+
+@waits
+def test_no_script_imports_a_script_and_no_module_does():
+    scripts = {name(path) for path in ALL_SCRIPTS}
+    found = {name(path): ours(path) & scripts for path in [*ALL_SCRIPTS, *MODULES]}
+    assert {importer: imported for importer, imported in found.items() if imported} == {}
+
+
+def test_modules_import_one_another_in_no_circle():
+    edges = {name(path): ours(path) - {name(path)} for path in MODULES if path.name != "__init__.py"}
+    done = set()
+    while left := {module for module in edges if module not in done}:
+        free = {module for module in left if not (edges[module] & left)}
+        assert free, f"a circle among {sorted(left)}"
+        done |= free
+
+
+def test_the_rooms_of_analysis_and_figures_stand_above_the_rest():
+    """What data and training are made with imports neither, and analysis knows nothing of figures."""
+    rooms = ("valley/analysis/", "valley/figures/")
+    for path in MODULES:
+        above = [room for room in rooms if not name(path).startswith(room)]
+        if name(path).startswith("valley/figures/"):
+            above = []
+        assert [file for file in ours(path) if file.startswith(tuple(above))] == [], name(path)
+
+
+@waits
+def test_analysis_takes_plain_values():
+    """So that a simulation can call it as the scripts do: no argparse, no `args`."""
+    room = [path for path in MODULES if name(path).startswith("valley/analysis/")]
+    assert room
+    for path in room:
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        arguments = {node.arg for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg)}
+        assert not (names | arguments) & {"args", "argparse"}, name(path)
+
+
+@waits
+def test_names_of_runs_and_paths_of_cells_are_taken_apart_in_one_place():
+    """`+rl` and `@` mean something in a run's name, which grid.py alone parses; a path's parts are places.py's."""
+    apart = re.compile(r"""["']\+rl["']|["']@["']|parts\[-\d\]|\.split\(["'][+@]""")
+    home = {"valley/grid.py", "valley/places.py", "valley/equality.py"}
+    files = [*ALL_SCRIPTS, *MODULES, *sorted((REPOSITORY / "workflow/rules").glob("*.smk"))]
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in files
+        if not path.is_relative_to(SCRIPTS) or name(path) not in home
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if apart.search(line)
+    ]
+    assert found == []
+
+
+def test_scripts_stay_short():
+    lines = {name(path): path.read_text().count("\n") for path in ALL_SCRIPTS}
+    assert statistics.median(lines.values()) < 150
+    assert {script: count for script, count in lines.items() if count > 300} == {}
+
+
+@waits
+def test_no_line_is_wider_than_110_but_in_literal_tables():
+    wide = []
+    for path in [*ALL_SCRIPTS, *MODULES, *sorted((REPOSITORY / "tests").rglob("*.py"))]:
+        text = path.read_text()
+        literal = literal_lines(text)
+        for number, line in enumerate(text.splitlines(), 1):
+            if len(line) > 110 and number not in literal:
+                wide.append(f"{path.relative_to(REPOSITORY)}:{number}")
+    assert wide == []
+
+
+def literal_lines(text: str) -> set[int]:
+    """Lines with a text that no formatter breaks, and lines of what is marked as a table laid out by hand."""
+    found = set()
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Constant, ast.JoinedStr)) and node.lineno == node.end_lineno:
+            found.add(node.lineno)
+    lines = text.splitlines()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and "# fmt: skip" in lines[node.end_lineno - 1]:
+            found |= set(range(node.lineno, node.end_lineno + 1))
+    return found
+
+
+# Names that may stand in several modules, and why. Scripts are not imported: their names may meet one another's.
+SHARED = {}
+
+
+@waits
+def test_a_name_means_one_thing():
+    places = collections.defaultdict(set)
+    for path in [*ALL_SCRIPTS, *MODULES]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                places[node.name].add(name(path))
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        places[target.id].add(name(path))
+    twice = {
+        word: sorted(files)
+        for word, files in places.items()
+        if len(files) > 1 and any("/" in file for file in files) and word not in SHARED
+    }
+    assert twice == {}
+
+
+@pytest.mark.parametrize("script", [path.stem for path in ALL_SCRIPTS if path.stem != "warm"])
+def test_what_a_script_is_made_of_is_found_as_python_itself_finds_it(script):
+    """Against the standard library's module finder, which reads byte code, that of functions too."""
+    finder = modulefinder.ModuleFinder(path=[str(SCRIPTS)])
+    finder.run_script(str(SCRIPTS / f"{script}.py"))
+    files = {Path(module.__file__) for module in finder.modules.values() if module.__file__}
+    found = {name(file) for file in files if file.is_relative_to(SCRIPTS)} - {f"{script}.py"}
+    assert set(sources.files(script)) == found
+
+
+def test_imports_of_functions_rooms_and_names_are_followed(tmp_path):
+    texts = {
+        "one.py": "import json\nfrom valley import a\ndef f():\n    from valley.room import b, WORD\n",
+        "two.py": "import valley.room.c\n",
+        "valley/__init__.py": "", "valley/a.py": "import one\n", "valley/d.py": "", "valley/e.py": "",
+        "valley/room/__init__.py": "from . import c\n", "valley/room/b.py": "", "valley/room/c.py": "from ..d import x\n",
+    }  # fmt: skip
+    for file, text in texts.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    room = ["valley/__init__.py", "valley/a.py", "valley/d.py", "valley/room/__init__.py", "valley/room/b.py", "valley/room/c.py"]  # fmt: skip
+    assert sources.files("one", tmp_path) == room
+    assert sources.files("two", tmp_path) == [file for file in room if file[-4:] not in ("a.py", "b.py")]
+
+
+def test_nothing_is_imported_in_a_way_that_cannot_be_read():
+    for path in [*MODULES, *[path for path in ALL_SCRIPTS if path.stem not in ("warm", "doctor")]]:
+        assert "importlib.import_module" not in path.read_text(), name(path)
+
+
+# ---- what is declared in several places ----------------------------------------------------------------------------------
+
+SCHEMA = yaml.safe_load(check.SCHEMA.read_text())
+# Of a section: what becomes no flag of the script, and where it goes instead.
+ELSEWHERE = {
+    "sft": {"recipes": "runs"},
+    "rl": {"recipes": "runs", "sets": "files", "problems": "a file", "checkpoints": "cells", "gpus": "launch.py"},
+    "generate": {},
+}  # fmt: skip
+TABLES = {"sft": flags.SFT, "rl": flags.RL, "generate": flags.SAMPLING}
+
+
+def section(key: str) -> list[str]:
+    """The lines of config.yaml that belong to one of its sections."""
+    text = (REPOSITORY / "config.yaml").read_text()
+    return re.search(rf"^{key}:.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)[0].splitlines()
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_every_setting_has_its_bound_its_flag_and_its_reason(key):
+    bounds = set(SCHEMA["properties"][key]["properties"])
+    assert bounds - ELSEWHERE[key].keys() == set(TABLES[key])
+    assert ELSEWHERE[key].keys() <= bounds
+    comments = " ".join(line.split("#", 1)[1] for line in section(key) if "#" in line)
+    for setting in bounds - {"recipes", "sets"}:
+        lines = [line for line in section(key) if re.match(rf"  {setting}:", line)]
+        told = all("#" in line for line in lines) if lines else re.search(rf"\b{setting}\b", comments)
+        assert told, f"config.yaml: {key}.{setting} has no reason beside it"
+
+
+def test_names_have_one_pattern_in_the_schema_and_in_paths():
+    for wanted, pattern in {"model_name": grid.MODEL, "task_name": grid.TASK, "size_name": grid.SIZE}.items():
+        assert SCHEMA["$defs"][wanted]["pattern"] == f"^{pattern}$"
+    assert grid.SIZE == grid.RECIPE
+
+
+def test_every_script_can_be_asked_what_it_does():
+    for path in ALL_SCRIPTS:
+        assert ast.get_docstring(ast.parse(path.read_text())), name(path)
