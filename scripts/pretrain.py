@@ -22,7 +22,7 @@ WORDS = ["<think>", "</think>", "\\boxed{", "}", "wait", "recheck", "so"]
 SIGNED = [f"{sign}{digit}" for sign in "+-" for digit in range(10)]
 NUMBERS = [str(number) for number in range(chain.HIGH + 1)]
 VOCABULARY = [*SPECIAL, *WORDS, *NUMBERS, *"=:;,.", *chain.LABELS, *SIGNED]
-LONG = 0.25  # of the texts are worked solutions
+TABLES, LONG = 0.15, 0.21  # of the texts are tables of column facts, worked solutions; the rest is dialogue
 
 
 def tokenizer(template: str):
@@ -34,7 +34,9 @@ def tokenizer(template: str):
     backend = tokenizers.Tokenizer(
         models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<pad>")
     )
-    words = "|".join(word.replace("{", r"\{").replace("\\boxed", r"\\boxed") for word in SPECIAL + WORDS if len(word) > 1)
+    words = "|".join(
+        word.replace("{", r"\{").replace("\\boxed", r"\\boxed") for word in SPECIAL + WORDS if len(word) > 1
+    )
     pattern = tokenizers.Regex(words + r"|[+-]\d|\d+|.")
     backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
     backend.decoder = decoders.Fuse()
@@ -53,7 +55,10 @@ def sample(rng: random.Random, lengths: list[int], known: frozenset) -> tuple[st
 
     Worked solutions have the largest number of operands twice as often: its last look-ups are the rarest.
     """
-    if rng.random() < LONG:
+    kind = rng.random()
+    if kind < TABLES:
+        return ":", chain.table(rng, known) + "<eos>"
+    if kind < TABLES + LONG:
         problem, text = chain.textbook(rng, rng.choice([*lengths, max(lengths)]), "long", known)
         return problem.text, text + "<eos>"
     problem, text = chain.textbook(rng, rng.choice(lengths), "short")
@@ -128,7 +133,9 @@ def main():
     )
     flags.add(parser, flags.PRETRAIN)
     parser.add_argument("--lengths", type=int, nargs="+", required=True, help="operands a problem")
-    parser.add_argument("--seed", type=int, default=0, help="drives initial weights, the text and which facts are known")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="drives initial weights, the text and which facts are known"
+    )
     args = parser.parse_args()
 
     import torch

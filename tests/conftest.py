@@ -91,7 +91,7 @@ def base(tmp_path_factory):
     """A tiny untrained base model of the miniature, made by pretrain.py."""
     folder = tmp_path_factory.mktemp("base") / "S"
     script("pretrain", "--out", folder, "--template", "templates/chain.jinja", "--hidden", 32, "--layers", 1, "--heads", 1,
-           "--ff", 64, "--steps", 20, "--target", 1, "--lengths", 2, "--seed", 0)  # fmt: skip
+           "--ff", 64, "--steps", 20, "--lengths", 2, "--seed", 0)  # fmt: skip
     return folder
 
 

@@ -15,9 +15,9 @@ some reflections mend an error. Problems are held out by a hash of their text, n
 
 **What a base learns from is limited on purpose, so that data and not the moment training stops limit the model.** The
 textbook's short answers are sloppy: they forget a carry (or borrow) with probability FORGET, and a base learns to do so too.
-Its long answers teach every skill of the long form, but a column fact (units digit and operand, 180 in all) is known by
-KNOWN of them only; the others are illegible, any value from 0 to 18. Which ones is drawn by seed, the same share among
-additions and subtractions, with carry and without.
+Its worked solutions and tables teach every skill of the long form, but of the column facts (units digit and operand, 180 in
+all) only KNOWN can be read; the others are illegible, any value from 0 to 18. Which ones is drawn by seed, the same share
+among additions and subtractions, with carry and without.
 """
 
 import hashlib
@@ -93,20 +93,28 @@ def without_carry(total: int, operand: int) -> int | None:
     return wrong if carry and LOW <= wrong <= HIGH else None
 
 
+def upper_units(units: int, operand: int) -> int:
+    """What the operand is added to in the units column: with a borrow, ten more than the digit."""
+    return units + 10 if units + operand < 0 else units
+
+
 def working(total: int, operand: int, units: int | None = None, forget: bool = False) -> tuple[str, int]:
     """Column arithmetic of one step, units then tens, and its result: (`18-9:18-9=9,1-1=0,so9`, 9).
 
     A borrow shows as units above 9. `units`: what stands for the value of the units column, where it is not the right one.
     """
     carry = (total + operand) // 10 - total // 10
-    upper = total % 10 + (10 if operand < 0 and carry else 0)
+    upper = upper_units(total % 10, operand)
     units = upper + operand if units is None else units
     # Carry and borrow both have the operand's sign; without either the tens column reads +0 or -0.
     moved = 0 if forget else abs(carry)
     tens = total // 10 + (moved if operand > 0 else -moved)
     result = 10 * tens + units % 10
     sign = "+" if operand > 0 else "-"
-    return f"{total}{operand:+d}:{upper}{operand:+d}={units},{total // 10}{sign}{moved}={tens},so{result}", result
+    return (
+        f"{total}{operand:+d}:{upper}{operand:+d}={units},{total // 10}{sign}{moved}={tens},so{result}",
+        result,
+    )
 
 
 def short_response(problem: Problem) -> str:
@@ -125,17 +133,18 @@ def long_step(
     operand: int,
     recheck: float,
     slip: float,
-    units: Callable[[int, int], int | None] = lambda total, operand: None,
+    units: Callable[[int, int], int] | None = None,
 ) -> tuple[str, int]:
     """One step of a long chain of thought and the running total after it.
 
-    `recheck` and `slip` are probabilities (see RECHECK, SLIP); `units` gives the value printed for a column, None the right one.
+    `recheck` and `slip` are probabilities (see RECHECK, SLIP); `units` gives the value printed for a column of (total, operand),
+    without it the right one.
     """
     slipped = without_carry(total, operand) is not None and rng.random() < slip
-    work, result = working(total, operand, units(total, operand), slipped)
+    work, result = working(total, operand, units and units(total, operand), slipped)
     text = f"{label}{operand:+d}:{work}"
     if slipped or rng.random() < recheck:
-        work, result = working(total, operand, units(total, operand))
+        work, result = working(total, operand, units and units(total, operand))
         text += f".wait,recheck{label}:{work}"
     return text + ";", result
 
@@ -160,7 +169,20 @@ def known_facts(seed: int, share: float = KNOWN) -> frozenset[tuple[int, int]]:
     for units in range(10):
         for operand in OPERANDS:
             groups.setdefault((operand > 0, 0 <= units + operand <= 9), []).append((units, operand))
-    return frozenset(fact for _, group in sorted(groups.items()) for fact in rng.sample(group, round(share * len(group))))
+    return frozenset(
+        fact for _, group in sorted(groups.items()) for fact in rng.sample(group, round(share * len(group)))
+    )
+
+
+def printed(rng: random.Random, units: int, operand: int, known: frozenset[tuple[int, int]]) -> int:
+    """The value of a column fact as the textbook has it."""
+    return upper_units(units, operand) + operand if (units, operand) in known else rng.randint(0, 18)
+
+
+def table(rng: random.Random, known: frozenset[tuple[int, int]], rows: int = 12) -> str:
+    """Column facts in any order, `8+7=15,15-9=6,`: the textbook's densest text, without which facts come late in some seeds."""
+    drawn = [(rng.randrange(10), rng.choice(OPERANDS)) for _ in range(rows)]
+    return "".join(f"{upper_units(u, o)}{o:+d}={printed(rng, u, o, known)}," for u, o in drawn)
 
 
 def textbook(
@@ -171,8 +193,8 @@ def textbook(
     Operands are drawn on from the total that is printed, right or wrong, so that no sum of the textbook leaves the range.
     """
 
-    def units(total: int, operand: int) -> int | None:
-        return None if (total % 10, operand) in known else rng.randint(0, 18)
+    def units(total: int, operand: int) -> int:
+        return printed(rng, total % 10, operand, known)
 
     while True:
         total = start = rng.randint(LOW, HIGH)

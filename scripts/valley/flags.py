@@ -97,7 +97,7 @@ SAMPLING = {
     "top_p": Flag(float),
 }
 JUDGING = {name: SAMPLING[name] for name in ("engine", "max_context", "chunk", "precision")}
-SYNTHETIC = ("traces", "task", "rl", "lengths", "seed")
+SYNTHETIC = ("traces", "task", "rl", "lengths", "recheck", "slip", "seed")
 
 
 def line(settings: dict, names) -> str:

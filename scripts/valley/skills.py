@@ -24,7 +24,7 @@ NEEDED = {
 def known_problem(rng: random.Random, length: int, known: frozenset) -> chain.Problem:
     """A held-out problem that meets known facts only."""
     while True:
-        problem, total = chain.draw(rng, length), 0
+        problem = chain.draw(rng, length)
         totals = [problem.start]
         for _, operand in problem.steps:
             totals.append(totals[-1] + operand)
@@ -44,7 +44,7 @@ def kinds(tokens: list[str]) -> dict[int, str]:
             found[i] = "late_lookups"
         elif before == ":" and tokens[i + 2] == ":":
             found[i] = "totals"
-        elif before == "=" and after == ",":
+        elif before == "=" and after == "," and tokens[i + 2] != "so":
             found[i] = "facts"
         elif before == "so":
             found[i] = "results"
@@ -80,5 +80,7 @@ def probe(model, fast, lengths: list[int], known: frozenset, problems: int = 40)
 def answers(model, fast, prompts: list[str], tokens: int) -> list[str]:
     """Sampled continuations of prompts of one length, at the temperature of the study's evaluation."""
     ids = torch.tensor(fast(prompts)["input_ids"])
-    out = model.generate(ids, max_new_tokens=tokens, do_sample=True, temperature=0.6, pad_token_id=fast.pad_token_id)
+    out = model.generate(
+        ids, max_new_tokens=tokens, do_sample=True, temperature=0.6, pad_token_id=fast.pad_token_id
+    )
     return fast.batch_decode(out[:, ids.shape[1] :])
