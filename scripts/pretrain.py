@@ -6,7 +6,7 @@ limits it is its text. The record holds a probe of each skill that a long answer
 Face folder: nothing after this rule knows that it is not a hub model.
 
     python scripts/pretrain.py --out /tmp/S --template templates/chain.jinja \\
-        --hidden 64 --layers 2 --heads 4 --ff 192 --steps 600 --lengths 2 3 4 5 --seed 0
+        --hidden 64 --layers 2 --heads 4 --ff 192 --steps 700 --lengths 2 3 4 5 --seed 0
 """
 
 import math

@@ -99,7 +99,7 @@ def upper_units(units: int, operand: int) -> int:
 
 
 def working(total: int, operand: int, units: int | None = None, forget: bool = False) -> tuple[str, int]:
-    """Column arithmetic of one step, units then tens, and its result: (`18-9:18-9=9,1-1=0,so9`, 9).
+    """Column arithmetic of one step, units then tens, and its result: (`25-9:15-9=6,2-1=1,so16`, 16).
 
     A borrow shows as units above 9. `units`: what stands for the value of the units column, where it is not the right one.
     """
