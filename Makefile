@@ -14,18 +14,20 @@ BIN := $(VENV)/bin
 STUDY ?= config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
+CARD ?= h100
 PARTITION ?= gpu
 REQUEST ?= --gpus=1
 
 # `STUDY="--configfile a.yaml b.yaml"` is understood too; an empty STUDY is the paper's.
 FILES = $(or $(strip $(patsubst --configfile=%,%,$(filter-out --configfile --configfiles,$(STUDY)))),config.yaml)
 CONFIG = --configfile $(FILES)
+PROFILES = $(filter-out --profile,$(PROFILE))
 SNAKEMAKE = $(BIN)/snakemake --profile $(PROFILE) $(CONFIG)
 CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,config/canary.yaml)
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format plan fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
+.PHONY: help demo run test test-slow test-slurm lint format check plan power fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -78,13 +80,22 @@ format: $(VENV)/complete  ## format and mend what can be mended by machine
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-plan: $(VENV)/complete  ## jobs, GPU-hours, wall time and disk of the study: make plan STUDY=config/one-gpu.yaml GPUS=1
+check: $(VENV)/complete  ## own model, traces and tasks held to what the study counts on, in seconds: make check STUDY=my.yaml
 	$(SAY)
-	$(BIN)/python scripts/plan.py $(CONFIG) --gpus $(GPUS)
+	$(BIN)/python scripts/check.py $(CONFIG)
+
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1 CARD=a100
+	$(SAY_WHERE)
+	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) --card $(CARD)
+	$(BIN)/python scripts/power.py $(CONFIG) --brief --repetitions 20
+
+power: $(VENV)/complete  ## what the study could decide: the odds of every verdict, before any data
+	$(SAY)
+	$(BIN)/python scripts/power.py $(CONFIG)
 
 fetch-check: $(VENV)/complete  ## licences, token, pins and disk of the study, before anything is downloaded
-	$(SAY)
-	$(BIN)/python scripts/fetch_check.py $(CONFIG)
+	$(SAY_WHERE)
+	$(BIN)/python scripts/fetch_check.py $(CONFIG) --profile $(PROFILES)
 
 fetch: $(VENV)/complete  ## all that the study needs from the network, which only this step uses
 	$(SAY)
@@ -102,16 +113,17 @@ canary: $(VENV)/complete  ## one cell of the study, twenty steps, ten responses,
 	$(SNAKEMAKE) $(CANARY)
 
 status: $(VENV)/complete  ## the state of every cell of the study
-	$(SAY)
-	$(BIN)/python scripts/status.py $(CONFIG)
+	$(SAY_WHERE)
+	$(BIN)/python scripts/status.py $(CONFIG) --profile $(PROFILES)
 
 regrade: $(VENV)/complete  ## grade and score every stored response of the study again, nothing else
 	$(SAY_WHERE)
 	$(SNAKEMAKE) --forcerun grade --allowed-rules grade score regrade -- regrade
 
+# Without the folder's lock: everything it makes is written whole, so it can be called while the study runs.
 page: $(VENV)/complete  ## the page of what is finished of the study so far, gaps named
 	$(SAY_WHERE)
-	$(SNAKEMAKE) --config unfinished=True -- all
+	$(SNAKEMAKE) --nolock --config unfinished=True -- all
 
 release: $(VENV)/complete  ## a folder of scores, grades, tables and page of the study to publish, without weights
 	$(SAY_WHERE)

@@ -4,6 +4,9 @@
 `snakemake --profile profiles/local studies/miniature/results/S/sft-128/seed0/scores.json`.
 """
 
+import json
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,15 +19,20 @@ configfile: "config.yaml"
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from valley import check, environment, flags, grid, records, sources  # noqa: E402
+from valley import check, contract, costs, environment, flags, grid, jobs, records, sources  # noqa: E402
 from valley.places import Places  # noqa: E402
 
 try:
+    # Read again from the same files, for Snakemake takes 010 for 8 and the last of two equal keys.
+    config.update(check.load(workflow.config_settings.configfiles, workflow.config_settings.config))
     check.check(config)
+    if workflow.is_main_process and not config["unfinished"]:
+        check.refuse(contract.faults(config))
 except grid.ConfigError as error:
     raise WorkflowError(error)
 
 environment.prepare(config["warm_start"])
+environment.operate(config)
 
 
 include: "workflow/rules/grid.smk"
@@ -56,11 +64,28 @@ onstart:
             f"a job of this plan asks for {needed} GPU(s), this machine has {environment.gpus()}. Run it on a cluster "
             "(--profile slurm), choose a smaller study (config/), or lower models.*.gpus and rl.gpus in the config"
         )
+    if workflow.is_main_process and not workflow.local_exec and (endless := jobs_without_end()):
+        raise WorkflowError(
+            f"{len(endless)} job(s) cannot end in the time that the profile gives them, retries included: "
+            + "; ".join(endless[:4])
+            + ". More cards (rl.gpus, models.*.gpus), more `retries` or a longer `runtime` in the profile; `make plan` lists all"
+        )
     if workflow.is_main_process and not workflow.local_exec and (missing := environment.slurm_problem()):
         raise WorkflowError(
             f"{missing}. Run this on the login node of a SLURM cluster (`make doctor` checks it), or without "
             "SLURM: --profile profiles/local, profiles/gpu"
         )
+
+
+onerror:
+    if workflow.is_main_process:
+        print("\nWhat failed, and what waits for it:", flush=True)
+        whole = Path(at("logs/config.json"))
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        whole.write_text(json.dumps(config))
+        look = [sys.executable, "scripts/status.py", "--failures", "--configfile", str(whole)]
+        subprocess.run(look, check=False)
+        print(f"Mend it, then go on with: snakemake {shlex.join(sys.argv[1:])}\n", flush=True)
 
 
 onsuccess:

@@ -18,7 +18,7 @@ import pandas
 
 from valley import flags, places, records
 from valley.analysis import summary, tables
-from valley.analysis.cells import Study
+from valley.analysis.cells import Study, answers
 from valley.analysis.paper import beside_paper
 from valley.grid import HEADLINE
 
@@ -45,7 +45,9 @@ def main():
     cells = pandas.DataFrame(
         [row for cell, found in scores.items() for row in summary.cell_rows(cell, found, examples)]
     )
-    cells = summary.add_changes(cells, Study(problems, scores, examples), args.headline, args.confidence)
+    cells = summary.add_changes(
+        cells, Study(answers(problems), scores, examples), args.headline, args.confidence
+    )
     over_seeds = summary.summary(cells, args.confidence)
     made = {
         "cells": cells,

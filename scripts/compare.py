@@ -5,9 +5,9 @@
 
 A and B are folders of studies (their report/ is read; a released folder will do) or `paper`. For every cell
 that both have: A, B and B − A, paired problem by problem where both answered the same problems, else unpaired
-and labelled so; seed by seed and over the seeds that both have. Against the paper the paper's grader counts
-and its values carry no error. Prints the headline accuracies and writes `compare.csv` (all of it),
-`compare.html` and the figures in it.
+and labelled so; seed by seed and over the seeds that both have. Against the paper the paper's grader counts,
+and each cell is `replicated`, `not`, or one `cannot tell`, from samples and training noise on both sides.
+Prints the headline accuracies and writes `compare.csv` (all of it), `compare.html` and the figures in it.
 """
 
 import re
@@ -89,7 +89,9 @@ def main():
             f"{args.a}, {args.b}", "have no cell in common", "Models may have other names: see --rename"
         )
 
-    table = pandas.DataFrame(rows, columns=[*KEYS, "seeds", "problems", "interval", *ACCURACY, *LENGTH])
+    table = pandas.DataFrame(
+        rows, columns=[*KEYS, "seeds", "problems", "interval", *ACCURACY, *LENGTH, "replication"]
+    )
     whole = table[(table.task == HEADLINE) & (table.seed == "all")]
     out = args.out or Path("comparisons") / "-".join(short)
     with records.whole(out / "compare.csv") as temporary:
@@ -132,6 +134,7 @@ def main():
         "high",
         "length_a",
         "length_b",
+        *(["replication"] if comparison.PAPER in given else []),
     ]
     print(f"A: {args.a}   B: {args.b}   headline accuracy, difference B − A")
     print(whole[columns].round(3).to_string(index=False))

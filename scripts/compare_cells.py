@@ -27,7 +27,7 @@ def main():
     if left == right:
         records.fail(left, "stands on both sides", "Two studies are compared by compare.py")
     problems = cells.by_problem(cells.load_grades([args.left, args.right]))
-    answered = Study(problems, [left, right], {}).cells
+    answered = Study(cells.answers(problems), [left, right], {}).cells
     for task, ends in changes(answered[left], answered[right], args.headline, args.confidence).items():
         change, low, high = ends
         print(f"{task}: {change:+.3f} [{low:+.3f}, {high:+.3f}]")

@@ -41,12 +41,19 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
 
 def provenance(results: Path) -> dict:
     """What the records of all cells say of their making: every value that occurs, and the GPU-hours."""
-    trained = [records.read_json(file) for file in sorted(results.glob("*/*/seed*/train.json"))]
+    by_cell = {
+        str(places.cell_of(file)): records.read_json(file)
+        for file in sorted(results.glob("*/*/seed*/train.json"))
+    }
+    trained = list(by_cell.values())
     generated = [
         records.parquet_provenance(file) for file in sorted(results.glob("*/*/seed*/responses/*.parquet"))
     ]
     everything = [*trained, *generated]
-    hours = lambda made: sum(r.get("seconds", 0) * len(r.get("gpus", [])) for r in made) / 3600  # noqa: E731
+
+    def hours(made, seconds="seconds"):
+        return round(sum(r.get(seconds, 0) * len(r.get("gpus", [])) for r in made) / 3600, 2)
+
     versions = sorted(
         {f"{name} {version}" for record in everything for name, version in record.get("versions", {}).items()}
     )
@@ -59,7 +66,12 @@ def provenance(results: Path) -> dict:
         "versions": versions,
         "hardware": sorted({hardware(record) for record in everything if "machine" in record}),
         "locks": sorted({record["lock_sha256"] for record in everything if record.get("lock_sha256")}),
-        "gpu_hours": {"training": round(hours(trained), 2), "generation": round(hours(generated), 2)},
+        "gpu_hours": {
+            "training": hours(trained),
+            "generation": hours(generated),
+            "lost": hours(everything, "seconds_lost"),
+        },
+        "warnings": {cell: record["warnings"] for cell, record in by_cell.items() if record.get("warnings")},
         "seeds": sorted({int(folder.name.removeprefix("seed")) for folder in results.glob("*/*/seed*")}),
         "finished": max((record["finished"] for record in everything if "finished" in record), default=None),
     }

@@ -3,14 +3,15 @@
     python scripts/export_step.py --checkpoints results/S/base+rl/seed0/checkpoints --step 20 \\
         --record results/S/base+rl/seed0/train.json --out /tmp/model
 
-Hard links where the file system allows, so the step costs no second copy; optimiser states stay behind.
+Hard links where the file system allows, so the step costs no second copy; optimiser states stay behind. Only a
+whole checkpoint is published, and what is published is sealed like every model (valley/manifests.py).
 """
 
 import os
 import shutil
 from pathlib import Path
 
-from valley import flags, records
+from valley import flags, manifests, records
 
 LEFT_BEHIND = (
     "optimizer",
@@ -21,6 +22,7 @@ LEFT_BEHIND = (
     "global_step",
     "latest",
     "zero_to_fp32",
+    manifests.MANIFEST,
 )
 
 
@@ -39,6 +41,8 @@ def main():
             f"holds no weights of step {args.step}",
             "Run the RL cell again with a save_every that divides it",
         )
+    if found := manifests.flaw(source):
+        records.fail(source, f"cannot be published: {found}", "Run the RL cell again")
     with records.whole(args.out) as folder:
         folder.mkdir()
         for file in sorted(source.iterdir()):
@@ -47,6 +51,10 @@ def main():
                     os.link(file, folder / file.name)
                 except OSError:
                     shutil.copy2(file, folder / file.name)
+        for path in sorted(folder.glob("*.safetensors")):
+            if found := manifests.tensor_flaw(path):
+                records.fail(source, found, "Run the RL cell again")
+        manifests.seal(folder, everything=True)
     records.done(f"weights of step {args.step}", args.out)
 
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from valley import check, costs, flags, grid, records
+from valley import check, contract, costs, flags, grid, profiles, records
 
 
 def sources(config: dict) -> list[tuple[str, str, str | None, str]]:
@@ -43,10 +43,10 @@ def problem(source: str, revision: str | None, kind: str) -> str | None:
     local = Path(os.path.expandvars(source)).expanduser()
     if local.exists():
         return None
-    if local.suffix or source.startswith(("/", ".", "$", "~")):
+    if local.suffix in (".jsonl", ".json", ".parquet") or source.startswith(("/", ".", "$", "~")):
         return "no such file or folder"
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
     api = HfApi()
     try:
@@ -58,8 +58,12 @@ def problem(source: str, revision: str | None, kind: str) -> str | None:
         )
     except RepositoryNotFoundError:
         return "not on the hub, or private and no token is set (`hf auth login`)"
-    except (HfHubHTTPError, OSError) as error:
-        return f"the hub does not answer ({type(error).__name__}): this needs a machine with network"
+    except HfHubHTTPError as error:
+        return f"the hub does not answer ({type(error).__name__}): try again later"
+    except (HTTPError, OSError) as error:
+        records.fail(
+            api.endpoint, f"cannot be reached from here ({error})", "Run this on a machine with network"
+        )
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         return f"pins no commit. Its main branch is at {head} today: set that as `revision`"
     return None
@@ -67,12 +71,15 @@ def problem(source: str, revision: str | None, kind: str) -> str | None:
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
+    flags.add_configs(parser)
     args = parser.parse_args()
 
     os.environ["HF_HUB_OFFLINE"] = "0"
-    config = check.load(args.configfile)
+    config = check.load(args.configfile, profiles.config(profiles.read(args.profile)))
     failed = 0
+    for fault in contract.faults(config):
+        failed += 1
+        print(f"fail  {fault}", flush=True)
     for key, source, revision, kind in sources(config):
         what = problem(source, revision, kind)
         failed += what is not None

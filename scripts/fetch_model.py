@@ -12,9 +12,9 @@ import os
 import shutil
 from pathlib import Path
 
-from valley import flags, prompts, records
+from valley import flags, manifests, prompts, records, weights
 
-PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
+PATTERNS = ["model*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
             "special_tokens_map.json", "vocab.json", "merges.txt", "LICENSE*", "README.md"]  # fmt: skip
 
 
@@ -63,11 +63,13 @@ def main():
     with records.whole(args.out) as folder:
         local = Path(os.path.expandvars(args.source)).expanduser()
         if local.is_dir():
-            files = sorted({file for pattern in PATTERNS for file in local.glob(pattern)})
-            if not any(file.suffix == ".safetensors" for file in files):
+            files = {file for pattern in PATTERNS for file in local.glob(pattern)}
+            needed = weights.loaded_files(local)
+            if not needed:
                 records.fail(
                     local, "holds no safetensors", "Convert the weights first; pickled weights are not read"
                 )
+            files = sorted({file for file in files if file.suffix != ".safetensors"} | set(needed))
             folder.mkdir(parents=True)
             for file in files:
                 shutil.copyfile(file, folder / file.name)
@@ -103,8 +105,8 @@ def main():
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         records.write_json(folder / "config.json", config | ids)
         records.write_json(folder / "generation_config.json", {"bos_token_id": tokenizer.bos_token_id} | ids)
-        sums = {file.name: records.sha256(file) for file in sorted(folder.iterdir())}
-        records.write_json(folder / "fetched.json", records.provenance(args) | {"sha256": sums})
+        records.write_json(folder / "fetched.json", records.provenance(args))
+        manifests.seal(folder, everything=True)
     records.done(f"base model of {args.source}", args.out)
 
 

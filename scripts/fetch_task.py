@@ -8,28 +8,17 @@ dropped. An answer that the grader cannot read is named on standard error, in th
 file's metadata (`unreadable`): only a response with the very same string will equal it.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 
-from valley import equality, flags, records
+from valley import equality, flags, intake, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
-    """The rows of a local .jsonl or .parquet file, or of a hub data set at a pinned commit."""
-    local = Path(os.path.expandvars(source)).expanduser()
-    if local.suffix == ".parquet" and local.exists():
-        return records.read_parquet(local).to_pylist()
-    if local.suffix == ".jsonl" and local.exists():
-        try:
-            return [
-                json.loads(line) for line in local.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        except ValueError as error:
-            records.fail(local, f"is not JSON lines ({error})", "Mend the file")
-    if local.suffix:
-        records.fail(local, "does not exist", "Give an existing .jsonl or .parquet file, or a hub id")
+    """The rows of a local .jsonl, .json or .parquet file, or of a hub data set at a pinned commit."""
+    if local := intake.local_file(source):
+        return list(intake.each_checked(local, intake.read_rows(local), lambda row: row))
     if not revision:
         records.fail(
             source,
@@ -44,7 +33,7 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--source", required=True, help="hub id, or local .jsonl or .parquet")
+    parser.add_argument("--source", required=True, help="hub id, or local .jsonl, .json or .parquet")
     parser.add_argument("--revision", default=None)
     parser.add_argument("--name", default=None, help="configuration of the hub data set")
     parser.add_argument("--split", default=None)
@@ -66,18 +55,17 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    out = []
-    for number, row in enumerate(rows[: args.limit]):
-        identity = row.get("id") or row.get("unique_id") or row.get("uuid") or number
-        problem, answer = (row.get(key) for key in ("problem", "answer"))
-        if not problem or answer is None or not str(answer).strip():
+    out = list(intake.each_checked(args.source, rows[: args.limit], intake.checked_problem))
+    first: dict[str, int] = {}
+    for number, row in enumerate(out):
+        row["id"] = str(number) if row["id"] is None else row["id"]
+        if row["id"] in first:
             records.fail(
                 args.source,
-                f"row {identity!r} has no {'answer' if problem else 'problem'}",
-                "Mend the source or leave the row out",
+                f"rows {first[row['id']] + 1} and {number + 1} have the same id {row['id']!r}",
+                "Give each problem an id of its own, or none at all",
             )
-        level = str(row["level"]) if row.get("level") is not None else None
-        out.append({"id": str(identity), "problem": problem, "answer": str(answer), "level": level})
+        first[row["id"]] = number
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
     unread = equality.unreadable([row["answer"] for row in out])

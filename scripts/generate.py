@@ -1,5 +1,4 @@
-"""Sample responses of one cell to one task: k samples a problem, every sampling parameter explicit and
-recorded.
+"""Sample one cell's responses to one task: k samples a problem, every sampling parameter recorded.
 
     python scripts/generate.py --model models/S/seed0 --task data/tasks/chain.parquet --out /tmp/chain.parquet \\
         --samples 1 --temperature 0.6 --top-p 0.95 --max-new-tokens 320 --max-context 512 --seed 0 --engine transformers
@@ -14,7 +13,7 @@ CPU, not promised on GPUs).
 
 from pathlib import Path
 
-from valley import chunks, flags, prompts, records
+from valley import chunks, flags, grid, manifests, prompts, records
 
 
 def parse():
@@ -32,9 +31,11 @@ def parse():
     return parser.parse_args()
 
 
-def write_responses(args):
-    """Sample as `args` say and write the responses."""
-    problems = records.read_parquet(args.task, ["id", "problem", "answer"]).to_pylist()
+def write_responses(args, work: list):
+    """Sample as `args` say, work that `work` names, and write the responses."""
+    problems = records.read_parquet(
+        args.task, dict.fromkeys(("id", "problem", "answer"), "text?")
+    ).to_pylist()
     for row in problems:
         if not row["id"] or not row["problem"] or not (row["answer"] or "").strip():
             records.fail(
@@ -44,6 +45,7 @@ def write_responses(args):
             )
     if len({row["id"] for row in problems}) != len(problems):
         records.fail(args.task, "has two rows with one id", "Ids must be unique")
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
     prompt_ids = prompts.prompt_ids(tokenizer, [row["problem"] for row in problems], args.system, args.suffix)
     longest = max(map(len, prompt_ids))
@@ -76,7 +78,7 @@ def write_responses(args):
     table, record = chunks.generated(
         args, tokenizer, items, [records.sha256(args.task)], row, ["id", "sample"]
     )
-    records.write_parquet(args.out, table, provenance=record)
+    records.write_parquet(args.out, table, provenance=record | {"work": grid.fingerprint(work)})
     chunks.finish(args.out, record)
     records.done(f"{table.num_rows} responses", args.out, record["seconds"])
 
@@ -84,8 +86,9 @@ def write_responses(args):
 def main():
     args = parse()
     work = [records.settings(args), records.identity(args.model), records.identity(args.task)]
-    with records.failing_once(args.out.with_suffix(".failed.json"), work):
-        write_responses(args)
+    with chunks.generation(args, work) as todo:
+        if todo:
+            write_responses(args, work)
 
 
 if __name__ == "__main__":

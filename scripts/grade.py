@@ -15,6 +15,10 @@ from pathlib import Path
 
 from valley import calculations, equality, flags, grading, records, reflection
 
+RESPONSE_COLUMNS = {"id": "text", "sample": "whole numbers", "response": "text or bytes?", "tokens": "whole numbers",
+             "finish_reason": "text"}  # fmt: skip
+LABEL_COLUMNS = {"task": "text", "id": "text", "sample": "whole numbers", "label": "whole numbers?"}
+
 
 def texts(table, column: str) -> list[str]:
     """A text column, bytes that are no UTF-8 replaced: one broken response must not stop a cell."""
@@ -50,7 +54,7 @@ def labels(paths: list[Path]) -> dict[str, dict[tuple, str]]:
     """What the judge called each response, by task and (problem, sample); empty without a judge."""
     found = collections.defaultdict(dict)
     for path in paths:
-        for row in records.read_parquet(path, ["task", "id", "sample", "label"]).to_pylist():
+        for row in records.read_parquet(path, LABEL_COLUMNS).to_pylist():
             found[row["task"]][row["id"], row["sample"]] = reflection.category(row["label"])
     return found
 
@@ -108,19 +112,9 @@ def grade_task(
     return rows
 
 
-def main():
-    parser = flags.parser(__doc__)
-    parser.add_argument("--responses", required=True, type=Path, nargs="+")
-    parser.add_argument("--tasks", required=True, type=Path, nargs="+")
-    parser.add_argument("--samples", required=True, type=int, nargs="+")
-    parser.add_argument(
-        "--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted"
-    )
-    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="labels of a judge (judge.py)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that compare answers by algebra")
-    parser.add_argument("--out", required=True, type=Path)
-    args = parser.parse_args()
-
+def grade_cell(args):
+    """Grade all tasks of a cell as `args` say, and write the grades."""
+    records.room(args.out.parent, sum(path.stat().st_size for path in args.responses), "grading")
     graded, judged = [], labels(args.judged)
     if unknown := sorted(set(judged) - {path.stem for path in args.responses}):
         records.fail(
@@ -130,9 +124,10 @@ def main():
         )
     with equality.Comparer(args.workers) as comparer:
         for responses, task, samples in zip(args.responses, args.tasks, args.samples, strict=True):
-            table = records.read_parquet(responses, ["id", "sample", "response", "tokens", "finish_reason"])
+            table = records.read_parquet(responses, RESPONSE_COLUMNS)
             gold = {
-                row["id"]: row["answer"] for row in records.read_parquet(task, ["id", "answer"]).to_pylist()
+                row["id"]: row["answer"]
+                for row in records.read_parquet(task, {"id": "text", "answer": "text?"}).to_pylist()
             }
             count = responses.stem in args.calculations
             graded += grade_task(
@@ -152,6 +147,23 @@ def main():
         f"{len(graded)} grades, {share:.3f} correct" + (f", {given_up} timeouts" if given_up else ""),
         args.out,
     )
+
+
+def main():
+    parser = flags.parser(__doc__)
+    parser.add_argument("--responses", required=True, type=Path, nargs="+")
+    parser.add_argument("--tasks", required=True, type=Path, nargs="+")
+    parser.add_argument("--samples", required=True, type=int, nargs="+")
+    parser.add_argument(
+        "--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted"
+    )
+    parser.add_argument("--judged", type=Path, nargs="*", default=[], help="labels of a judge (judge.py)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compare answers by algebra")
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    with records.disk_faults(args.out.parent):
+        grade_cell(args)
 
 
 if __name__ == "__main__":

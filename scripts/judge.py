@@ -1,5 +1,4 @@
-"""Have an open model label the responses of one cell with the paper's four categories of reflection (section
-6).
+"""Have an open model label one cell's responses with the paper's categories of reflection (section 6).
 
     python scripts/judge.py --model models/qwen2.5-7b/fetched --responses results/S/base/seed0/responses/math500.parquet \\
         --tasks data/tasks/math500.parquet --prompt workflow/reference/judge_prompt.txt --max-characters 30000 \\
@@ -14,7 +13,7 @@ with the keywords.
 import collections
 from pathlib import Path
 
-from valley import chunks, flags, prompts, records, reflection
+from valley import chunks, flags, grid, manifests, prompts, records, reflection
 
 TOKENS = 8  # room for a digit with a word or quotes around it; an answer that needs more is no label
 
@@ -38,9 +37,12 @@ def parse():
 def questions(responses: Path, task: Path, prompt: str, longest: int) -> list[tuple]:
     """((task, problem, sample), what the judge is asked) of every response to a task."""
     problems = {
-        row["id"]: row["problem"] for row in records.read_parquet(task, ["id", "problem"]).to_pylist()
+        row["id"]: row["problem"]
+        for row in records.read_parquet(task, {"id": "text", "problem": "text"}).to_pylist()
     }
-    rows = records.read_parquet(responses, ["id", "sample", "response"]).to_pylist()
+    rows = records.read_parquet(
+        responses, {"id": "text", "sample": "whole numbers", "response": "text"}
+    ).to_pylist()
     if unknown := sorted({row["id"] for row in rows} - set(problems)):
         records.fail(
             responses,
@@ -70,8 +72,8 @@ def label(what: tuple, response: chunks.Response) -> dict:
     }
 
 
-def write_labels(args):
-    """Judge as `args` say and write the labels."""
+def write_labels(args, work: list):
+    """Judge as `args` say, work that `work` names, and write the labels."""
     import pyarrow
 
     prompt = args.prompt.read_text(encoding="utf-8")
@@ -84,6 +86,7 @@ def write_labels(args):
         for responses, task in zip(args.responses, args.tasks, strict=True)
         for question in questions(responses, task, prompt, args.max_characters)
     ]
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
     ids = prompts.prompt_ids(tokenizer, [text for _, text in asked], None, "")
     longest = max(map(len, ids))
@@ -111,7 +114,12 @@ def write_labels(args):
     records.write_parquet(
         args.out,
         table,
-        provenance=record | {"labels": dict(said), "prompt_sha256": records.sha256(args.prompt)},
+        provenance=record
+        | {
+            "labels": dict(said),
+            "prompt_sha256": records.sha256(args.prompt),
+            "work": grid.fingerprint(work),
+        },
     )
     chunks.finish(args.out, record)
     counts = ", ".join(f"{said[name]} {name}" for name in (*reflection.CATEGORIES, reflection.UNREADABLE))
@@ -124,8 +132,9 @@ def main():
         records.settings(args),
         *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks]),
     ]
-    with records.failing_once(args.out.with_suffix(".failed.json"), work):
-        write_labels(args)
+    with chunks.generation(args, work) as todo:
+        if todo:
+            write_labels(args, work)
 
 
 if __name__ == "__main__":

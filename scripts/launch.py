@@ -3,9 +3,9 @@
     python scripts/launch.py --gpus 1 scripts/generate.py --model …
     python scripts/launch.py --gpus 8 --deepspeed config/deepspeed/zero3.json scripts/sft.py --model …
 
-On a workstation nobody assigns GPUs to jobs: this takes free ones, by locks that vanish with the process, and
-shows the script only those (CUDA_VISIBLE_DEVICES). Under SLURM, or where CUDA_VISIBLE_DEVICES is set, the
-cards are given. Training runs under `accelerate launch`, once a node: a SLURM job of several nodes starts it
+On a workstation nobody assigns GPUs to jobs: this takes free ones, of those that CUDA_VISIBLE_DEVICES names
+where it is set, by locks that vanish with the process, and shows the script only those. Under SLURM the cards
+are given. Where there are fewer than asked for nothing starts. Training runs under `accelerate launch`, once a node: a SLURM job of several nodes starts it
 on each by srun.
 """
 
@@ -14,7 +14,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,10 +21,11 @@ from valley import environment, records
 
 # of the first node, where the processes of several nodes meet; plus the job id, so that jobs do not collide
 PORT = 29500
+LOCKS = Path(f"/tmp/valley-gpus-{os.getuid()}")  # one place a machine, whatever TMPDIR a job has
 
 
-def take_gpus(count: int, present: int, folder: Path) -> list[int]:
-    """Lock `count` of the machine's `present` GPUs and return their indices; waits until so many are free.
+def take_gpus(count: int, cards: dict[str, str], folder: Path) -> list[str]:
+    """Lock `count` of the cards (name → UUID) and return their names; waits until so many are free.
 
     The locks are open files inherited by the script: they are released when its last process ends, however it
     ends.
@@ -33,11 +33,11 @@ def take_gpus(count: int, present: int, folder: Path) -> list[int]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
         taken = {}
-        for index in range(present):
-            lock = os.open(folder / f"gpu{index}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        for name, card in cards.items():
+            lock = os.open(folder / f"{card}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                taken[index] = lock
+                taken[name] = lock
             except BlockingIOError:
                 os.close(lock)
             if len(taken) == count:
@@ -46,8 +46,36 @@ def take_gpus(count: int, present: int, folder: Path) -> list[int]:
                 return list(taken)
         for lock in taken.values():
             os.close(lock)
-        print(f"waiting for {count} of {present} GPUs to be free", file=sys.stderr, flush=True)
+        print(f"waiting for {count} of {len(cards)} GPUs to be free", file=sys.stderr, flush=True)
         time.sleep(5)
+
+
+def give_gpus(count: int, variables):
+    """Show the script `count` cards that are its own: those of its SLURM job, or free ones of those it may see.
+
+    Refuses when it sees fewer: it would run on the CPU and look as if all were well. Another try may get
+    another node, so nothing remembers this failure.
+    """
+    if environment.on_cpu_by_choice() and variables.get("CUDA_VISIBLE_DEVICES") == "":
+        return
+    named, job = variables.get("CUDA_VISIBLE_DEVICES"), variables.get("SLURM_JOB_ID")
+    seen = environment.cards()
+    if len(seen) < count:
+        given = "" if named is None else f" (CUDA_VISIBLE_DEVICES={named})"
+        records.fail(
+            f"SLURM job {job}" if job else "this machine",
+            f"{count} GPUs are asked for, {len(seen)} are there{given}",
+            "Another node may have them: `nvidia-smi` there tells"
+            if job
+            else "Lower models.*.gpus or rl.gpus in the config, or run on a cluster: --profile slurm",
+        )
+    if not environment.on_cpu_by_choice():
+        variables["VALLEY_GPUS"] = str(count)
+    if job and len(seen) == count:
+        return
+    if named is None:
+        variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's numbers, by which cards were chosen
+    variables["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(count, seen, LOCKS))
 
 
 def training_command(gpus: int, deepspeed: str, script: list[str], variables) -> list[str]:
@@ -106,16 +134,8 @@ def main():
             ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *again],
         )
 
-    if "CUDA_VISIBLE_DEVICES" not in variables and "SLURM_JOB_ID" not in variables and args.gpus:
-        present = environment.gpus()
-        if present < args.gpus:
-            records.fail(
-                "this machine",
-                f"{args.gpus} GPUs are asked for, {present} are there",
-                "Lower models.*.gpus or rl.gpus in the config, or run on a cluster: --profile slurm",
-            )
-        chosen = take_gpus(args.gpus, present, Path(tempfile.gettempdir()) / f"valley-gpus-{os.getuid()}")
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
+    if args.gpus:
+        give_gpus(args.gpus, variables)
     command = [sys.executable, *args.script]
     if args.deepspeed:
         command = training_command(args.gpus, args.deepspeed, args.script, variables)

@@ -1,6 +1,6 @@
 """Choose, filter, deduplicate, decontaminate and order the traces: the pool whose prefixes are the subsets.
 
-One correct trace a problem; a row goes when prompt + trace + end token exceed the limit under any of the
+One correct trace a problem, never one that was cut off; a row goes when prompt + trace + end token exceed the limit under any of the
 tokenizers (so that all models train on identical rows), when the same problem came before, or when it
 overlaps a task of the frozen `decontaminate` list. Contaminated rows take part in the order before they are
 left out, and the column `leaks_before` counts them: how many a subset would have held, for leaks nested in
@@ -25,11 +25,10 @@ import sys
 import time
 from pathlib import Path
 
-from valley import flags, records, token_counts
+from valley import flags, intake, records, token_counts
 
 NGRAM = 13  # words; the overlap length of GPT-3's decontamination (Brown et al. 2020, appendix C)
-COLUMNS = ["problem", "answer", "solution", "generations", "source"]
-FLAGS = ("correctness_math_verify", "correctness_llama")
+NEEDED_FLAG = {"math-verify": "correctness_math_verify", "math-verify-else-llama": "correctness_math_verify"}
 BATCH = 128  # rows read at once: some 10 MB of traces
 BUCKETS = 32  # of some 100 MB each for 220,000 traces
 ROW_GROUP = 1000
@@ -41,13 +40,23 @@ def correct_traces(row: dict, rule: str) -> list[str]:
     `math-verify`: the dataset's Math-Verify flag; `math-verify-else-llama`: the Llama judge's where no
     Math-Verify flag is true; `any`: all of them.
     """
-    traces = row["generations"]
-    if rule == "any":
-        return traces
-    verified = [t for t, ok in zip(traces, row.get("correctness_math_verify") or [], strict=False) if ok]
-    if verified or rule == "math-verify":
-        return verified
-    return [t for t, ok in zip(traces, row.get("correctness_llama") or [], strict=False) if ok]
+    return [row["generations"][i] for i in intake.correct_ones(row, rule)]
+
+
+def check_flags(path: Path, rule: str):
+    """Stop where the rule asks for flags and not one row has any: all traces would be wrong."""
+    column = NEEDED_FLAG.get(rule)
+    if column is None:
+        return
+    if column in records.parquet_columns(path) and any(
+        batch[column].null_count < batch.num_rows for batch in records.parquet_batches(path, [column], 10_000)
+    ):
+        return
+    records.fail(
+        path,
+        f"no row has {column}, by which traces.correct: {rule} tells the correct ones",
+        "Set traces.correct: any where all are, or add the column",
+    )
 
 
 def normal(text: str) -> str:
@@ -56,9 +65,7 @@ def normal(text: str) -> str:
 
 
 def ngrams(text: str) -> set:
-    """All runs of NGRAM words of a problem (punctuation aside); the normalised text itself when it is
-    shorter.
-    """
+    """All runs of NGRAM words of a problem, punctuation aside; of a shorter one its normalised text."""
     words = re.findall(r"[a-z0-9]+", text.lower())
     if len(words) < NGRAM:
         return {normal(text)}
@@ -75,7 +82,7 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
     """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order
     (0–1).
 
-    Counts go into `tally`: `dropped` by reason, `contaminated` by task (a row may overlap several), `leaks`:
+    Counts go into `tally`: `cut_off`, correct generations that ended at a limit; `dropped` by reason, `contaminated` by task (a row may overlap several), `leaks`:
     the places of the contaminated rows, whose length is not looked at.
     """
     seen = set()  # digests: the problems themselves would take ten times the memory
@@ -87,10 +94,13 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
                 f"{seed}:{number}"
             )  # of its own, so that no row changes another's choice or place
             choice, place = rng.random(), rng.random()
-            traces = correct_traces(row, rule)
+            chosen, cut = intake.correct_ones(row, rule), intake.cut_off(row)
+            traces = [row["generations"][i] for i in chosen if i not in cut]
+            if cut:
+                tally["cut_off"] += len(cut.intersection(chosen))
             key = hashlib.blake2b(normal(row["problem"]).encode(), digest_size=16).digest()
             if not traces:
-                tally["dropped"]["no correct trace"] += 1
+                tally["dropped"]["cut off" if chosen else "no correct trace"] += 1
                 continue
             if key in seen:
                 tally["dropped"]["duplicate problem"] += 1
@@ -105,7 +115,8 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
             trace = traces[int(choice * len(traces))]
             if think == "strip":
                 trace = trace.replace("<think>", "").replace("</think>", "").strip()
-            row = {column: row[column] for column in ("problem", "answer", "solution", "source")}
+            row = {column: row.get(column) for column in ("problem", "answer", "solution", "source")}
+            row["source"] = row["source"] or "unknown"
             kept.append(row | {"trace": trace, "characters": len(trace), "place": place})
         before += batch.num_rows
         yield batch.num_rows, kept
@@ -124,9 +135,7 @@ def bucket_folder(out: Path):
 
 
 def scatter(measured, folder: Path, schema, total: int, tally: dict):
-    """Write the rows within the limit into the buckets of `folder` by their place; show progress every ten
-    seconds.
-    """
+    """Write the rows within the limit into the buckets of `folder` by their place, showing progress."""
     import pyarrow
 
     options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
@@ -156,9 +165,7 @@ def scatter(measured, folder: Path, schema, total: int, tally: dict):
 
 
 def gather(folder: Path, leaks: list[float]):
-    """Yield the buckets of `folder` in order, each sorted by place, with `leaks_before` in place of the place
-    itself.
-    """
+    """Yield the buckets of `folder` in order, each sorted by place, `leaks_before` in place of the place."""
     import numpy
     import pyarrow
 
@@ -200,17 +207,24 @@ def main():
 
     start = time.perf_counter()
     total = records.parquet_rows(args.traces)
+    check_flags(args.traces, args.correct)
     reasons = ["no correct trace", "duplicate problem", "contaminated", "too long"]
     tally = {
         "kept": 0,
         "dropped": dict.fromkeys(reasons, 0),
         "contaminated": collections.Counter(),
         "leaks": [],
+        "cut_off": 0,
     }
+    ends = {"finish_reasons", "is_reasoning_complete"} & set(records.parquet_columns(args.traces))
+    if ends:
+        tally["dropped"]["cut off"] = 0
     tally["contaminated"].update({task.stem: 0 for task in args.decontaminate})
     text = [(column, pyarrow.string()) for column in ("problem", "answer", "solution", "source", "trace")]
     columns = [*text, ("tokens", pyarrow.int64()), ("characters", pyarrow.int64())]
-    batches = records.parquet_batches(args.traces, COLUMNS, BATCH, FLAGS)
+    batches = records.parquet_batches(
+        args.traces, list(intake.TRACES), BATCH, (*intake.ABSENT, *intake.LISTS)
+    )
     clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
     with bucket_folder(args.out) as folder:
         measured = token_counts.counted(
@@ -232,7 +246,7 @@ def main():
             "contaminated": dict(tally["contaminated"]),
             "seed": args.seed,
             "ngram": NGRAM,
-        }
+        } | ({"cut_off": tally["cut_off"]} if ends else {})
         schema = pyarrow.schema([*columns, ("leaks_before", pyarrow.int64())])
         with records.parquet_writer(args.out, schema, records.provenance(args) | {"card": card}) as writer:
             for table in gather(folder, tally["leaks"]):

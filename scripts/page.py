@@ -8,7 +8,6 @@ enough. The page is one HTML file that needs no network: figures are inline SVG 
 values, its tables sort.
 """
 
-import collections
 from pathlib import Path
 
 import pandas
@@ -44,9 +43,7 @@ def pick(rows: list[dict], *columns: str, **wanted) -> list[dict]:
 
 
 def graders(cells: list[dict]) -> list[dict]:
-    """What each grader says of each run, mean over seeds: accuracies, rates of disagreement, what the last
-    number adds.
-    """
+    """What each grader says of each run, mean over seeds: accuracies, disputes, what the last number adds."""
     columns = [
         "accuracy",
         "accuracy_boxed",
@@ -68,9 +65,7 @@ def checkpoints(rows: list[dict]) -> set[str]:
 
 
 def drop(rows: list[dict]) -> list[dict]:
-    """The split of each run's drop, mean over seeds: change of every outcome class, and what became of the
-    solved problems.
-    """
+    """The split of each run's drop, mean over seeds, and what became of the problems its base solved."""
     table = pandas.DataFrame(rows)
     table = table[~table.run.isin(checkpoints(rows))].astype({"change": float, "of_solved": float})
     wide = table.pivot_table(
@@ -87,20 +82,21 @@ def missing(grid: list[str], cells: list[dict]) -> list[str]:
 
 
 def claims(parts: list[dict], models: list[dict]) -> list[dict]:
-    """The claims with their parts, and these with their rows a model and a word on each."""
+    """The claims with their parts, and these with their rows a model."""
     for part in parts:
         part["models"] = [
             row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])
         ]
-        said = [f"{row['model']} {row['run']} {row['verdict']}" for row in part["models"]]
-        counts = collections.Counter(row["verdict"] for row in part["models"])
-        part["tally"] = ", ".join(
-            said if len(said) <= 4 else [f"{count} × {verdict}" for verdict, count in counts.items()]
-        )
     whole = [part for part in parts if not part["part"]]
     return [
         claim | {"parts": [p for p in parts if p["claim"] == claim["claim"] and p["part"]]} for claim in whole
     ]
+
+
+def one_training(cells: list[dict]) -> bool:
+    """True where no run that was trained has two seeds."""
+    trained = {(row["model"], row["run"], row["seed"]) for row in cells if row["stage"] != "base"}
+    return len({(model, run) for model, run, _ in trained}) == len(trained)
 
 
 def caption(folder: Path, figure: str) -> str:
@@ -137,6 +133,7 @@ def main():
             for n in args.figures
         ],
         claims=claims(tables["claims"], tables["claims_models"]),
+        one_training=one_training(tables["cells"]),
         graders=graders(tables["cells"]),
         drop=drop(tables["drop"]),
         checkpoints=checkpoints(tables["cells"]),

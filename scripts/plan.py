@@ -9,9 +9,8 @@ GPUs are free.
 """
 
 import collections
-from pathlib import Path
 
-from valley import check, costs, flags, grid, jobs
+from valley import check, contract, costs, flags, grid, jobs, profiles, records
 from valley.places import Places
 
 
@@ -24,30 +23,56 @@ def table(planned: list[dict], keys) -> list[tuple[str, int, float]]:
     return sorted(((name, count[name], hours[name]) for name in count), key=lambda row: (-row[2], row[0]))
 
 
+def warnings(config: dict, planned: list[dict], profile: dict, card: dict) -> list[str]:
+    """What cannot work as planned: jobs that outlive their time and its retries, models that a card cannot hold."""
+    found = []
+    for job, hours, given in costs.endless(
+        planned, lambda rule: profiles.limit(profile, rule), profiles.tries(profile)
+    ):
+        name = ".".join(job["wildcards"].values())
+        found.append(
+            f"cannot end        {job['rule']} {name}: {hours:,.0f} h, and the profile gives it {given:,.0f} h in all"
+        )
+    for model in sorted(
+        {job["wildcards"]["model"] for job in planned if job["rule"] == "sft" and job["gpus"]}
+    ):
+        if (needed := costs.state_gigabytes(config, model)) > card["memory"]:
+            found.append(
+                f"does not fit      sft of {model}: {needed:,.0f} GB a card before activations, {card['memory']} GB are there"
+            )
+    return [*found, *([""] if found else [])]
+
+
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
+    flags.add_configs(parser)
     parser.add_argument("--gpus", type=int, default=8, help="GPUs that run jobs side by side")
     parser.add_argument("--cores", type=int, default=8, help="CPU jobs side by side")
+    parser.add_argument(
+        "--card", default="h100", help="kind of GPU: a key of `cards` in workflow/reference/costs.yaml"
+    )
     parser.add_argument("--preset", choices=["paper", "measured"], default="paper")
     parser.add_argument(
         "targets", nargs="*", default=[], help="as for snakemake; all of the study by default"
     )
     args = parser.parse_args()
 
-    config, constants = check.load(args.configfile), costs.load()
-    preset, cells, places = constants["presets"][args.preset], grid.cells(config), Places(config)
+    profile, constants = profiles.read(args.profile), costs.load()
+    config = contract.study(args.configfile, profiles.config(profile))
+    if (card := constants["cards"].get(args.card)) is None:
+        records.fail(
+            f"card {args.card}",
+            "is unknown",
+            f"Choose from {', '.join(constants['cards'])}, or add it to costs.yaml",
+        )
+    preset = costs.on_card(constants["presets"][args.preset], card, next(iter(constants["cards"].values())))
+    cells, places = grid.cells(config), Places(config)
     measured = costs.measured_seconds(places.benchmarks)
-    planned = jobs.planned(args.configfile, check.ROOT, args.targets)
+    planned = jobs.planned(args.configfile, check.ROOT, args.targets, profiles.config(profile))
     known = 0
     for job in planned:
-        found = measured.get((job["rule"], f"{job['wildcards'].get('model')}.{job['wildcards'].get('run')}"))
-        known += found is not None
-        job["seconds"] = (
-            found * max(1, job["gpus"])
-            if found is not None
-            else costs.modelled_seconds(job, config, constants, preset)
-        )
+        job["seconds"], told = costs.seconds(job, config, constants, preset, measured)
+        known += told
 
     done = sum(places.of(cell, "scores.json").exists() for cell in cells)
     study = config["root"] if config["root"] != "." else "the paper"
@@ -64,9 +89,11 @@ def main():
     end, peak = costs.disk(config, constants, cells, planned, args.gpus)
     wall = costs.wall_seconds(planned, args.gpus, args.cores) / 3600
     print(f"GPU-hours        {hours:,.0f}")
-    print(f"wall time        {wall:,.1f} h on {args.gpus} GPUs")
+    print(f"wall time        {wall:,.1f} h on {args.gpus} GPUs ({args.card})")
     print(f"critical path    {costs.critical_seconds(planned) / 3600:,.1f} h, however many GPUs")
     print(f"disk             {end:,.0f} GB at the end, {peak:,.0f} GB at the peak\n")
+    for line in warnings(config, planned, profile, card):
+        print(line)
     print(
         f"{known} jobs cost what finished jobs of their rule and cell took; the rest by preset `{args.preset}`: "
         f"{preset['source']}."

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from valley import chain, flags, records
+from valley import chain, flags, manifests, records
 
 SPECIAL = ["<pad>", "<eos>", "<user>", "<assistant>"]
 WORDS = ["<think>", "</think>", "\\boxed{", "}", "wait", "recheck", "so"]
@@ -83,9 +83,7 @@ def batches(rng: random.Random, fast, size: int, lengths: list[int], known: froz
 
 
 def collate(pairs: list[tuple[list[int], list[int]]], pad: int):
-    """(context, target) token ids as right-padded tensors (input_ids, labels), each (rows, longest); -100 is
-    ignored.
-    """
+    """(context, target) ids as right-padded tensors (ids, labels), (rows, longest); -100 is ignored."""
     import torch
 
     size, longest = len(pairs), max(len(context) + len(target) for context, target in pairs)
@@ -205,6 +203,7 @@ def main():
         model.save_pretrained(folder)
         fast.save_pretrained(folder)
         records.write_json(folder / "pretrain.json", record)
+        manifests.seal(folder, everything=True)
     found = f"skills missing: {', '.join(missing)}" if missing else "every skill probed is there"
     records.done(f"base of {model.num_parameters():,} parameters, {found}", args.out, seconds)
 

@@ -17,7 +17,7 @@ def main():
     parser = flags.parser(__doc__)
     flags.add_study(parser)
     args = parser.parse_args()
-    study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int))
+    study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int), args.trained_bases)
     tasks = Tasks(args.headline, args.length, args.calculations)
     made = {
         "recovery": recovery.recovery(study, tasks, args.confidence),

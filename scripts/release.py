@@ -1,5 +1,4 @@
-"""Put what others need to check a study, or to redraw its page, into one folder: tables, grades, records; no
-weights.
+"""Put what others need to check a study, or to redraw its page, into one folder, without weights.
 
     python scripts/release.py --study . --cells S/base/0 S/sft-64/0 --cards data/subsets/64/seed0.json \\
         --licences workflow/reference/licences.yaml --out release

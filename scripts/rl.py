@@ -19,7 +19,7 @@ Departs from the paper: TRL in place of verl; what the paper leaves open follows
 import time
 from pathlib import Path
 
-from valley import equality, flags, grading, prompts, records
+from valley import environment, equality, flags, grading, prompts, records
 
 
 def parse(arguments=None):
@@ -147,9 +147,9 @@ def curve_rows(history: list[dict], updates: int) -> list[dict]:
     return rows
 
 
-def train(args):
-    """Train as `args` say; writes the model, its record and its learning curve."""
-    rows = records.read_parquet(args.problems, ["problem", "answer"]).to_pylist()
+def train(args, work: list):
+    """Train as `args` say, work that `work` names; writes the model, its record and its learning curve."""
+    rows = records.read_parquet(args.problems, {"problem": "text", "answer": "text"}).to_pylist()
 
     import os
 
@@ -157,9 +157,10 @@ def train(args):
     from transformers import AutoModelForCausalLM
     from trl import GRPOTrainer
 
-    from valley import training
+    from valley import checkpoints, grid, manifests, training
 
     start = time.perf_counter()
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
     if unsound := prompts.tokenizer_problems(tokenizer, None, 0):
         records.fail(args.model, "; ".join(unsound), "Mend the family's entry in the config")
@@ -178,17 +179,17 @@ def train(args):
     batching = trl_batching(args.prompts, args.rollouts, args.minibatch, devices, args.device_batch)
     updates = batching.pop("updates")
 
-    checkpoints = args.out.parent / "checkpoints"
-    config = make_config(args, batching, updates, checkpoints)
+    folder = args.out.parent / "checkpoints"
+    config = make_config(args, batching, updates, folder)
     training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=training.weights_dtype(args), local_files_only=True, use_safetensors=True
     )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     data_hash = records.sha256(args.problems)
-    resume = training.resume_point(
-        checkpoints, [data_hash, records.identity(args.model), records.settings(args)]
-    )
+    same = [data_hash, records.identity(args.model), records.settings(args)]
+    resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
+    training.check_room(args, folder, kept=None, steps=args.steps)
     with equality.Comparer() as comparer:
         trainer = GRPOTrainer(
             model=model,
@@ -197,14 +198,12 @@ def train(args):
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )
-        training.show_progress(trainer)
-        trainer.train(resume_from_checkpoint=resume)
+        took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=None)
     curve = curve_rows(trainer.state.log_history, updates)
-
-    training.save_model(trainer, tokenizer, args)
     if trainer.is_world_process_zero():
-        seconds = time.perf_counter() - start
-        record = records.provenance(args) | {
+        record = records.provenance(args) | took
+        record |= {
+            "work": grid.fingerprint(work),
             "steps": args.steps,
             "updates_per_step": updates,
             "responses_per_step": args.prompts * args.rollouts,
@@ -217,23 +216,28 @@ def train(args):
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
             "data_sha256": data_hash,
             "parameters": training.parameters(model),
-            "seconds": seconds,
+            "warnings": training.warnings(trainer.state.log_history),
+            "weights": manifests.weights_hashes(args.out),
         }
         records.write_parquet(args.curve, curve, provenance=record)
         records.write_json(args.record, record)
-        training.drop_states(checkpoints)
+        checkpoints.drop_states(folder)
         records.done(
             f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}",
             args.out,
-            seconds,
+            record["seconds"],
         )
 
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
+    from valley import training
+
     work = [records.settings(args), records.identity(args.model), records.identity(args.problems)]
-    with records.failing_once(args.record.with_name("failed.json"), work):
-        train(args)
+    with training.session(args, work) as todo:
+        if todo:
+            train(args, work)
 
 
 if __name__ == "__main__":

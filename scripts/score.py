@@ -208,22 +208,10 @@ def main():
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    columns = [
-        "task",
-        "id",
-        "answer",
-        "correct",
-        "source_paper",
-        "outcome",
-        "tokens",
-        "finish_reason",
-        "calculations",
-        "wrong_calculations",
-        "reflective",
-        "keywords",
-        "judged",
-        *SHARES.values(),
-    ]
+    columns = {"task": "text", "id": "text", "answer": "text?", "correct": "truth values", "source_paper": "text?",
+               "outcome": "text", "tokens": "whole numbers", "finish_reason": "text", "calculations": "whole numbers?",
+               "wrong_calculations": "whole numbers?", "reflective": "truth values", "keywords": "truth values",
+               "judged": "text?"} | dict.fromkeys(SHARES.values(), "truth values")  # fmt: skip
     rows = collections.defaultdict(list)
     for row in records.read_parquet(args.grades, columns).to_pylist():
         rows[row["task"]].append(row)

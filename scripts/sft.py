@@ -14,13 +14,12 @@ Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked ove
 packing unless `--packing` (a batch is `--batch` examples, as the paper counts).
 """
 
-import math
 import os
 import shutil
 import time
 from pathlib import Path
 
-from valley import flags, grid, prompts, records
+from valley import environment, flags, grid, prompts, records, tokenised
 
 
 def parse():
@@ -80,9 +79,10 @@ def make_config(args, checkpoints: Path):
         gradient_checkpointing=args.gradient_checkpointing,
         packing=args.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # labels are made of the others, and nothing else comes along
         save_strategy="steps" if args.save_every else "no",
         save_steps=args.save_every or 500,
-        save_total_limit=1,
+        save_total_limit=None,  # valley/checkpoints.py removes the old ones, once a new one is whole
         logging_steps=8,
         logging_nan_inf_filter=False,
         report_to="none",
@@ -91,14 +91,11 @@ def make_config(args, checkpoints: Path):
     )
 
 
-def make_trainer(config, model, tokenizer, data: list[dict]):
-    """TRL's SFTTrainer on rows that prompts.training_rows tokenised and labelled."""
-    from datasets import Dataset
+def make_trainer(config, model, tokenizer, data):
+    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples)."""
     from trl import SFTTrainer
 
-    return SFTTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer
-    )
+    return SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
 
 
 def attention() -> str:
@@ -109,21 +106,22 @@ def attention() -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
-def train(args):
-    """Train as `args` say; writes the model and its record."""
-    rows = records.read_parquet(args.data).to_pylist()
-    if args.completion not in rows[0]:
-        records.fail(args.data, f"has no column {args.completion}", "Make the subset again")
-    subset_hash = records.rows_sha256(rows)
-
+def train(args, work: list):
+    """Train as `args` say, work that `work` names; writes the model and its record."""
     from transformers import AutoModelForCausalLM
 
-    from valley import training
+    from valley import checkpoints, manifests, training
 
     start = time.perf_counter()
+    manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
-    checkpoints, resume = args.out.parent / "checkpoints", None
-    config = make_config(args, checkpoints)
+    processes = len(os.sched_getaffinity(0))
+    file, made = tokenised.obtained(
+        args.data, args.model, args.completion, args.system, args.suffix, processes
+    )
+    data, lengths = tokenised.examples(file, args.max_length), tokenised.row_tokens(file, args.max_length)
+    folder = args.out.parent / "checkpoints"
+    config = make_config(args, folder)
     training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model,
@@ -136,58 +134,49 @@ def train(args):
         tokenizer, model.config.max_position_embeddings, args.max_length
     ):
         records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
-    data = prompts.training_rows(tokenizer, rows, args.completion, args.system, args.suffix, args.max_length)
-    data_hash = grid.fingerprint(data)
-
-    if args.save_every:
-        resume = training.resume_point(
-            checkpoints, [data_hash, records.identity(args.model), records.settings(args)]
-        )
+    same = [made["sha256"], records.identity(args.model), records.settings(args)]
+    resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
+    training.check_room(args, folder, kept=1, steps=args.steps)
     trainer = make_trainer(config, model, tokenizer, data)
-    training.show_progress(trainer)
-    result = trainer.train(resume_from_checkpoint=resume)
+    took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
     tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
-    if not math.isfinite(result.training_loss) or not all(math.isfinite(entry["loss"]) for entry in curve):
-        records.fail(
-            args.out,
-            "training diverged (the loss is no number)",
-            "Lower the learning rate; a retry cannot help",
-        )
-
-    training.save_model(trainer, tokenizer, args)
     if trainer.is_world_process_zero():
-        seconds = time.perf_counter() - start
-        record = {
+        record = took | {
+            "work": grid.fingerprint(work),
             "steps": trainer.state.global_step,
             "examples": len(data),
             "tokens_trained": int(tokens[-1]),
-            "tokens_per_epoch": sum(len(row["input_ids"]) for row in data),
-            "data_sha256": data_hash,
-            "subset_sha256": subset_hash,
+            "tokens_per_epoch": int(lengths.sum()),
+            "data_sha256": made["sha256"],
+            "subset_sha256": made["subset_sha256"],
+            "tokenised": made,
             "loss": curve,
-            "train_loss": result.training_loss,
+            "train_loss": training.mean_loss(curve),
+            "warnings": training.warnings(trainer.state.log_history),
+            "weights": manifests.weights_hashes(args.out),
             "resumed_from": resume,
             "parameters": training.parameters(model),
-            "seconds": seconds,
-            "seconds_training": result.metrics["train_runtime"],
             "devices": trainer.args.world_size,
             "device_batch": trainer.args.per_device_train_batch_size,
             "accumulate": trainer.args.gradient_accumulation_steps,
         }
         records.write_json(args.record, records.provenance(args) | record)
-        if args.save_every:
-            shutil.rmtree(checkpoints)
+        shutil.rmtree(folder)
         losses = f", loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}" if curve else ""
-        records.done(f"SFT: {record['steps']} steps{losses}", args.out, seconds)
+        records.done(f"SFT: {record['steps']} steps{losses}", args.out, record["seconds"])
 
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
+    from valley import training
+
     work = [records.settings(args), records.identity(args.model), records.identity(args.data)]
-    with records.failing_once(args.record.with_name("failed.json"), work):
-        train(args)
+    with training.session(args, work) as todo:
+        if todo:
+            train(args, work)
 
 
 if __name__ == "__main__":

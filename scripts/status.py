@@ -1,5 +1,4 @@
-"""The state of every cell of a study: what is done, runs, failed or waits, and what was made by other code or
-from other data.
+"""The state of every cell: done, running, failed or waiting, and what other code or data made.
 
     python scripts/status.py --configfile config/miniature.yaml
 
@@ -7,7 +6,8 @@ Reads files and SLURM's queue and changes nothing. `done`: scored. `running`: it
 last line of progress. `failed`: the last line of the log, and the log. `stale code`: a script or shared
 module differs from the one that made the weights or responses (Snakemake does not remake GPU work for an
 edited script). `stale data`: the subset differs from the one that was trained on. `weights deleted`: scored,
-but the model folder is gone: a task added later would train it again.
+but the model folder is gone: a task added later would train it again. `stalled`: a training or generation that
+holds its work but has made no step for the bound of its own pace (valley/pulse.py).
 """
 
 import collections
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from valley import check, flags, grid, records
+from valley import check, flags, grid, locks, plain, profiles, pulse, records
 from valley.grid import Cell
 from valley.places import Places
 
@@ -38,9 +38,7 @@ def digest_of(file: str) -> str:
 
 
 def queue(folder: Path) -> dict[str, str]:
-    """This folder's SLURM jobs, by the comment that names rule and wildcards: `job 12 running 1:02` and the
-    like.
-    """
+    """This folder's SLURM jobs by the comment that names rule and wildcards: `job 12 running 1:02`."""
     if not shutil.which("squeue"):
         return {}
     command = ["squeue", "--noheader", "--format", "%A|%T|%M|%Z|%k"]
@@ -62,7 +60,22 @@ def last_line(log: Path) -> str:
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
-    return lines[-1][:120] if lines else ""
+    return plain.visible(lines[-1])[:120] if lines else ""
+
+
+def stalls(folder: Path) -> list[str]:
+    """The jobs of a cell that are alive and make no step any more: rule, since when, which process."""
+    found = []
+    places = {"training": (folder / "train.lock", [folder / "checkpoints"])}
+    for chunks in sorted(folder.glob("**/*.parquet.chunks")):
+        name = chunks.name.removesuffix(".chunks")
+        lock = chunks.with_name(f".{name}.lock")
+        places[f"generation of {name}"] = (lock, sorted(p for p in chunks.iterdir() if p.is_dir()))
+    for what, (lock, working) in places.items():
+        if locks.held(lock):
+            silent = filter(None, map(pulse.silence, working))
+            found += [f"stalled: {what}: {plain.visible(text)}" for text in silent]
+    return found
 
 
 def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, done: set[str]) -> list[str]:
@@ -118,7 +131,7 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
     finished |= {"preflight"} if (folder / "preflight.json").exists() else set()
     finished |= {"judge"} if judged.exists() else set()
     finished |= {"grade"} if (folder / "grades.parquet").exists() else set()
-    if doing := activity(places, jobs, locked, cell, finished):
+    if doing := [*stalls(folder), *activity(places, jobs, locked, cell, finished)]:
         return "; ".join([*doing, *notes])
     stage = (
         "graded"
@@ -129,18 +142,59 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
         if record
         else "waiting"
     )
+    if stage == "waiting" and not locked and (reason := blocked(places, cell)):
+        stage = reason
     return ", ".join([stage, *notes])
+
+
+def blocked(places: Places, cell: Cell) -> str | None:
+    """What a cell that has nothing yet waits for: the nearest of the jobs before it that failed, with its last line."""
+    config, seed, logs = places.config, cell.seed, places.logs
+    order, run = grid.order_seed(config, seed), cell.parsed
+    before = [
+        ("pretrain", places.base(cell.model, seed), logs / f"pretrain/{cell.model}.seed{seed}.log"),
+        ("fetch_model", places.base(cell.model, seed), logs / f"fetch_model/{cell.model}.log"),
+    ]
+    if run.size:
+        before += [
+            ("synthesize", places.traces, logs / "synthesize.log"),
+            ("fetch_traces", places.traces, logs / "fetch_traces.log"),
+            ("order_traces", places.pool(order), logs / f"order_traces/seed{order}.log"),
+            ("subset", places.subset_of(cell), logs / f"subset/{run.size}.seed{order}.log"),
+        ]
+    for task in config["grid"]["tasks"]:
+        before.append(("fetch_task", places.task(task), logs / f"fetch_task/{task}.log"))
+    if run.rl:
+        start = cell.sibling(run.start)
+        name = f"{start.model}.{start.run}.seed{seed}.log"
+        before += [
+            (rule, places.of(start, "train.json"), logs / rule / name) for rule in ("preflight", "sft")
+        ]
+        if run.step is not None:
+            whole = cell.sibling(run.whole)
+            before.append(
+                ("rl", places.of(whole, "train.json"), logs / f"rl/{whole.model}.{whole.run}.seed{seed}.log")
+            )
+    for rule, made, log in before:
+        if not made.exists() and log.exists() and (said := last_line(log)):
+            return f"waits for {rule}, which failed: {said} ({log})"
+    return None
 
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
+    flags.add_configs(parser)
+    parser.add_argument(
+        "--failures", action="store_true", help="only what failed, of a run that has just ended"
+    )
     args = parser.parse_args()
 
-    config, now = check.load(args.configfile), {}
-    jobs, locked = queue(Path(".")), any(Path(".snakemake/locks").glob("*"))
+    config, now = check.load(args.configfile, profiles.config(profiles.read(args.profile))), {}
+    jobs, locked = queue(Path(".")), not args.failures and any(Path(".snakemake/locks").glob("*"))
     states = {cell: state(Places(config), cell, now, jobs, locked) for cell in grid.cells(config)}
     width = max(len(f"{model} {run}") for model, run, _ in states)
+    if args.failures:
+        states = {cell: text for cell, text in states.items() if "failed" in text}
     for (model, run, seed), text in states.items():
         print(f"{f'{model} {run}':{width}}  seed {seed}  {text}")
     count = collections.Counter(text.split(",")[0].split(":")[0] for text in states.values())

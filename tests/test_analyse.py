@@ -11,7 +11,7 @@ from valley.grid import HEADLINE
 def rows(run: str, outcomes: dict[str, list[str]], tokens: int = 100, task: str = "t") -> list[dict]:
     """Grades of one cell: a list of outcomes a problem."""
     return [
-        {"model": "M", "run": run, "seed": 0, "task": task, "id": problem, "tokens": tokens, "outcome": outcome,
+        {"model": "M", "run": run, "seed": 0, "task": task, "id": problem, "gold": "7", "answer": outcome, "tokens": tokens, "outcome": outcome,
          "correct": outcome == "correct", "correct_boxed": outcome == "correct", "correct_paper": True, "reflective": False,
          "calculations": 2.0, "wrong_calculations": 0.0, "first_wrong": None}
         for problem, found in outcomes.items() for outcome in found

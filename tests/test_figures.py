@@ -17,7 +17,7 @@ import yaml
 from conftest import REPOSITORY
 
 from valley import grid
-from valley.analysis import accumulation, cells, intervals, outcomes, recovery, summary, tables
+from valley.analysis import accumulation, cells, outcomes, recovery, summary, tables
 from valley.analysis.measures import Tasks
 from valley.analysis.paper import beside_paper
 from valley.figures import style, svg, tidy
@@ -53,7 +53,7 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
             rows.append({
                 "task": task, "id": f"{task}-{problem}", "answer": "1", "correct": right, "correct_boxed": right,
                 "correct_paper": right or bool(rng.random() < 0.03), "source_paper": "box", "outcome": "correct" if right else failed,
-                "tokens": tokens, "finish_reason": "stop", "calculations": made,
+                "tokens": tokens, "gold": "7", "finish_reason": "stop", "calculations": made,
                 "wrong_calculations": None if made is None else int(wrong.sum()),
                 "first_wrong": None if made is None or right else int(wrong.argmax()) + 1,
                 "reflective": bool(rng.random() < reflective), "boxed": right, "timeout": False, "keywords": False, "judged": None,
@@ -106,7 +106,7 @@ def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     counted = answered[answered.task.isin(TASKS.calculations)]
     fits, hazards = accumulation.add_up(counted, 0.95)
     problems = cells.by_problem(grades)
-    whole = cells.Study(problems, scores, examples)
+    whole = cells.Study(cells.answers(problems), scores, examples)
     rows = [row for cell, content in scores.items() for row in summary.cell_rows(cell, content, examples)]
     table = summary.add_changes(pandas.DataFrame(rows), whole, TASKS.headline, 0.95)
     recipes = recovery.recipes(whole, TASKS, 0.95)
@@ -123,11 +123,7 @@ def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
 def paper(tmp_path_factory) -> dict[str, pandas.DataFrame]:
     """The paper's grid, a few repeats and controls; written and read again, as the figures find it."""
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
-    resamples, intervals.RESAMPLES = intervals.RESAMPLES, 199
-    try:
-        made = study([*grid.cells(config), *CONTROLS, *REPEATS], config)
-    finally:
-        intervals.RESAMPLES = resamples
+    made = study([*grid.cells(config), *CONTROLS, *REPEATS], config)
     return reread(made, tmp_path_factory.mktemp("tables"))
 
 

@@ -183,6 +183,7 @@ def test_a_judge_that_cannot_answer_is_counted_unreadable_and_its_words_are_kept
     assert unread > 12
     assert f"{unread} unreadable" in output
     record = records.parquet_provenance(out)
+    assert record["prompt_sha256"] == records.sha256(PROMPT)
     assert record["labels"]["unreadable"] == unread
     assert record["arguments"]["temperature"] == 0
     assert "do_sample" not in record["sampling"] or not record["sampling"]["do_sample"]
@@ -313,6 +314,23 @@ def test_without_a_judge_nothing_is_planned_and_with_one_each_cell_is_judged_onc
         "score": cells,
         "regrade": 1,
     }  # keywords alone again; no label is lost
+
+
+def test_labels_moved_into_a_fresh_clone_are_made_anew_for_another_prompt_only(scored, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(scored, folder, symlinks=True)
+    plan(folder, JUDGE, "--cores", "2")
+    prompt = folder / "workflow/reference/judge_prompt.txt"
+    for labels in (folder / "studies/stub/results").rglob("judged.parquet"):
+        made = labels.stat()
+        records.write_parquet(labels, [{"label": 1}], provenance={"prompt_sha256": records.sha256(prompt)})
+        os.utime(labels, ns=(made.st_atime_ns, made.st_mtime_ns))
+    shutil.rmtree(folder / ".snakemake")
+    for file in (prompt, folder / "templates/chain.jinja"):
+        file.touch()
+    assert plan(folder, JUDGE) == {}
+    prompt.write_text(prompt.read_text() + "\n")
+    assert "judge" in plan(folder, JUDGE)
 
 
 def test_editing_the_judge_plans_nothing_for_it_may_need_a_gpu(scored, tmp_path):

@@ -1,29 +1,34 @@
 """GPUs: who gets which, how training is started, and what a machine without any says."""
 
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import launch
 import pytest
-from conftest import REPOSITORY, checkout, planned, run, snakemake
+from conftest import REPOSITORY, checkout, planned, run, script, snakemake
 
-from valley import environment
+from valley import environment, records
+
+CARDS = {"2": "GPU-c", "5": "GPU-f", "7": "GPU-h"}
 
 
 def test_jobs_side_by_side_get_different_gpus_and_give_them_back(tmp_path):
     holder = ("import sys, time; sys.path.insert(0, 'scripts'); import launch; from pathlib import Path\n"
-              f"print(launch.take_gpus(2, 3, Path('{tmp_path}')), flush=True); time.sleep(60)")  # fmt: skip
+              f"print(launch.take_gpus(2, {CARDS}, Path('{tmp_path}')), flush=True); time.sleep(60)")  # fmt: skip
     first = subprocess.Popen(
         [sys.executable, "-c", holder], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     )
-    assert first.stdout.readline().strip() == "[0, 1]"
-    assert launch.take_gpus(1, 3, tmp_path) == [2]
+    assert first.stdout.readline().strip() == "['2', '5']"
+    assert launch.take_gpus(1, CARDS, tmp_path) == ["7"]
     first.kill()
     first.wait()
     time.sleep(0.1)
-    assert launch.take_gpus(2, 3, tmp_path) == [0, 1]
+    assert launch.take_gpus(2, CARDS, tmp_path) == ["2", "5"]
 
 
 def test_given_gpus_are_left_as_they_are(tmp_path):
@@ -31,6 +36,152 @@ def test_given_gpus_are_left_as_they_are(tmp_path):
     script.write_text("import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], sys.argv[1:])")
     command = [sys.executable, "scripts/launch.py", "--gpus", 2, script, "--out", "x"]
     assert run(command, CUDA_VISIBLE_DEVICES="4,6").strip() == "4,6 ['--out', 'x']"
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """A machine whose nvidia-smi lists four cards, one of them cut into two MIG slices, and that has no CPU in place
+    of a card.
+    """
+    lines = [f"GPU {i}: NVIDIA H100 80GB HBM3 (UUID: GPU-{letter}0b1-22)" for i, letter in enumerate("acde")]
+    lines += [f"  MIG 1g.10gb     Device  {i}: (UUID: MIG-{i}f-33)" for i in range(2)]
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
+    for name in ("DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    script = tmp_path / "show.py"
+    script.write_text(
+        "import os; print('cards', os.environ['CUDA_VISIBLE_DEVICES'], os.environ.get('VALLEY_GPUS'))"
+    )
+    return script
+
+
+@pytest.mark.parametrize(
+    ("named", "seen"),
+    [
+        (None, ["0", "1", "2", "3"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("2,3", ["2", "3"]),
+        ("0,-1,1", ["0"]),  # as CUDA reads it: what follows a name that is none is not there
+        ("3,4", ["3"]),
+        ("1,1", ["1"]),
+        ("GPU-c0b1-22, GPU-d", ["GPU-c0b1-22", "GPU-d"]),
+        ("GPU-z", []),
+        ("MIG-1f-33", ["MIG-1f-33"]),
+        ("G,M", []),
+    ],
+)
+def test_the_cards_of_a_job_are_counted_as_cuda_counts_them(driver, monkeypatch, named, seen):
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert list(environment.cards()) == seen
+    assert environment.gpus() == len(seen)
+
+
+@pytest.mark.parametrize("job", [None, "17"])
+@pytest.mark.parametrize("named", ["NoDevFiles", "-1", "0,1,2", "4,5,6,7"])
+def test_a_job_that_sees_fewer_cards_than_it_asked_for_does_not_start(driver, monkeypatch, named, job):
+    """It trained on, on the CPU, and its record said nothing of it."""
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    output = run(
+        [sys.executable, "scripts/launch.py", "--gpus", 4, driver], ok=False, CUDA_VISIBLE_DEVICES=named
+    )
+    assert "4 GPUs are asked for" in output
+    assert f"(CUDA_VISIBLE_DEVICES={named})" in output
+    assert ("SLURM job 17" in output) == bool(job)
+    assert "cards" not in output
+
+
+def test_a_slurm_job_without_a_card_does_not_start_and_one_with_its_cards_keeps_them(driver, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    command = [sys.executable, "scripts/launch.py", "--gpus", 2, driver]
+    assert run(command, CUDA_VISIBLE_DEVICES="1,2").strip() == "cards 1,2 2"
+    (driver.parent / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert "SLURM job 17: 2 GPUs are asked for, 0 are there" in run(command, ok=False)
+
+
+def test_jobs_under_a_users_own_list_of_cards_get_different_ones(driver, monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "LOCKS", tmp_path / "locks")
+    got = []
+    for _ in range(2):
+        variables = {"CUDA_VISIBLE_DEVICES": "2,3"}
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+        launch.give_gpus(1, variables)
+        got.append(variables["CUDA_VISIBLE_DEVICES"])
+    assert got == ["2", "3"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    launch.give_gpus(
+        2, variables := {}
+    )  # another who names none: the same cards are taken, whatever they are called
+    assert variables["CUDA_VISIBLE_DEVICES"] == "0,1"
+    monkeypatch.setattr(launch.time, "sleep", lambda _: (_ for _ in ()).throw(TimeoutError))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-d0b1-22")
+    with pytest.raises(TimeoutError):  # it waits
+        launch.give_gpus(1, {"CUDA_VISIBLE_DEVICES": "GPU-d0b1-22"})
+
+
+def test_a_script_started_on_cards_that_torch_does_not_see_stops(base, synthetic, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a card here")
+    command = ["--model", base, "--data", tmp_path / "s.parquet", "--out", tmp_path / "model", "--record",
+               tmp_path / "train.json", "--lr", 1, "--batch", 1, "--max-length", 9]  # fmt: skip
+    output = script("sft", *command, ok=False, VALLEY_GPUS="1")
+    assert "torch sees 0 of 1 GPUs" in output
+    assert not (tmp_path / "failed.json").exists()  # another try may cure it
+
+
+def long_folder(tmp_path, length: int):
+    folder = tmp_path / ("t" * (length - len(str(tmp_path)) - 1))
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("length", [85, 120])
+def test_a_long_tmpdir_does_not_stop_the_graders_pool(tmp_path, length):
+    """The path of a socket has 107 bytes, and the pool's server listens below TMPDIR."""
+    folder = long_folder(tmp_path, length)
+    task, responses = tmp_path / "task.parquet", tmp_path / "chain.parquet"
+    records.write_parquet(task, [{"id": "q", "answer": "1"}])
+    row = {"id": "q", "sample": 0, "response": r"\boxed{\frac{7}{7}}", "tokens": 3, "finish_reason": "stop"}
+    records.write_parquet(responses, [row])
+    flags = ["--responses", responses, "--tasks", task, "--samples", 1, "--out", tmp_path / "grades.parquet"]
+    run([sys.executable, "scripts/grade.py", *flags], TMPDIR=str(folder))
+    assert records.read_parquet(tmp_path / "grades.parquet")["correct"].to_pylist() == [True]
+
+
+def test_a_long_tmpdir_is_used_by_a_short_name_and_the_warm_server_can_listen_there(tmp_path):
+    """At 109 characters every job waited two minutes for a server that could not come up."""
+    folder = long_folder(tmp_path, 120)
+    told = (
+        "import socket, sys, warm\n"
+        "def bound(path):\n"
+        "    socket.socket(socket.AF_UNIX).bind(str(path)), sys.exit(f'bound {path.resolve()}')\n"
+        "warm.connect = bound\n"
+        "warm.call([])"
+    )
+    output = run([sys.executable, "-c", told], ok=False, TMPDIR=str(folder), PYTHONPATH="scripts")
+    assert f"bound {folder}/valley-warm-" in output
+    assert len(list(folder.glob("valley-warm-*/*.sock"))) == 1
+
+
+def test_a_tmpdir_that_cannot_be_shortened_says_so_at_once(tmp_path):
+    folder = long_folder(tmp_path, 120)
+    link = Path(f"/tmp/valley-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}")
+    link.symlink_to(tmp_path)  # somebody else's
+    told = "from valley import environment; environment.short_tmp()"
+    output = run([sys.executable, "-c", told], ok=False, TMPDIR=str(folder), PYTHONPATH="scripts")
+    link.unlink()
+    assert "cannot be shortened" in output
+    assert "export TMPDIR=/tmp" in output
+    assert "Traceback" not in output
 
 
 def test_a_machine_without_enough_gpus_says_so(tmp_path, monkeypatch):

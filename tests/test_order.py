@@ -229,6 +229,11 @@ def test_remembered_parts_give_the_very_count_of_the_whole_text(kind):
     for _ in range(2):  # the second time many pieces are known
         assert token_counts.completion_lengths(tokenizer, texts, pieces_in, known) == whole
     assert len(known) > 20
+    ids = {}
+    for _ in range(2):  # and the very ids
+        assert token_counts.remembered_ids(tokenizer, texts, pieces_in, ids) == prompts.completion_ids(
+            tokenizer, texts
+        )
     for room in (
         20,
         60,

@@ -18,7 +18,8 @@ from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, snake
 from valley import check, grid, sources
 
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
-# What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page` may run of it.
+# What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page`
+# may run of it.
 REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "figure", "costs", "page", "configuration", "all"}  # fmt: skip
 CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release"}
 STUDIES = {
@@ -321,9 +322,10 @@ def test_a_prompt_with_braces_reaches_the_script_as_it_is(tmp_path):
         assert words[words.index("--system") + 1] == "{z}"
 
 
-# Params that are command lines ready made, by functions that quote; everything else is quoted where it stands.
+# Params that are command lines ready made, by functions that quote; everything else is quoted where it
+# stands.
 QUOTING = re.compile(
-    r"flags\.line\(|(?:prompt|stop|sft|rl|preflight|source|study|tasks|examples)_flags|launch|shlex\.(?:join|quote)\("
+    r"flags\.line\(|what\(|how\(|(?:prompt|stop|source|study|tasks|examples)_flags|launch|shlex\.(?:join|quote)\("
 )
 
 

@@ -96,3 +96,29 @@ def test_the_check_before_fetching_names_every_source_and_what_is_wrong_with_it(
     assert not any("arithmetic" in key or "aime90" in key for key in named)
     assert fetch_check.problem(str(tmp_path), None, "model") is None
     assert fetch_check.problem(str(tmp_path / "gone.jsonl"), None, "dataset") == "no such file or folder"
+
+
+def test_the_memory_that_sft_asks_for_follows_ranks_weights_and_tokens():
+    """It asked for 128 GB whatever was trained; a rank held 160 bytes a token, 1.1 TB for eight."""
+    config, constants = check.load([]), costs.load()
+    asked = lambda model, run, ranks: costs.host_megabytes(config, constants, model, run, ranks)  # noqa: E731
+    one, eight = asked("qwen2.5-0.5b", "sft-8k", 1), asked("qwen2.5-0.5b", "sft-8k", 8)
+    assert eight - one == pytest.approx(7 * (8000 + 2 * 494), rel=1e-2)
+    more = asked("qwen2.5-0.5b", "sft-220k", 1) - one
+    assert more == pytest.approx(
+        (225_129 - 8000) * 3900 * 4 / 1e6, rel=1e-3
+    )  # four bytes a token, once for all ranks
+    assert more == pytest.approx(asked("qwen2.5-0.5b", "sft-220k", 8) - eight, abs=2)
+    assert asked("qwen2.5-14b", "sft-220k", 8) < 2 * asked(
+        "qwen2.5-3b", "sft-220k", 8
+    )  # ZeRO-3 loads file by file
+
+
+def test_disk_counts_tokenised_subsets_once_a_family():
+    config, constants = check.load([]), costs.load()
+    qwen = [("qwen2.5-0.5b", "sft-8k", 0), ("qwen2.5-7b", "sft-8k", 0), ("qwen2.5-0.5b", "sft-8k.wide", 0)]
+    one = costs.tokenised_gigabytes(config, constants, qwen[:1])
+    assert one == pytest.approx(8000 * 3900 * 4 / 1e9)
+    assert costs.tokenised_gigabytes(config, constants, qwen) == one
+    llama = [*qwen, ("llama3.2-1b", "sft-8k", 0), ("qwen2.5-0.5b", "sft-8k.short", 0)]
+    assert costs.tokenised_gigabytes(config, constants, llama) == pytest.approx(3 * one)

@@ -171,6 +171,25 @@ def test_preflight_refuses_too_many_cut_examples_and_too_long_a_limit(tmp_path, 
     assert "exceeds the 1024 positions" in preflight(tmp_path, base, [ROW], "--max-length", 5000, ok=False)
 
 
+def test_preflight_refuses_traces_of_unknown_tokens_and_of_next_to_none(tmp_path, base):
+    """A text given as a list of its characters passed as `<pad><eos>`, and the study was published."""
+    output = preflight(tmp_path, base, [ROW | {"trace": "天地玄黃"}] * 4, ok=False)
+    assert "100.0% of the tokens to be learned are unknown" in output
+    output = preflight(tmp_path, base, [ROW] * 3 + [ROW | {"trace": "c"}], ok=False)
+    assert "25.0% of the completions have next to no tokens" in output
+    assert not (tmp_path / "preflight.json").exists()
+
+
+def test_preflight_says_how_many_traces_close_their_thought_and_have_a_box(tmp_path, base):
+    rows = [ROW, ROW | {"trace": r"<think>so\boxed{6}wait"}, ROW | {"trace": "<think>so</think>6"}, ROW]
+    shares = preflight(tmp_path, base, rows)["shares"]
+    assert (shares["thought_not_closed"], shares["no_box"], shares["unknown_tokens"]) == (0.25, 0.25, 0)
+    data = tmp_path / "subset.parquet"
+    output = script("preflight", "--model", base, "--data", data, "--out", tmp_path / "p.json", "--max-length", 40,
+                    "--batch", 2, "--max-truncated", 0.1)  # fmt: skip
+    assert "25.0% with an open thought, 25.0% without a box" in output
+
+
 def generate_flags(base, synthetic, out):
     return ["--model", base, "--task", synthetic / "task.parquet", "--engine", "transformers", "--samples", 2, "--temperature",
             0.6, "--top-p", 0.95, "--max-new-tokens", 40, "--max-context", 64, "--chunk", 1, "--seed", 3, "--out", out]  # fmt: skip

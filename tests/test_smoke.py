@@ -33,6 +33,23 @@ def test_a_second_run_plans_nothing(smoke):
     assert planned(snakemake(smoke, "-n", *SMOKE)) == {}
 
 
+def test_tokenised_subsets_are_told_in_the_record_and_a_finished_study_does_not_miss_them(smoke, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder, symlinks=True)
+    made = {
+        records.sha256(file) for file in (folder / "studies/smoke/data/subsets").glob("*/*.tokens/*.arrow")
+    }
+    for run_name in ("sft-16", "sft-64", "sft-16.short"):
+        record = records.read_json(results(folder) / run_name / "seed0/train.json")
+        assert record["data_sha256"] == record["tokenised"]["sha256"]
+        assert record["data_sha256"] in made
+        card = folder / f"studies/smoke/data/subsets/{grid.parse_run(run_name).size}/seed0.json"
+        assert record["subset_sha256"] == records.read_json(card)["sha256"]
+    for tokens in (folder / "studies/smoke/data/subsets").glob("*/*.tokens"):
+        shutil.rmtree(tokens)
+    assert planned(snakemake(folder, "-n", *SMOKE)) == {}
+
+
 def test_every_cell_has_its_files_and_records(smoke):
     for run_name in ("base", "sft-16", "sft-64", "sft-16.short", "base+rl", "base+rl@2"):
         cell = results(smoke) / run_name / "seed0"

@@ -18,7 +18,7 @@ from valley.analysis.measures import COLUMNS
 def graded(correct: list[list[int]]) -> list[dict]:
     """Graded rows from a problems × samples table of 0 and 1."""
     return [
-        {"task": "t", "id": str(i), "sample": k, "answer": "7" if c else "8", "correct": bool(c), "correct_boxed": bool(c),
+        {"task": "t", "id": str(i), "sample": k, "gold": "7", "answer": "7" if c else "8", "correct": bool(c), "correct_boxed": bool(c),
          "correct_paper": True, "source_paper": "box" if c else "last number", "boxed": True, "timeout": False,
          "outcome": "correct" if c else "wrong", "finish_reason": "stop", "tokens": 10 + c, "reflective": bool(c), "keywords": bool(c), "judged": None,
          "calculations": 4, "wrong_calculations": 1 - c}

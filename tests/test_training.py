@@ -1,16 +1,19 @@
 """SFT and GRPO with the real trainers on a tiny model."""
 
 import json
+import re
 import shutil
+import subprocess
 import sys
+import time
 
 import pyarrow.parquet
 import pytest
 import rl
 import sft
-from conftest import run, script
+from conftest import REPOSITORY, run, script
 
-from valley import check, equality, flags, grading, grid, prompts, records
+from valley import check, checkpoints, equality, flags, grading, grid, manifests, prompts, records, training
 
 
 def test_the_global_batch_is_exact_on_any_number_of_devices():
@@ -40,21 +43,6 @@ def test_only_the_completion_is_trained_and_the_end_token_is(base):
 
 
 SFT = ["--lr", 5e-3, "--batch", 2, "--device-batch", 2, "--max-length", 256, "--seed", 0]
-
-
-@pytest.fixture
-def subset(tmp_path):
-    """Sixteen chain problems as a subset."""
-    import random
-
-    from valley import chain
-
-    rows = [
-        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
-        for p in chain.draw_many(random.Random(0), 16, [2], test=False)
-    ]
-    records.write_parquet(tmp_path / "subset.parquet", rows)
-    return tmp_path / "subset.parquet"
 
 
 def sft_flags(folder, base, subset, *flags):
@@ -94,6 +82,17 @@ def weights(folder):
         return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
 
+def killed(step, folder, base, subset, *flags):
+    """Train, with a SIGKILL at the end of a step; what it printed."""
+    return run(faulty("kill", step, folder, base, subset, *flags), ok=False)
+
+
+def faulty(fault, step, folder, base, subset, *flags):
+    """The command of a training to which something happens at the end of a step (tests/faults/at_step.py)."""
+    command = [sys.executable, "scripts/warm.py", "tests/faults/at_step.py", fault, step, "scripts/sft.py"]
+    return [str(part) for part in [*command, *sft_flags(folder, base, subset, *flags)]]
+
+
 def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(
     tmp_path, base, subset
 ):
@@ -103,10 +102,7 @@ def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_
     flags = ["--epochs", 3, "--save-every", 8]
     assert train(straight, base, subset, *flags)["resumed_from"] is None
     # Killed at step 12, when the checkpoint of step 8 is there.
-    kill = ("import os, runpy, sys; sys.path.insert(0, 'scripts'); from valley import training\n"
-            "training.Progress.on_step_end = lambda self, args, state, *_, **__: os._exit(9) if state.global_step == 12 else None\n"
-            "sys.argv.pop(0); runpy.run_path('scripts/sft.py', run_name='__main__')")  # fmt: skip
-    run([sys.executable, "-c", kill, "scripts/sft.py", *sft_flags(broken, base, subset, *flags)], ok=False)
+    killed(12, broken, base, subset, *flags)
     assert [path.name for path in (broken / "checkpoints").glob("checkpoint-*")] == ["checkpoint-8"]
     assert not (broken / "model").exists()
     shutil.copytree(broken / "checkpoints", tmp_path / "kept")
@@ -119,6 +115,151 @@ def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_
     assert other["resumed_from"] is None
     assert list(broken.glob("checkpoints.of-*"))  # set aside, not deleted
     assert record["steps"] == 24
+
+
+TIMES = {"seconds", "seconds_training", "seconds_lost", "segments", "steps_lost", "finished", "resumed_from"}
+
+
+def test_a_run_killed_at_three_steps_and_resumed_has_the_record_of_an_undisturbed_one_and_its_times_sum(
+    tmp_path, base, subset
+):
+    """Also for a checkpoint between two logged steps, and a kill before the first checkpoint."""
+    cell, flags = tmp_path / "cell", ["--epochs", 3, "--save-every", 3]
+    cell.mkdir()
+    whole = train(cell, base, subset, *flags)
+    before = weights(cell)
+    shutil.rmtree(cell)
+    cell.mkdir()
+    for step in (2, 11, 20):
+        killed(step, cell, base, subset, *flags)
+    record = train(cell, base, subset, *flags)
+    assert weights(cell) == before
+    differing = {name for name in whole.keys() | record.keys() if whole.get(name) != record.get(name)}
+    assert differing <= TIMES
+    assert record["tokens_trained"] == 3 * record["tokens_per_epoch"]
+    assert whole["segments"][0]["to"] == 24
+    assert [(one["from"], one["to"]) for one in record["segments"]] == [(0, 1), (0, 10), (9, 19), (18, 24)]
+    assert record["steps_lost"] == 1 + 1 + 1
+    assert record["seconds"] == pytest.approx(sum(one["seconds"] for one in record["segments"]))
+    assert 0 < record["seconds_lost"] < record["seconds"]
+    assert whole["seconds_lost"] == 0
+
+
+def test_a_half_written_or_damaged_checkpoint_is_passed_over_aloud_for_the_newest_whole_one(
+    tmp_path, base, subset
+):
+    flags = ["--epochs", 3, "--save-every", 4]
+    straight, cell = tmp_path / "straight", tmp_path / "cell"
+    straight.mkdir()
+    cell.mkdir()
+    train(straight, base, subset, *flags)
+    killed(10, cell, base, subset, *flags)
+    checkpoints = cell / "checkpoints"
+    for step, harm in ((12, lambda made: (made / "trainer_state.json").unlink()),
+                       (16, lambda made: (made / "optimizer.pt").write_bytes(b"cut"))):  # fmt: skip
+        made = shutil.copytree(checkpoints / "checkpoint-8", checkpoints / f"checkpoint-{step}")
+        harm(made)
+    (checkpoints / "checkpoint-12/manifest.json").unlink()
+    output = script("sft", *sft_flags(cell, base, subset, *flags))
+    assert re.search(r"passed over \S+checkpoint-16: optimizer.pt has 3 bytes in place of [\d,]+", output)
+    assert re.search(r"passed over \S+checkpoint-12: manifest.json is missing or cannot be read", output)
+    assert re.search(r"continues from \S+checkpoint-8", output)
+    assert weights(straight) == weights(cell)
+
+
+def test_one_flipped_byte_in_a_checkpoints_small_files_is_found(tmp_path):
+    made = tmp_path / "checkpoint-3"
+    made.mkdir()
+    (made / "scheduler.pt").write_bytes(b"abc")
+    manifests.seal(made, step=3)
+    assert manifests.flaw(made) is None
+    (made / "scheduler.pt").write_bytes(b"abd")
+    assert "scheduler.pt is not what was written" in manifests.flaw(made)
+
+
+def test_checkpoints_of_another_number_of_processes_or_zero_stage_are_set_aside_and_taken_up_again(
+    tmp_path, capsys
+):
+    folder, work = tmp_path / "checkpoints", ["data", "model"]
+    two, one = {"processes": 2, "zero_stage": 3}, {"processes": 1, "zero_stage": 2}
+    assert checkpoints.resume_point(folder, work, two) is None
+    made = folder / "checkpoint-8"
+    made.mkdir()
+    manifests.seal(made, step=8)
+    assert checkpoints.resume_point(folder, work, one) is None
+    assert "by 2 processes, ZeRO stage 3, this run is 1 process, ZeRO stage 2" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("checkpoints.of-*/checkpoint-8"))) == 1
+    assert checkpoints.resume_point(folder, work, two) == str(made)
+
+
+def test_a_second_process_on_a_cell_waits_names_the_first_and_takes_over_what_it_finished(
+    tmp_path, base, subset
+):
+    """As after a `kill -9` of Snakemake: the orphan trains on, the rerun starts a second trainer."""
+    flags = sft_flags(tmp_path, base, subset, "--epochs", 12, "--save-every", 4)
+    command = [sys.executable, "scripts/warm.py", "scripts/sft.py", *flags]
+    first = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    until(lambda: list(tmp_path.glob("checkpoints/checkpoint-*/manifest.json")))
+    holder = records.read_json(tmp_path / "train.lock")["pid"]
+    output = run(command)
+    assert f"waits for process {holder} on " in output
+    assert "nothing is left to do" in output
+    assert first.wait(60) == 0
+    assert records.read_json(tmp_path / "train.json")["segments"][0]["to"] == 96
+
+
+def until(condition, seconds=60):
+    """Wait until `condition()` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_numbers_that_went_bad_are_told_from_those_that_did_not():
+    steps = lambda **values: [{"step": n + 1} | values for n in range(20)]  # noqa: E731
+    fine = steps(
+        reward=0.4, frac_reward_zero_std=0.5, **{"completions/mean_length": 90, "completions/min_length": 7}
+    )
+    assert training.warnings(fine) == []
+    assert training.hopeless(fine, 20) is None
+    assert training.warnings([{"step": 8, "loss": 0.7}, {"step": 16, "loss": 0.4}]) == []
+    (said,) = training.warnings(
+        [{"step": 8, "loss": 0.7}, {"step": 16, "loss": 9.4}, {"step": 24, "loss": 0.5}]
+    )
+    assert said == "the loss rose from 0.7 to 9.4 at step 16"
+    (said,) = training.warnings(steps(reward=1.0, frac_reward_zero_std=1.0))
+    assert said.startswith("20 updates in a row had the same reward within every group")
+    (said,) = training.warnings(steps(reward=0.1, **{"completions/min_length": 1}))
+    assert said == "20 updates had empty responses, the first at step 1"
+    assert (
+        training.hopeless(steps(reward=1.0, frac_reward_zero_std=1.0), 40) is None
+    )  # all right: nothing is wrong
+    assert "nothing to learn from" in training.hopeless(steps(reward=0.0), 40)
+    assert training.hopeless(steps(reward=0.0), 100) is None
+    assert training.hopeless([*steps(reward=0.0), {"step": 21, "reward": 0.1}], 40) is None
+    assert "was empty" in training.hopeless(steps(reward=0.0, **{"completions/mean_length": 1}), 100)
+    assert training.hopeless([{"step": 8, "loss": float("nan")}], 20) == "the loss is no number"
+
+
+def test_rl_without_a_right_response_ends_and_says_why_and_one_that_stands_still_says_so_in_its_record(
+    tmp_path, base
+):
+    records.write_parquet(
+        tmp_path / "rl.parquet", [{"problem": f"{n}b+1", "answer": "9999"} for n in range(10, 42)]
+    )
+    flags = [*RL, "--steps", 44, "--prompts", 1, "--minibatch", 1, "--rollouts", 2, "--device-batch", 2]
+    output = script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
+                    tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *flags, ok=False)  # fmt: skip
+    assert "training was ended (no response of the first 22 updates was right" in output
+    assert not (tmp_path / "model").exists()
+    again = [*flags, "--steps", 12]
+    script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
+           tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *again)  # fmt: skip
+    (said,) = records.read_json(tmp_path / "train.json")["warnings"]
+    assert said.startswith("12 updates in a row had the same reward within every group")
 
 
 def test_a_diverging_sft_fails_and_leaves_no_model(tmp_path, base, subset):

@@ -5,7 +5,11 @@ of this module checks what a schema cannot: names that must exist, sizes the poo
 divide. Every fault of a config is named at once, with its key, its value and what is allowed.
 """
 
+import json
+import re
 from pathlib import Path
+
+import yaml
 
 from valley.grid import (
     ConfigError,
@@ -20,30 +24,110 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 
 
-def load(files: list[Path]) -> dict:
-    """config.yaml with further files merged in, as Snakemake does it: mappings merge, lists are replaced."""
-    import yaml
+class Loader(yaml.SafeLoader):
+    """YAML as its version 1.2 reads integers (010 is ten, 1:30 and 1_000 are texts), keys given twice refused."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:int"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+Loader.add_constructor(
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10),
+)
+
+
+def mapping(loader: Loader, node) -> dict:
+    """A mapping none of whose keys is written twice; what `<<` merges in may be written over."""
+    first: dict = {}
+    for key, _ in node.value:
+        if key.value in first and key.tag != "tag:yaml.org,2002:merge":
+            raise yaml.constructor.ConstructorError(
+                "while reading a mapping",
+                node.start_mark,
+                f"the key {key.value} is given twice: first in line {first[key.value]}",
+                key.start_mark,
+            )
+        first[key.value] = key.start_mark.line + 1
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+
+
+def once(pairs: list[tuple]) -> dict:
+    """A JSON object none of whose keys is given twice."""
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"the key {twice[0]} is given twice")
+    return dict(pairs)
+
+
+def read(file: Path) -> dict:
+    """A config file, YAML or JSON; ConfigError names the line that cannot be read."""
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+        if Path(file).suffix == ".json":
+            content = json.loads(text, object_pairs_hook=once)
+        else:
+            content = yaml.load(text, Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{where}: {error.problem}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{file}: holds no keys at its top level")
+    return content or {}
+
+
+def load(files: list[Path], over: dict | None = None) -> dict:
+    """config.yaml with further files merged in, then `over`, as Snakemake does it: mappings merge, lists are
+    replaced.
+    """
     from snakemake.utils import update_config
 
     config: dict = {}
-    for file in [ROOT / "config.yaml", *files]:
-        update_config(config, yaml.safe_load(file.read_text(encoding="utf-8")))
+    for content in [*map(read, [ROOT / "config.yaml", *files]), over or {}]:
+        update_config(config, content)
     return config
 
 
 def check(config: dict):
     """Raise ConfigError unless the config fits the schema and every name, size and batch in it can work."""
-    faults = [*schema_faults(config)]
+    faults = [*key_faults(config)] or [*schema_faults(config)]
     if not faults:  # the other checks rely on the shape
         faults += [*name_faults(config), *size_faults(config), *rl_faults(config)]
-    if faults:
+    refuse(faults)
+
+
+def refuse(faults):
+    """Raise ConfigError with all faults when there are any."""
+    if faults := list(faults):
         raise ConfigError("the configuration cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def key_faults(content, where: str = ""):
+    """Keys that are no text: an unquoted 32 is a number, and no name."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if not isinstance(key, str):
+                yield f'{where or "top level"}: the key {key!r} is no text. A name stands in quotes where it is a number: "{key}"'
+            yield from key_faults(value, f"{where}.{key}".lstrip("."))
+    elif isinstance(content, list):
+        for i, value in enumerate(content):
+            yield from key_faults(value, f"{where}[{i}]")
 
 
 def schema_faults(config: dict):
     """Violations of the JSON schema, as sentences that name the key, the bad value and what is allowed."""
     import jsonschema
-    import yaml
 
     validator = jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
     for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.absolute_path))):

@@ -11,7 +11,9 @@ import sys
 import time
 from typing import NamedTuple
 
-from valley import engines, grid, records
+from valley import engines, grid, locks, pulse, records
+
+BYTES_A_TOKEN = 4  # of text, on disk at most; twice, for chunks stay until the whole file is there
 
 
 class Response(NamedTuple):
@@ -54,31 +56,50 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
         for number, chunk in enumerate(work)
         if not files[number].exists()
     ]
+    responses = sum(len(batch) for _, batch, _ in todo)
+    records.room(args.out.parent, 2 * BYTES_A_TOKEN * responses * args.max_new_tokens, "generation")
+    before = pulse.earlier(made)
+    beat = pulse.Pulse(made, f"generation of {args.out}", len(work) - len(todo), segment=len(before),
+                       **{"from": len(work) - len(todo)})  # fmt: skip
     ends = engines.end_ids(args, tokenizer)
     start, produced = time.perf_counter(), 0
-    for number, responses, sampling in engines.generate(args, tokenizer, todo, gpus) if todo else []:
-        texts = tokenizer.batch_decode([out for out, _ in responses], skip_special_tokens=True)
-        rows = [
-            row(what, Response(ids, out, text, seed, "stop" if out and out[-1] in ends else "length"))
-            for (what, ids), (out, seed), text in zip(work[number], responses, texts, strict=True)
-        ]
-        records.write_parquet(files[number], rows, schema, provenance={"sampling": sampling})
-        produced += sum(len(out) for out, _ in responses)
-        speed = produced / (time.perf_counter() - start)
-        print(f"{number + 1}/{len(work)} chunks, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
+    with beat:
+        for number, responses, sampling in engines.generate(args, tokenizer, todo, gpus) if todo else []:
+            texts = tokenizer.batch_decode([out for out, _ in responses], skip_special_tokens=True)
+            rows = [
+                row(what, Response(ids, out, text, seed, "stop" if out and out[-1] in ends else "length"))
+                for (what, ids), (out, seed), text in zip(work[number], responses, texts, strict=True)
+            ]
+            tokens = sum(len(out) for out, _ in responses)
+            records.write_parquet(
+                files[number], rows, schema, provenance={"sampling": sampling, "tokens": tokens}
+            )
+            produced += tokens
+            beat.beat(beat.step + 1, seconds_useful=round(beat.seconds(), 3))
+            speed = produced / (time.perf_counter() - start)
+            print(f"{number + 1}/{len(work)} chunks, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
 
     import pyarrow
 
-    seconds = time.perf_counter() - start
+    here = {"from": len(work) - len(todo), "to": len(work), "seconds": beat.seconds()}
+    useful = sum(segment.get("seconds_useful", 0.0) for segment in before) + here["seconds"]
     table = pyarrow.concat_tables([records.read_parquet(file) for file in files])
-    record = records.provenance(args) | {
-        "seconds": seconds,
-        "tokens_generated": produced,
+    told = [records.parquet_provenance(file) for file in files]
+    record = records.provenance(args) | pulse.account([*before, here], useful)
+    record |= {
+        "tokens_generated": sum(one.get("tokens", 0) for one in told),
         "identity": grid.fingerprint(identity),
-        "sampling": records.parquet_provenance(files[0]).get("sampling"),
+        "sampling": told[0].get("sampling"),
         "workers": max(1, min(len(gpus), len(todo))),
     }
     return table.sort_by([(key, "ascending") for key in keys]), record
+
+
+def generation(args, work: list):
+    """The frame of a script that generates, as `training.session` is of one that trains."""
+    found = lambda: records.parquet_provenance(args.out) if args.out.exists() else {}  # noqa: E731
+    lock = args.out.with_name(f".{args.out.name}.lock")
+    return locks.guarded(args.out.with_suffix(".failed.json"), lock, work, found)
 
 
 def folder(out):

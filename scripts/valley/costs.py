@@ -19,6 +19,49 @@ def load() -> dict:
     return yaml.safe_load((check.ROOT / "workflow/reference/costs.yaml").read_text(encoding="utf-8"))
 
 
+def on_card(preset: dict, card: dict, of: dict) -> dict:
+    """A preset on another card than it holds for: training by the peaks, sampling by the memory's bandwidths."""
+    faster = card["bandwidth"] / of["bandwidth"]
+    return preset | {
+        "peak_flops": card["peak_flops"],
+        "rl_tokens": round(preset["rl_tokens"] * faster),
+        "generate_tokens": round(preset["generate_tokens"] * faster),
+    }
+
+
+def state_gigabytes(config: dict, model: str) -> float:
+    """Memory a card takes for the weights, gradients and optimiser states of SFT, without activations.
+
+    16 bytes a parameter; ZeRO-2 shards all but the weights over the cards, ZeRO-3 all (Rajbhandari et al. 2020, figure 1).
+    """
+    settings = config["sft"] | config["models"][model].get("sft", {})
+    cards, size = max(1, config["models"][model].get("gpus", 0)), billions(config, model)
+    stage = Path(settings.get("deepspeed") or "").stem
+    whole = 0 if stage.startswith("zero3") else 2 if stage.startswith("zero2") else 16
+    return size * (whole + (16 - whole) / cards)
+
+
+def seconds(job: dict, config: dict, costs: dict, preset: dict, measured: dict) -> tuple[float, bool]:
+    """Seconds of a job on all its GPUs together, and whether a finished job of its rule and cell tells."""
+    found = measured.get((job["rule"], f"{job['wildcards'].get('model')}.{job['wildcards'].get('run')}"))
+    if found is not None:
+        return found * max(1, job["gpus"]), True
+    return modelled_seconds(job, config, costs, preset), False
+
+
+def endless(jobs: list[dict], limit, tries: int) -> list[tuple[dict, float, float]]:
+    """Jobs that cannot end: (job, hours it takes, hours it gets), the longest first.
+
+    `limit` gives the minutes of a rule's jobs; a training continues from its checkpoint, so each try counts.
+    """
+    found = []
+    for job in jobs:
+        hours, given = job["seconds"] / max(1, job["gpus"]) / 3600, limit(job["rule"]) * tries / 60
+        if hours > given:
+            found.append((job, hours, given))
+    return sorted(found, key=lambda entry: -entry[1])
+
+
 def billions(config: dict, model: str) -> float:
     """Billions of parameters of a model, an error where the catalogue does not say."""
     if (count := grid.billions(config, model)) is None:
@@ -35,6 +78,39 @@ def tokens_of_sft(config: dict, costs: dict, model: str, run: str) -> float:
         costs["trace_tokens"] if settings.get("completion", "trace") == "trace" else costs["lengths"]["base"]
     )
     return seen * min(length, settings["max_length"])
+
+
+def tokens_of_subset(config: dict, costs: dict, run: str) -> float:
+    """Tokens of the subset that a run trains on, as it is tokenised: whole, each example once."""
+    return grid.examples_of(config, grid.parse_run(run).size) * costs["trace_tokens"]
+
+
+def tokenised_gigabytes(config: dict, costs: dict, cells: list[tuple]) -> float:
+    """Disk of the tokenised subsets: one a family, size, order of the data and column that is trained."""
+    runs = {}
+    for model, run, seed in cells:
+        if (size := grid.parse_run(run).size) and not grid.parse_run(run).rl:
+            settings = grid.sft_settings(config, model, run)
+            kind = (config["models"][model]["family"], size, settings.get("completion"))
+            runs[*kind, grid.order_seed(config, seed)] = run
+    return sum(tokens_of_subset(config, costs, run) for run in runs.values()) * costs["token_bytes"] / GIGA
+
+
+def host_megabytes(config: dict, costs: dict, model: str, run: str, ranks: int) -> int:
+    """Memory of the host that SFT asks for: what each rank holds, weights on their way to the cards, and room
+    for the tokenised subset, which all ranks map.
+
+    Under ZeRO-3 a rank loads one file of the weights at a time, and the first one gathers them all to save
+    them; offloaded optimiser states lie on the host whole.
+    """
+    host, settings = costs["host"], grid.sft_settings(config, model, run)
+    weights = (grid.billions(config, model) or 0) * costs["bytes_a_parameter"] * 1000
+    zero = settings.get("deepspeed") or ""
+    loading = min(weights, host["weights_file"]) if "zero3" in zero else weights
+    total = ranks * (host["rank"] + loading) + weights
+    if "offload" in zero:
+        total += weights / costs["bytes_a_parameter"] * costs["state_bytes_a_parameter"]
+    return round(total + tokens_of_subset(config, costs, run) * costs["token_bytes"] / 1e6)
 
 
 def response_length(costs: dict, run: str) -> int:
@@ -152,9 +228,9 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
         for task in config["grid"]["tasks"]
     )
     end = weights * costs["bytes_a_parameter"] + tokens * costs["response_bytes_a_token"] / GIGA
-    end += costs["data_gigabytes"] if config["traces"]["source"] != "synthetic" else 0
+    if config["traces"]["source"] != "synthetic":
+        end += costs["data_gigabytes"] + tokenised_gigabytes(config, costs, cells)
     states = [billions(config, job["wildcards"]["model"]) for job in jobs if job["rule"] in ("sft", "rl")]
-    at_once = sorted(states, reverse=True)[
-        : max(1, gpus // max([job["gpus"] for job in jobs] or [1], default=1))
-    ]
+    widest = max((job["gpus"] for job in jobs), default=0)
+    at_once = sorted(states, reverse=True)[: max(1, gpus // max(1, widest))]
     return end, end + sum(at_once) * costs["state_bytes_a_parameter"]

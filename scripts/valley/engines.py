@@ -5,9 +5,11 @@ An engine is made once a process from generate.py's arguments and gives `run`: (
 list of (response ids, seed); and the sampling parameters in force, for the record.
 """
 
+import faulthandler
 import logging
 import multiprocessing
 import os
+import signal
 import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -183,6 +185,7 @@ def visible_gpus() -> list[str]:
 def start_worker(args, gpus):
     """First thing in a worker process: take one GPU off the queue and make the engine on it."""
     environment.end_with_parent()  # or it would hold its GPU for ever
+    faulthandler.register(signal.SIGUSR1)  # a parent that sees a standstill asks where this process stands
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before anything in here imports torch
     global worker_engine
     worker_engine = ENGINES[args.engine](args, prompts.load_tokenizer(args.model))

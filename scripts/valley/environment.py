@@ -1,22 +1,90 @@
 """What a process inherits or finds: the variables of every job, GPUs, SLURM, its parent."""
 
+import ctypes
+import hashlib
+import json
 import multiprocessing
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
+from valley import plain, records
+
+LONGEST_TMP = 60  # bytes of TMPDIR
+
+
+def listed_cards() -> list[str]:
+    """The UUIDs of this machine's NVIDIA GPUs, in the driver's order, then those of MIG slices; none without a
+    driver.
+    """
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return sorted(re.findall(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)", listed.stdout), key=lambda card: card[:3])
+
+
+def on_cpu_by_choice() -> bool:
+    """True where DeepSpeed is told to take CPUs for cards: as in the tests, and in CPU studies."""
+    return os.environ.get("DS_ACCELERATOR") == "cpu"
+
+
+def cards() -> dict[str, str]:
+    """The GPUs that a process started here sees: name as CUDA_VISIBLE_DEVICES writes it → UUID.
+
+    As CUDA reads that variable: the first name that is no card (-1, NoDevFiles, a number too large) ends the
+    list. Where CPUs stand for cards, numbers stand for themselves.
+    """
+    there = listed_cards()
+    whole = [card for card in there if card.startswith("GPU-")]
+    named, seen = os.environ.get("CUDA_VISIBLE_DEVICES"), {}
+    for name in map(str.strip, named.split(",")) if named is not None else map(str, range(len(whole))):
+        if name.isdecimal():
+            card = name if on_cpu_by_choice() else dict(enumerate(whole)).get(int(name))
+        else:
+            card = next(
+                (card for card in there if name[:4] in ("GPU-", "MIG-") and card.startswith(name)), None
+            )
+        if card is None or card in seen.values():
+            break
+        seen[name] = card
+    return seen
+
+
+def process_rank() -> int:
+    """This process's rank among those that train together; 0 alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def say(text: str):
+    """A line in the log."""
+    print(plain.visible(text), file=sys.stderr, flush=True)
+
 
 def gpus() -> int:
-    """NVIDIA GPUs of this machine, those that CUDA_VISIBLE_DEVICES names where it is set; 0 without a driver."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return len([name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()])
-    if not shutil.which("nvidia-smi"):
-        return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    """How many GPUs a process started here sees."""
+    return len(cards())
+
+
+def check_torch():
+    """Stop a script that launch.py started on GPUs when torch sees fewer: it would train on, on the CPU."""
+    given = int(os.environ.get("VALLEY_GPUS", 0))
+    if not given:
+        return
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < given:
+        records.fail(
+            "this process",
+            f"torch sees {seen} of {given} GPUs",
+            "Its build does not fit the driver, or a card is broken: `python -c 'import torch; torch.zeros(1).cuda()'` says why",
+        )
 
 
 def slurm_problem() -> str | None:
@@ -31,10 +99,38 @@ def slurm_problem() -> str | None:
     )
 
 
+def ends_without_memory(folder: Path) -> int:
+    """How many of the SLURM logs in a folder tell that the kernel ended the job for want of memory; four at most."""
+    logs = sorted(folder.glob("*.log"))
+    return min(4, sum("oom_kill" in log.read_text(encoding="utf-8", errors="replace") for log in logs))
+
+
+def short_tmp():
+    """Where TMPDIR is too long for sockets in it, go by a link in /tmp that leads there.
+
+    The path of a Unix socket has 107 bytes; pools of processes and the warm server need up to 40 of them below
+    TMPDIR.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST_TMP:
+        return
+    link = Path(f"/tmp/valley-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}")
+    try:
+        if not link.is_symlink():
+            link.symlink_to(folder)
+        if os.readlink(link) != folder or link.lstat().st_uid != os.getuid():
+            raise FileExistsError(f"{link} is something else")
+    except OSError as error:
+        what = f"is longer than {LONGEST_TMP} bytes, too long for sockets, and cannot be shortened ({error})"
+        records.fail(f"TMPDIR {folder}", what, "Set a shorter one: export TMPDIR=/tmp")
+    os.environ["TMPDIR"], tempfile.tempdir = str(link), None
+
+
 def prepare(warm_start: bool):
-    """Set what jobs need: this interpreter first on PATH, no hub, quiet libraries; for CPU studies a thrifty
+    """Set what jobs need: this interpreter first on PATH, a TMPDIR that sockets fit in, no hub, quiet libraries; for CPU studies a thrifty
     allocator.
     """
+    short_tmp()
     # Jobs find the interpreter that runs Snakemake, whether or not its environment is activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["HF_HUB_OFFLINE"] = "1"  # only the fetch scripts go out, and say so themselves
@@ -46,8 +142,28 @@ def prepare(warm_start: bool):
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
 
 
+def operate(config: dict):
+    """Hand on to jobs how they are to be run; none of it makes them other jobs."""
+    os.environ["VALLEY_STALL"] = json.dumps(config["stall"])
+    os.environ["VALLEY_WEIGHTS"] = config["verify_weights"]
+
+
 def end_with_parent():
     """In a worker: end when its parent does, or it would wait for work for ever."""
     threading.Thread(
         target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
     ).start()
+
+
+def end_with_launcher():
+    """In a process that `accelerate launch` started: be killed when the launcher dies, however it dies.
+
+    Its other end is not told of by the kernel otherwise, and a rank that waits in a collective holds its GPU.
+    Linux's parent-death signal works even while the interpreter is inside a library.
+    """
+    if "LOCAL_RANK" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None, use_errno=True).prctl(parent_death_signal, int(signal.SIGKILL))
+    if os.getppid() == 1:  # it died before that
+        os._exit(1)

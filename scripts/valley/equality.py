@@ -17,6 +17,8 @@ import time
 from decimal import Decimal
 from typing import NamedTuple
 
+from valley import environment
+
 # characters; a longer answer is compared as a string only (10⁶ digits cost Math-Verify 4 s and 600 MB)
 LONGEST = 500
 # of CPU for one comparison, after which it counts as `timeout`: CPU, or a busy machine would change grades
@@ -354,6 +356,7 @@ class Comparer:
 
         from pebble import ProcessPool
 
+        environment.short_tmp()  # the server listens in a folder below it
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["math_verify"])
         self.pool = ProcessPool(self.workers, context=context, initializer=prepare_worker)

@@ -14,13 +14,18 @@ REQUIRED = object()
 
 
 class Flag(NamedTuple):
-    """One setting: what argparse needs of it. `default` is what a script takes when the config sets nothing."""
+    """One setting: what argparse needs of it, and its kind.
+
+    `default` is what a script takes when the config sets nothing. A setting of `operation` says how a cell is run (in what
+    portions, on what, saved how often), not what it is: changing it makes nothing again.
+    """
 
     type: type
     default: object = REQUIRED
     help: str | None = None
     choices: tuple | None = None
     nargs: str | None = None
+    operation: bool = False
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -56,14 +61,16 @@ SFT = {
     "epochs": Flag(float, 1.0),
     "steps": Flag(int, -1, "optimiser steps in place of epochs"),
     "batch": Flag(int, help="global batch: examples an optimiser step"),
-    "device_batch": Flag(int, 1, "examples a device holds at once"),
+    "device_batch": Flag(int, 1, "examples a device holds at once", operation=True),
     "max_length": Flag(int, help="tokens; longer examples are cut"),
     "completion": Flag(str, "trace", "column of the subset that is trained on", ("trace", "solution")),
     "packing": Flag(truth, False, "several examples a row: other steps than the paper's"),
     "precision": PRECISION,
-    "gradient_checkpointing": Flag(truth, False),
-    "deepspeed": Flag(str, None, "DeepSpeed configuration (see config/deepspeed); needs launch.py"),
-    "save_every": Flag(int, 0, "steps between checkpoints; 0 keeps none"),
+    "gradient_checkpointing": Flag(truth, False, operation=True),
+    "deepspeed": Flag(
+        str, None, "DeepSpeed configuration (see config/deepspeed); needs launch.py", operation=True
+    ),
+    "save_every": Flag(int, 0, "steps between checkpoints; 0 keeps none", operation=True),
 }
 RL = {
     **OPTIMISER,
@@ -72,7 +79,7 @@ RL = {
     "prompts": Flag(int, help="problems a step"),
     "rollouts": Flag(int, help="responses a problem"),
     "minibatch": Flag(int, help="problems an update (verl's mini-batch)"),
-    "device_batch": Flag(int, help="responses a device trains on at once"),
+    "device_batch": Flag(int, help="responses a device trains on at once", operation=True),
     "max_new_tokens": Flag(int),
     "temperature": Flag(float, 1.0),
     "kl": Flag(float, 0.0, "coefficient of the KL loss (k3 estimator)"),
@@ -82,7 +89,7 @@ RL = {
     "precision": SFT["precision"],
     "gradient_checkpointing": SFT["gradient_checkpointing"],
     "deepspeed": SFT["deepspeed"],
-    "save_every": Flag(int, help="steps between kept weights"),
+    "save_every": Flag(int, help="steps between kept weights", operation=True),
     "max_prompt": Flag(int, 1024, "longest prompt that vLLM keeps room for"),
     "vllm": Flag(truth, False, "sample with vLLM on the GPU that trains"),
 }
@@ -91,12 +98,13 @@ SAMPLING = {
     "engine": Flag(str, choices=("vllm", "transformers")),
     "max_new_tokens": Flag(int),
     "max_context": Flag(int, help="prompt + response; longer prompts are an error"),
-    "chunk": Flag(int, 128, "samples a batch and file"),
+    "chunk": Flag(int, 128, "samples a batch and file", operation=True),
     "precision": PRECISION,
     "temperature": Flag(float, help="0 means greedy"),
     "top_p": Flag(float),
 }
 JUDGING = {name: SAMPLING[name] for name in ("engine", "max_context", "chunk", "precision")}
+PREFLIGHT = {name: SFT[name] for name in ("completion", "max_length", "batch", "epochs", "steps")}
 SYNTHETIC = ("traces", "task", "rl", "lengths", "recheck", "slip", "seed")
 
 
@@ -116,14 +124,52 @@ def line(settings: dict, names) -> str:
     )
 
 
+def identity(settings: dict, table: dict[str, Flag]) -> str:
+    """The command line of what a job makes: the settings of a table that are not of operation."""
+    return line(settings, [name for name, flag in table.items() if not flag.operation])
+
+
+def operation(settings: dict, table: dict[str, Flag]) -> str:
+    """The command line of how a job is run: the settings of a table that are of operation."""
+    return line(settings, [name for name, flag in table.items() if flag.operation])
+
+
+def meaning(text: str, table: dict[str, Flag]) -> dict[str, list[str]]:
+    """What a command line says a job makes, by flag: without order, operation and what is the default anyway."""
+    found: dict[str, list[str]] = {}
+    for word in shlex.split(text):
+        if word.startswith("--"):
+            values = found[word[2:].replace("-", "_")] = []
+        elif found:
+            values.append(word)
+        else:
+            return {"": [text]}  # no flags at all
+    unsaid = {name: [str(flag.default)] for name, flag in table.items()}
+    return {
+        name: values
+        for name, values in found.items()
+        if not (name in table and (table[name].operation or values == unsaid[name]))
+    }
+
+
 def add(parser: argparse.ArgumentParser, table: dict[str, Flag]):
     """Give a script's parser the flags of a table."""
     for name, flag in table.items():
         extra = {
-            key: value for key, value in flag._asdict().items() if key != "default" and value is not None
+            key: value
+            for key, value in flag._asdict().items()
+            if key not in ("default", "operation") and value is not None
         }
         extra |= {"required": True} if flag.default is REQUIRED else {"default": flag.default}
         parser.add_argument(f"--{name.replace('_', '-')}", **extra)
+
+
+def add_configs(parser: argparse.ArgumentParser):
+    """The flags of every script that looks at a whole study: which one, and where its jobs would run."""
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
+    parser.add_argument(
+        "--profile", nargs="*", action="extend", default=[], help="as for snakemake; several may be given"
+    )
 
 
 def add_prompt(parser: argparse.ArgumentParser):
@@ -146,6 +192,9 @@ def add_study(parser: argparse.ArgumentParser):
     parser.add_argument("--tables", required=True, type=Path, help="folder of the tables, read and written")
     parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell of the grid")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
+    parser.add_argument(
+        "--trained-bases", nargs="*", default=[], help="models whose base is trained here, one a seed"
+    )
     parser.add_argument("--confidence", type=float, default=0.95)
     add_tasks(parser)
 

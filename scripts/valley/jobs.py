@@ -3,8 +3,19 @@
 from pathlib import Path
 
 
-def planned(configfiles: list[Path], folder: Path, targets: list[str]) -> list[dict]:
-    """The jobs of a dry run: rule, wildcards, GPUs, priority, and the places of those each waits for."""
+def gpus_of(resources) -> int:
+    """GPUs that a job asks for, by the resource `gpu` or, on sites that ask so, by `gres` (gpu:h100:4)."""
+    given = str(resources.get("gres") or "")
+    return int(given.rpartition(":")[2]) if given else resources.get("gpu") or 0
+
+
+def planned(
+    configfiles: list[Path], folder: Path, targets: list[str], settings: dict | None = None
+) -> list[dict]:
+    """The jobs of a dry run: rule, wildcards, GPUs, priority, and the places of those each waits for.
+
+    `settings` are those that a profile sets in the config.
+    """
     from snakemake.api import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings, SnakemakeApi
     from snakemake.settings.enums import Quietness, RerunTrigger
 
@@ -12,13 +23,12 @@ def planned(configfiles: list[Path], folder: Path, targets: list[str]) -> list[d
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         workflow = api.workflow(
             ResourceSettings(cores=1),
-            ConfigSettings(configfiles=files),
+            ConfigSettings(configfiles=files, config=settings or {}),
             snakefile=folder / "Snakefile",
             workdir=folder,
         )
-        triggers = frozenset(
-            {RerunTrigger.MTIME, RerunTrigger.INPUT, RerunTrigger.PARAMS}
-        )  # as in the profiles
+        # As in the profiles.
+        triggers = frozenset({RerunTrigger.MTIME, RerunTrigger.INPUT, RerunTrigger.PARAMS})
         workflow.dag(DAGSettings(targets=set(targets), rerun_triggers=triggers)).execute_workflow(
             executor="dryrun"
         )
@@ -29,7 +39,7 @@ def planned(configfiles: list[Path], folder: Path, targets: list[str]) -> list[d
             {
                 "rule": job.rule.name,
                 "wildcards": dict(job.wildcards.items()),
-                "gpus": job.resources.get("gpu", 0),
+                "gpus": gpus_of(job.resources),
                 "priority": job.priority,
                 "waits_for": [place[need] for need in dag.dependencies[job] if need in place],
             }

@@ -7,8 +7,26 @@ tokenizer's end token.
 """
 
 import re
+from pathlib import Path
 
+from valley import records
+
+THOUGHT_END = "</think>"  # as R1 closes its reasoning
 MARK = "\ufdd0"  # a Unicode noncharacter: no text holds it
+
+
+def no_tokenizer(folder: Path) -> str | None:
+    """What to do about a folder without tokenizer.json; None where it is there."""
+    if (folder / "tokenizer.json").is_file():
+        return None
+    others = [
+        n for n in ("tokenizer.model", "vocab.json", "spiece.model", "vocab.txt") if (folder / n).exists()
+    ]
+    there = f", only {others[0]}" if others else ""
+    return (
+        f'{folder} holds no tokenizer.json{there}. Write it: python -c "from transformers import AutoTokenizer as T; '
+        f"T.from_pretrained('{folder}').save_pretrained('{folder}')\" (tokenizer.model also needs sentencepiece)"
+    )
 
 
 def load_tokenizer(folder):
@@ -18,9 +36,20 @@ def load_tokenizer(folder):
     Not AutoTokenizer: transformers 5.23 rebuilds the tokenizer of some model types (qwen2 among them) from
     their usual pre-tokenisation and ignores the one in tokenizer.json.
     """
+    if lacking := no_tokenizer(Path(folder)):
+        what, todo = lacking.split(". ", 1)
+        records.fail(folder, what.removeprefix(f"{folder} "), todo)
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library's parsers raise all kinds, bare Exception among them
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        records.fail(
+            folder,
+            f"holds no tokenizer that can be read ({said})",
+            "Remove the folder and make or fetch it again",
+        )
 
 
 def messages(problem: str, system: str | None, suffix: str) -> list[dict]:
@@ -85,10 +114,10 @@ def completion_ids(tokenizer, completions: list[str]) -> list[list[int]]:
 
 
 def training_rows(
-    tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int
+    tokenizer, rows: list[dict], completion: str, system, suffix, max_length: int | None
 ) -> list[dict]:
     """`input_ids` and `labels` for TRL's SFTTrainer: loss on the completion only (-100 elsewhere), cut at
-    `max_length`.
+    `max_length` (None: whole).
 
     `completion` names the column that is trained: `trace` (long chain of thought) or `solution` (short).
     """
@@ -98,6 +127,15 @@ def training_rows(
         {"input_ids": (p + t)[:max_length], "labels": ([-100] * len(p) + t)[:max_length]}
         for p, t in zip(prompts, targets, strict=True)
     ]
+
+
+def unknown_ids(tokenizer) -> list[int]:
+    """The ids that stand for text a tokenizer has no token for: its unknown token's, and its padding's, which
+    no text is.
+    """
+    names = {tokenizer.unk_token, getattr(tokenizer.backend_tokenizer.model, "unk_token", None)}
+    ids = {tokenizer.convert_tokens_to_ids(name) for name in names - {None}}
+    return sorted((ids | {tokenizer.pad_token_id}) - {None, tokenizer.eos_token_id})
 
 
 def tokenizer_problems(tokenizer, model_positions: int | None, max_length: int) -> list[str]:

@@ -1,23 +1,52 @@
-"""What sft.py and rl.py share: resume from a checkpoint that belongs to the same work, progress, the record
-of a run.
+"""What sft.py and rl.py share: one process a cell, training that continues from whole checkpoints, progress,
+numbers gone bad, the record of a run.
 """
 
+import contextlib
+import itertools
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
-from valley import grid, records
+from valley import checkpoints, environment, locks, manifests, pulse, records
+from valley.environment import process_rank
+
+STUCK = 10  # steps in a row without a difference of reward in any group that are worth a warning
+HOPELESS = 20  # steps from the first one without a single right response, and half the run: it ends
+EMPTY = 1  # tokens: the end token alone, which TRL counts
+EXPLODED = 10.0  # times the first loss that a loss may come to before it is worth a warning
 
 
-def rank() -> int:
-    """This process's rank among those that train together; 0 alone."""
-    return int(os.environ.get("RANK", 0))
+def session(args, work: list):
+    """The frame of a training script (a context manager that yields whether anything is left to do): one process a
+    cell, none left over when its launcher ends, no failure repeated that a retry cannot cure.
+
+    `work` is JSON content that names the arguments, the start model and the data.
+    """
+    environment.end_with_launcher()
+    found = lambda: records.read_json(args.record) if args.record.exists() else {}  # noqa: E731
+    return locks.guarded(args.record.with_name("failed.json"), args.out.parent / "train.lock", work, found)
+
+
+def check_room(args, folder: Path, kept: int | None, steps: int):
+    """Stop unless the disk holds what this training will write: its checkpoints at the peak, and the model.
+
+    A checkpoint is the weights as they are trained and AdamW's two moments in fp32, under DeepSpeed also the fp32
+    master copy. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
+    None: one each `args.save_every` of `steps`.
+    """
+    if process_rank() > 0:
+        return
+    weights = 2 if args.precision == "bf16" and args.deepspeed else 4
+    each = weights + 8 + (4 if args.deepspeed else 0)
+    count = 0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every)
+    there = len(checkpoints.of(folder))
+    needed = manifests.count_weights(args.model) * (each * max(0, count - there) + weights)
+    records.room(args.out.parent, needed, f"training with {count} checkpoints at a time")
 
 
 def announce(config):
@@ -26,7 +55,7 @@ def announce(config):
 
     DeepSpeed has to know of the group by then, or ZeRO-3 takes itself for alone while the weights load.
     """
-    print(f"process {rank()} trains on {config.device}", file=sys.stderr, flush=True)
+    print(f"process {process_rank()} trains on {config.device}", file=sys.stderr, flush=True)
     if config.deepspeed:
         import deepspeed
 
@@ -45,30 +74,9 @@ def weights_dtype(args):
     return torch.bfloat16 if args.precision == "bf16" and args.deepspeed else torch.float32
 
 
-def resume_point(folder: Path, identity) -> str | None:
-    """The last checkpoint in `folder` if it was made by the same work, else None.
-
-    `identity` is JSON content that names data, start model and arguments. Checkpoints of other work are set
-    aside under another name, never deleted and never continued. Of several processes the first does it, the
-    others wait for its mark.
-    """
-    mark, fingerprint = folder / "fingerprint.json", grid.fingerprint(identity)
-    if rank() > 0:
-        while not mark.exists() or records.read_json(mark)["fingerprint"] != fingerprint:
-            time.sleep(0.5)
-        return get_last_checkpoint(folder)
-    if folder.is_dir():
-        found = records.read_json(mark).get("fingerprint") if mark.exists() else None
-        if found == fingerprint:
-            return get_last_checkpoint(folder)
-        os.replace(folder, folder.with_name(f"{folder.name}.of-{found or 'unknown'}-{time.time_ns()}"))
-    records.write_json(mark, {"fingerprint": fingerprint})
-    return None
-
-
 class Progress(TrainerCallback):
-    """A line on standard error every few seconds; the last step is logged whatever the interval; divergence
-    ends training.
+    """A line on standard error every few seconds; the last step is logged whatever the interval; training that
+    nothing can come of ends.
     """
 
     def __init__(self, every: float = 5.0):
@@ -79,7 +87,7 @@ class Progress(TrainerCallback):
             control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
+        if hopeless(state.log_history, state.max_steps):
             control.should_training_stop = True  # the script then says so and fails
         if state.is_world_process_zero and logs and time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
@@ -91,10 +99,115 @@ class Progress(TrainerCallback):
             )
 
 
-def show_progress(trainer):
-    """Report on standard error by `Progress`; standard output is left to the script's closing line."""
+def hopeless(history: list[dict], steps: int) -> str | None:
+    """Why nothing can come of a training any more, in a few words, from its log (one entry a logged step); else
+    None.
+
+    The loss is no number; every response has been empty for STUCK steps; or no response was right from the
+    first step to half of the `steps` (at least HOPELESS).
+    """
+    if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
+        return "the loss is no number"
+    rewarded = [entry for entry in history if "reward" in entry]
+    last = rewarded[-STUCK:]
+    if len(last) == STUCK and all(entry.get("completions/mean_length", 2) <= EMPTY for entry in last):
+        return f"every response of {STUCK} steps was empty"
+    if len(rewarded) >= max(HOPELESS, steps / 2) and not any(entry["reward"] for entry in rewarded):
+        return (
+            f"no response of the first {len(rewarded)} updates was right, so there is nothing to learn from"
+        )
+    return None
+
+
+def warnings(history: list[dict]) -> list[str]:
+    """What went bad in a training without ending it, as sentences for its record and the page.
+
+    `history` is the trainer's log. A loss that explodes, rewards that are the same within every group (no
+    response teaches anything then), empty responses.
+    """
+    found = []
+    losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    rewarded = [entry for entry in history if "reward" in entry]
+    if losses and not rewarded:  # the loss of RL is around zero by its making
+        step, worst = max(losses, key=lambda pair: pair[1])
+        if worst > EXPLODED * max(losses[0][1], 1e-3):
+            found.append(f"the loss rose from {losses[0][1]:.3g} to {worst:.3g} at step {step}")
+    flat = longest_run([entry.get("frac_reward_zero_std", 0.0) >= 1.0 for entry in rewarded])
+    if flat >= STUCK:
+        found.append(f"{flat} updates in a row had the same reward within every group: they taught nothing")
+    empty = [entry["step"] for entry in rewarded if entry.get("completions/min_length", 2) <= EMPTY]
+    if len(empty) >= STUCK:
+        found.append(f"{len(empty)} updates had empty responses, the first at step {empty[0]}")
+    return found
+
+
+def longest_run(values: list[bool]) -> int:
+    """The length of the longest run of true values."""
+    longest = current = 0
+    for value in values:
+        current = current + 1 if value else 0
+        longest = max(longest, current)
+    return longest
+
+
+def train_and_save(trainer, tokenizer, args, resume: str | None, begun: float, kept: int | None) -> dict:
+    """Train, from the checkpoint `resume` where there is one, and save the model; what it took over all processes
+    that worked on it.
+
+    `begun` is when this process began (time.perf_counter), `kept` how many checkpoints stay (None: all). A
+    standstill ends the process (valley/pulse.py), progress goes to standard error by `Progress`; standard output
+    is left to the script's closing line.
+    """
+    folder = Path(trainer.args.output_dir)
+    before = pulse.earlier(folder) if process_rank() == 0 else []
+    useful = checkpoints.useful_seconds(resume)
+    step = int(resume.rsplit("-", 1)[1]) if resume else 0
+    mark = {"segment": len(before), "from": step}
     trainer.pop_callback(PrinterCallback)
-    trainer.add_callback(Progress())
+    with pulse.Pulse(folder, f"training of {args.out}", step, begun, **mark) as beat:
+        for callback in (Progress(), checkpoints.Keeper(beat, useful, kept), Continued(trainer)):
+            trainer.add_callback(callback)
+        start = time.perf_counter()
+        with contextlib.suppress(Complete):
+            trainer.train(resume_from_checkpoint=resume)
+        trained = time.perf_counter() - start
+        if why := hopeless(trainer.state.log_history, trainer.state.max_steps):
+            ended = "diverged" if "number" in why else "was ended"
+            todo = "Change the recipe or the start model; a retry cannot help"
+            records.fail(args.out, f"training {ended} ({why})", todo)
+        save_model(trainer, tokenizer, args)
+        seconds = beat.seconds()
+    last = {"from": step, "to": trainer.state.global_step, "seconds": seconds, "seconds_training": trained}
+    segments = [*before, last]
+    whole = sum(segment.get("seconds_training", 0.0) for segment in segments)
+    return pulse.account(segments, useful + seconds) | {"seconds_training": whole}
+
+
+class Complete(Exception):
+    """The checkpoint that training continues from is that of the last step."""
+
+
+class Continued(TrainerCallback):
+    """What the library leaves to be done in a run that continues: it trains a step more from the checkpoint of the last
+    one, and TRL counts the tokens of its own process alone.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step >= state.max_steps:
+            raise Complete  # weights and state are loaded by now
+        counted = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
+        if counted and hasattr(self.trainer, "_total_train_tokens"):
+            self.trainer._total_train_tokens = int(counted[-1])
+
+
+def mean_loss(curve: list[dict]) -> float:
+    """The mean loss of all steps, from the logged ones, (step, mean loss since the one before)."""
+    steps = [0, *(entry["step"] for entry in curve)]
+    weights = [after - before for before, after in itertools.pairwise(steps)]
+    return sum(w * entry["loss"] for w, entry in zip(weights, curve, strict=True)) / max(1, steps[-1])
 
 
 def save_model(trainer, tokenizer, args):
@@ -108,25 +221,16 @@ def save_model(trainer, tokenizer, args):
 
     if args.precision == "bf16" and not args.deepspeed:
         trainer.model.to(torch.bfloat16)
-    if rank() > 0:
+    if process_rank() > 0:
         trainer.save_model(args.out)  # gives its part; the first process writes
         return
     with records.whole(args.out) as folder:
         trainer.save_model(folder)
         tokenizer.save_pretrained(folder)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; train.json records the arguments
+        manifests.seal(folder, everything=True)
 
 
 def parameters(model) -> int:
     """Number of parameters, also of a model whose weights ZeRO-3 has spread over processes."""
     return sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-
-
-def drop_states(folder: Path):
-    """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints of a
-    finished run.
-    """
-    keep = (".safetensors", ".json", ".jinja", ".txt", ".model")
-    for file in folder.glob("checkpoint-*/**/*"):
-        if file.is_file() and file.suffix not in keep:
-            file.unlink()

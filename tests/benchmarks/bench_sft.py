@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import sft
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, PrinterCallback, get_cosine_schedule_with_warmup
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -40,7 +41,8 @@ def by_trl(folder, tokenizer, data, batch: int, steps: int) -> float:
         deepspeed=None, packing=False,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = sft.make_trainer(sft.make_config(flags, Path(scratch)), load(folder), tokenizer, data)
+        rows = Dataset.from_list(data)
+        trainer = sft.make_trainer(sft.make_config(flags, Path(scratch)), load(folder), tokenizer, rows)
         trainer.pop_callback(PrinterCallback)
         start = time.perf_counter()
         trainer.train()

@@ -218,7 +218,7 @@ def test_a_killed_a_cancelled_and_a_doomed_job_and_a_controller_outage(study, pr
     job = training(study, "sft-64")
     first = jobs(study, "rule_sft_wildcards_S_sft-16_")[0]
     asked = shown(job)
-    for text in ("Partition=cpu", "TimeLimit=00:04:00", "MinMemoryNode=125G", "TresPerJob=gres:gpu:1", "Nice=100", "Requeue=1",
+    for text in ("Partition=cpu", "TimeLimit=00:04:00", "MinMemoryNode=8001M", "TresPerJob=gres:gpu:1", "Nice=100", "Requeue=1",
                  "Comment=rule_sft_wildcards_S_sft-64_0"):  # fmt: skip
         assert re.search(rf"\b{text}\b", asked), asked
     standing = {one: int(re.search(r"\bPriority=(\d+)", shown(one))[1]) for one in (first, job)}

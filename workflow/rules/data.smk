@@ -152,7 +152,7 @@ rule order_traces:
         CPU_ENV
     threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     resources:
-        mem_mb=memory(16000),
+        mem_mb=memory("order_traces", 16000),
         runtime=120,
     params:
         decontaminate=lambda w, input: (
@@ -185,7 +185,7 @@ rule subset:
     conda:
         CPU_ENV
     resources:
-        mem_mb=memory(8000),
+        mem_mb=memory("subset", 8000),
         runtime=60,
     params:
         examples=lambda w: config["sizes"][w.size]["examples"],

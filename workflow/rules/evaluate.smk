@@ -21,7 +21,9 @@ rule generate:
         slurm_extra=nice,
     params:
         launch=launch,
-        flags=flags.line(config["generate"], flags.SAMPLING),
+        flags=what(RESPONSES, sampling, flags.SAMPLING),
+        before=started_before(RESPONSES),
+        operation=how(sampling, flags.SAMPLING),
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags,
         stop=stop_flags,
@@ -29,7 +31,7 @@ rule generate:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
         "{params.launch} scripts/generate.py --model {input.model:q} --task {input.task:q} --samples {params.samples:q}"
-        " {params.flags} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output:q} 2> {log:q}"
+        " {params.flags} {params.operation} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output:q} 2> {log:q}"
 
 
 rule grade:
@@ -49,7 +51,7 @@ rule grade:
     conda:
         CPU_ENV
     resources:
-        mem_mb=memory(16000),
+        mem_mb=memory("grade", 16000),
         runtime=60,
         slurm_extra=nice,
     params:

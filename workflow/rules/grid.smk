@@ -1,13 +1,17 @@
 # What a name in a path stands for, and what a job of it needs.
 
+import ast
 import json
-import math
 import os
+import re
 import shlex
 from types import SimpleNamespace
 
+from snakemake.io import IOFile
+
 CELLS = grid.cells(config)
 PLACES = Places(config)
+COSTS = costs.load()
 TASKS = config["grid"]["tasks"]
 
 
@@ -55,7 +59,8 @@ def by_content(path, same):
     """
     if same:
         return ancient(path)
-    Path(path).touch()
+    if os.access(path, os.W_OK):  # else its age decides
+        Path(path).touch()
     return path
 
 
@@ -63,11 +68,9 @@ def template_of(wildcards):
     """The chat template of a model's family; the one that its base was made with is saved in the base."""
     template = config["families"][config["models"][wildcards.model]["family"]]["template"]
     saved = Path(base_model(wildcards.model, wildcards.get("seed"))) / "chat_template.jinja"
-    return (
-        by_content(template, saved.read_bytes() == Path(template).read_bytes())
-        if saved.exists()
-        else template
-    )
+    if not saved.exists() or not Path(template).exists():
+        return template
+    return by_content(template, saved.read_bytes() == Path(template).read_bytes())
 
 
 def table(name):
@@ -119,7 +122,13 @@ def judged(model, run, seed):
 def judge_prompt_of(wildcards):
     """The judge's prompt; labels hold the hash of the one that they were asked with."""
     labels = Path(cell(wildcards.model, wildcards.run, wildcards.seed, "judged.parquet"))
-    asked = records.parquet_provenance(labels).get("prompt_sha256") if labels.exists() else None
+    try:
+        asked = records.parquet_provenance(labels).get("prompt_sha256")
+    except (
+        OSError,
+        ValueError,
+    ):  # no labels yet. Snakemake takes an error here for a rule that does not apply
+        asked = None
     return by_content(JUDGE_PROMPT, asked == records.sha256(JUDGE_PROMPT)) if asked else JUDGE_PROMPT
 
 
@@ -165,9 +174,53 @@ def gres_resource(count):
     )
 
 
-def memory(mb):
-    """A function of a job's attempt: memory that grows when it is tried again."""
-    return lambda wildcards, attempt: mb * attempt
+def memory(rule, mb):
+    """A function of a job: its memory, which grows by half each time that SLURM ended it for want of memory.
+
+    `mb` may be a function of the wildcards and threads.
+    """
+
+    def wanted(wildcards, threads):
+        folder = Path(".snakemake/slurm_logs") / f"rule_{rule}" / "_".join(wildcards)
+        first = mb(wildcards, threads) if callable(mb) else mb
+        return round(first * 1.5 ** environment.ends_without_memory(folder))
+
+    return wanted
+
+
+def jobs_without_end():
+    """The planned jobs whose modelled time is more than their limit and their retries give, as short texts.
+
+    A training continues from its checkpoint when its time is up, so that the limit of a partition bounds no job by itself.
+    """
+    constants = costs.load()
+    preset, measured = constants["presets"]["paper"], costs.measured_seconds(PLACES.benchmarks)
+    found = []
+    for job in workflow.dag.needrun_jobs():
+        planned = {
+            "rule": job.rule.name,
+            "wildcards": dict(job.wildcards.items()),
+            "gpus": jobs.gpus_of(job.resources),
+        }
+        if not planned["gpus"] or not isinstance(minutes := job.resources.get("runtime"), int):
+            continue
+        seconds, _ = costs.seconds(planned, config, constants, preset, measured)
+        hours, given = seconds / planned["gpus"] / 3600, minutes * (1 + job.restart_times) / 60
+        if hours > given:
+            found.append(f"{job.rule.name} {'.'.join(job.wildcards)}: {hours:,.0f} h of {given:,.0f} h")
+    return found
+
+
+def sft_memory(wildcards, threads):
+    """Memory that SFT of a run asks for: it follows ranks, weights and tokens (costs.host_megabytes)."""
+    ranks = max(1, training_gpus(wildcards))
+    return costs.host_megabytes(config, COSTS, wildcards.model, wildcards.run, ranks)
+
+
+def preflight_memory(wildcards, threads):
+    """Memory that preflight asks for: its own, its workers', and room for the file that it writes."""
+    tokens = costs.tokens_of_subset(config, COSTS, wildcards.run) * COSTS["token_bytes"] / 1e6
+    return COSTS["host"]["preflight"] + threads * COSTS["host"]["worker"] + tokens
 
 
 # Training and generation run in the GPU stack where there are GPUs, all else in the CPU stack.
@@ -191,15 +244,15 @@ def launched(count):
     return f"python scripts/launch.py --gpus {count}" if count else "python"
 
 
-def launch(wildcards):
-    """How generation is started."""
+def launch(wildcards, resources):
+    """How generation is started: of operation, as `resources` tells (see `how`)."""
     return launched(gpus(wildcards))
 
 
 def launch_training(settings):
     """A function of wildcards: how training with `settings` (sft or rl) is started, one process a GPU."""
 
-    def line(wildcards):
+    def line(wildcards, resources):
         deepspeed = settings(config, wildcards.model, wildcards.run).get("deepspeed")
         count = training_gpus(wildcards)
         return launched(count) + (f" --deepspeed {shlex.quote(deepspeed)}" if deepspeed and count else "")
@@ -207,17 +260,70 @@ def launch_training(settings):
     return line
 
 
-def sft_flags(wildcards):
-    return flags.line(grid.sft_settings(config, wildcards.model, wildcards.run), flags.SFT)
+# What a job makes is in its params, which Snakemake records and compares; how it is run is not: functions that ask for
+# `resources` give params that are not recorded. Earlier versions recorded both in one line, beside how the script was
+# started. Where such a line says the same, it stands for the new one, and nothing that is finished is made again.
 
 
-def preflight_flags(wildcards):
-    names = ("completion", "max_length", "batch", "epochs", "steps")
-    return flags.line(grid.sft_settings(config, wildcards.model, wildcards.run), names)
+def recorded(output):
+    """The params that Snakemake recorded when it made a file, as values; none for what it has no record of."""
+    return [ast.literal_eval(text) for text in workflow.persistence.params(IOFile(output)) or []]
 
 
-def rl_flags(wildcards):
-    return flags.line(grid.rl_settings(config, wildcards.model, wildcards.run), flags.RL)
+def as_recorded(output, line, table):
+    """A command line of what a job makes: as it was recorded where that says the same, else as it is now."""
+    lines = [value for value in recorded(output) if isinstance(value, str)]
+    same = (old for old in lines if old and flags.meaning(old, table) == flags.meaning(line, table))
+    return next(same, line)
+
+
+def started_before(file):
+    """A function of wildcards: how a script was started, where an earlier version recorded it; else nothing."""
+
+    def line(wildcards):
+        lines = [value for value in recorded(file.format(**wildcards)) if isinstance(value, str)]
+        return next((old for old in lines if re.fullmatch(r"python( scripts/launch\.py .*)?", old)), "")
+
+    return line
+
+
+def bound_before(file):
+    """A function of wildcards: a number of operation, where an earlier version recorded it; else nothing."""
+    return lambda wildcards: next(
+        (old for old in recorded(file.format(**wildcards)) if isinstance(old, int | float)), ""
+    )
+
+
+SFT_RECORD = RL_RECORD = cell("{model}", "{run}", "{seed}", "train.json")
+PREFLIGHT_RECORD = cell("{model}", "{run}", "{seed}", "preflight.json")
+RESPONSES = cell("{model}", "{run}", "{seed}", "responses/{task}.parquet")
+LABELS = cell("{model}", "{run}", "{seed}", "judged.parquet")
+
+
+def what(file, settings, table):
+    """A function of wildcards: the flags of what the job of `file` makes."""
+
+    def line(wildcards):
+        return as_recorded(file.format(**wildcards), flags.identity(settings(wildcards), table), table)
+
+    return line
+
+
+def how(settings, table):
+    """A function of wildcards: the flags of how a job is run, not recorded; given last, they count."""
+    return lambda wildcards, resources: flags.operation(settings(wildcards), table)
+
+
+def sft_settings(wildcards):
+    return grid.sft_settings(config, wildcards.model, wildcards.run)
+
+
+def rl_settings(wildcards):
+    return grid.rl_settings(config, wildcards.model, wildcards.run)
+
+
+def sampling(wildcards):
+    return config["generate"]
 
 
 def rl_problems(wildcards):
@@ -257,7 +363,33 @@ def study_flags():
     return (
         f"--grid {' '.join(grid_names())} --examples {examples_flags()}"
         f" --confidence {config['report']['confidence']} {tasks_flags()}"
+        + flag("--trained-bases", [m for m in used_models() if grid.is_pretrained_here(config, m)])
     )
+
+
+def flag(name, values):
+    """A flag with its values; nothing where there are none."""
+    return f" {name} {' '.join(values)}" if values else ""
+
+
+def used_models():
+    """The models of the grid."""
+    return list(dict.fromkeys(cell.model for cell in CELLS))
+
+
+def leaking():
+    """Headline tasks whose problems are not taken out of the traces; synthetic ones never hold any."""
+    clean = set(config["traces"]["decontaminate"])
+    return (
+        []
+        if config["traces"]["source"] == "synthetic"
+        else [t for t in config["report"]["headline"] if t not in clean]
+    )
+
+
+def known_flags():
+    """What claims.py must know of a study beside its cells."""
+    return ("--judged" if config["report"]["judge"] else "") + flag("--leaking", leaking())
 
 
 def tasks_flags():

@@ -25,13 +25,15 @@ if JUDGE:
             gres=gres_resource(lambda w: gpus(JUDGING)),
             slurm_extra=nice,
         params:
-            launch=launch(JUDGING),
-            flags=flags.line(config["generate"], flags.JUDGING),
+            launch=lambda w, resources: launch(JUDGING, resources),
+            flags=what(LABELS, sampling, flags.JUDGING),
+            before=started_before(LABELS),
+            operation=how(sampling, flags.JUDGING),
             max_characters=JUDGE["max_characters"],
             stop=stop_flags(JUDGING),
         message:
             "Judge {wildcards.model} {wildcards.run} seed {wildcards.seed}"
         shell:
             "{params.launch} scripts/judge.py --model {input.model:q} --responses {input.responses:q} --tasks {input.tasks:q}"
-            " --prompt {input.prompt:q} --max-characters {params.max_characters:q} {params.flags} {params.stop}"
+            " --prompt {input.prompt:q} --max-characters {params.max_characters:q} {params.flags} {params.operation} {params.stop}"
             " --out {output:q} 2> {log:q}"

@@ -118,6 +118,7 @@ rule claims:
         script="scripts/claims.py",
         code=imports("claims"),
         claims="workflow/reference/claims.yaml",
+        schema="workflow/schemas/claims.schema.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
         cards=CARDS,
@@ -135,11 +136,12 @@ rule claims:
         tables=lambda w: at("report/tables"),
         study=study_flags(),
         parameters=parameters(),
+        known=known_flags(),
     message:
         "Hold the paper's claims against the study"
     shell:
         "python {input.script:q} --claims {input.claims:q} --tables {params.tables:q} {params.study} --parameters {params.parameters:q} --cards {input.cards:q}"
-        " 2> {log:q}"
+        " {params.known} 2> {log:q}"
 
 
 # Where responses are, which a released folder lacks: it brings the examples.

@@ -62,19 +62,21 @@ rule preflight:
     priority: priority(0)
     conda:
         CPU_ENV
+    threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     resources:
-        mem_mb=memory(16000),
+        mem_mb=memory("preflight", preflight_memory),
         runtime=60,
         slurm_extra=nice,
     params:
-        flags=preflight_flags,
+        flags=what(PREFLIGHT_RECORD, sft_settings, flags.PREFLIGHT),
         prompt=prompt_flags,
-        max_truncated=config["preflight"]["max_truncated"],
+        before=bound_before(PREFLIGHT_RECORD),
+        max_truncated=lambda w, resources: config["preflight"]["max_truncated"],
     message:
         "Preflight {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "python scripts/preflight.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.prompt}"
-        " --max-truncated {params.max_truncated:q} --out {output:q} 2> {log:q}"
+        " --max-truncated {params.max_truncated:q} --workers {threads} --out {output:q} 2> {log:q}"
 
 
 rule sft:
@@ -97,16 +99,18 @@ rule sft:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory(128000),
+        mem_mb=memory("sft", sft_memory),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
-        flags=sft_flags,
+        flags=what(SFT_RECORD, sft_settings, flags.SFT),
         prompt=prompt_flags,
+        before=started_before(SFT_RECORD),
+        operation=how(sft_settings, flags.SFT),
     message:
         "SFT {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/sft.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.prompt}"
+        "{params.launch} scripts/sft.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.operation} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} 2> {log:q}"
 
 
@@ -130,16 +134,18 @@ rule rl:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory(256000),
+        mem_mb=memory("rl", 256000),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.rl_settings),
-        flags=rl_flags,
+        flags=what(RL_RECORD, rl_settings, flags.RL),
         prompt=prompt_flags,
+        before=started_before(RL_RECORD),
+        operation=how(rl_settings, flags.RL),
     message:
         "RL {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
-        "{params.launch} scripts/rl.py --model {input.start:q} --problems {input.problems:q} {params.flags} {params.prompt}"
+        "{params.launch} scripts/rl.py --model {input.start:q} --problems {input.problems:q} {params.flags} {params.operation} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} --curve {output.curve:q} 2> {log:q}"
 
 

@@ -9,6 +9,7 @@ Samples of one problem are no independent responses: all errors are computed ove
 """
 
 import itertools
+import math
 
 import numpy
 import pandas
@@ -27,12 +28,14 @@ def fit(
 
     `steps` k ≥ 1, `correct` 0 or 1, `problem` an integer label, one each a response. Returns `p`, `p_low`,
     `p_high`, `p_value` of the test that p^k gives the accuracy in every bin of k (None with fewer than two
-    bins), and `verdict`: `fails` (rejected), `not rejected`, `too few lengths`, or `no spread` where all or
-    none are right.
+    bins), `deviation`: by how much the accuracy of the worst bin is off, with its ends, and `verdict`:
+    `fails` (rejected), `not rejected`, `too few lengths`, or `no spread` where all or none are right.
     """
     from scipy import optimize, stats
 
-    nothing = {"p": None, "p_low": None, "p_high": None, "p_value": None}
+    nothing = dict.fromkeys(
+        ("p", "p_low", "p_high", "p_value", "deviation", "deviation_low", "deviation_high")
+    )
     if len(steps) < FEWEST or correct.min() == correct.max():
         return nothing | {"verdict": "no spread"}
     steps, correct = numpy.asarray(steps, float), numpy.asarray(correct, float)
@@ -54,7 +57,7 @@ def fit(
     }
     bins = binned(steps)
     if bins.max() < 1:
-        return ends | {"p_value": None, "verdict": "too few lengths"}
+        return nothing | ends | {"verdict": "too few lengths"}
     # Residuals of the bins, each problem's share less what the fit of p takes from it; a Wald test on what is
     # left.
     members = numpy.eye(bins.max() + 1)[bins]
@@ -66,7 +69,28 @@ def fit(
     rank = numpy.linalg.matrix_rank(covariance, hermitian=True)
     statistic = float(total @ numpy.linalg.pinv(covariance, hermitian=True) @ total)
     p_value = float(stats.chi2.sf(statistic, max(1, min(rank, bins.max()))))
-    return ends | {"p_value": p_value, "verdict": "fails" if p_value < 1 - confidence else "not rejected"}
+    verdict = "fails" if p_value < 1 - confidence else "not rejected"
+    return (
+        ends
+        | {"p_value": p_value, "verdict": verdict}
+        | worst(total, covariance, members.sum(axis=0), confidence)
+    )
+
+
+def worst(
+    residuals: numpy.ndarray, covariance: numpy.ndarray, responses: numpy.ndarray, confidence: float
+) -> dict:
+    """`deviation` of the bin that is furthest off, in accuracy, with its ends.
+
+    It is at most the largest upper end of any bin, and at least the largest lower end at Bonferroni's level:
+    what is expected of the largest of several (intervals.extreme_ends).
+    """
+    deviations, errors = abs(residuals) / responses, numpy.sqrt(covariance.diagonal()) / responses
+    bins = [
+        intervals.Interval(d, ((e**2, math.inf),), least=0.0) for d, e in zip(deviations, errors, strict=True)
+    ]
+    ends = intervals.extreme_ends("the highest", bins, confidence)
+    return dict(zip(("deviation", "deviation_low", "deviation_high"), ends, strict=True))
 
 
 def binned(values: numpy.ndarray) -> numpy.ndarray:
@@ -145,6 +169,6 @@ def add_up(rows: pandas.DataFrame, confidence: float) -> tuple[pandas.DataFrame,
         bins = hazard(made, group.first_wrong.to_numpy(float), confidence)
         hazards += [{"model": model, "run": run} | row for row in bins]
     of_fits = ["model", "run", "responses", "accuracy", "steps", "error_rate", "error_rate_low", "error_rate_high", "independent",
-               "p", "p_low", "p_high", "p_value", "verdict"]  # fmt: skip
+               "p", "p_low", "p_high", "p_value", "deviation", "deviation_low", "deviation_high", "verdict"]  # fmt: skip
     of_hazards = ["model", "run", "first", "last", "at_risk", "errors", "hazard", "low", "high"]
     return pandas.DataFrame(fits, columns=of_fits), pandas.DataFrame(hazards, columns=of_hazards)

@@ -1,11 +1,10 @@
 """The cells of a study in memory, in one form: what each answered, problem by problem.
 
-`by_problem` makes the table `problems` from grades, one row a cell, task and problem with the means over its samples;
-every comparison of cells, within a study and between two, starts from it.
+`by_problem` makes the table `problems` from grades, one row a cell, task and problem with the means over its
+samples; every comparison of cells, within a study and between two, starts from it.
 """
 
 import re
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +13,23 @@ import numpy
 import pandas
 
 from valley import grading, grid, places, records
-from valley.analysis.intervals import weights
 from valley.analysis.measures import COLUMNS
 from valley.grid import Cell
 
 KEYS = list(Cell._fields)
-GRADES = ["task", "id", "tokens", *grading.GRADERS.values(), "outcome", "reflective", "calculations", "wrong_calculations",
-          "first_wrong"]  # fmt: skip
+GRADES = ["task", "id", "gold", "answer", "tokens", *grading.GRADERS.values(), "outcome", "reflective",
+          "calculations", "wrong_calculations", "first_wrong"]  # fmt: skip
 # What stands for runs in place of their names, so that one sentence holds for studies of any sizes.
-SELECTOR = re.compile(r"(?P<start>base|smallest|largest|each size)(?P<rl>\+rl(?P<along>@)?)?")
+SELECTOR = re.compile(
+    r"(?P<size>base|smallest|largest|each size|last three sizes|larger sizes|smaller sizes)"
+    rf"(\.(?P<recipe>[a-z0-9]+))?(?P<rl>\+rl(?P<when>{grid.ALONG}| throughout)?)?"
+)
+
+
+def is_of_rl(selector: str) -> bool:
+    """True for a selector, or a run's name, that stands for RL runs."""
+    match = SELECTOR.fullmatch(selector)
+    return bool(match["rl"]) if match else grid.parse_run(selector).rl
 
 
 def load_grades(paths: list[Path]) -> pandas.DataFrame:
@@ -43,14 +50,19 @@ def with_clusters(rows: pandas.DataFrame) -> pandas.DataFrame:
 def by_problem(rows: pandas.DataFrame) -> pandas.DataFrame:
     """One row a cell, task and problem: the number of samples, and means over them.
 
-    The columns named after an outcome class are its share.
+    The columns named after an outcome class are its share; `same`: all samples have one answer of one length.
     """
     shares = {name: (rows.outcome == name).astype(float) for name in grading.OUTCOMES if name != "correct"}
     rows = rows.assign(**shares, tokens_reflective=rows.tokens * rows.reflective)
     graders = list(grading.GRADERS.values())
-    measures = [*graders, *shares, *(column for column in COLUMNS if column not in graders)]
+    measures = list(dict.fromkeys([*graders, *shares, *COLUMNS]))
+    measures.remove("same")
     grouped = rows.groupby([*KEYS, "task", "id"], sort=False, observed=True)
-    return grouped.size().rename("samples").to_frame().join(grouped[measures].mean()).reset_index()
+    found = grouped.size().rename("samples").to_frame().join(grouped[measures].mean())
+    one = (grouped.tokens.nunique() == 1) & (grouped.answer.nunique(dropna=False) == 1)
+    return found.assign(
+        same=(one & (found.samples > 1)).astype(float), gold=grouped.gold.first()
+    ).reset_index()
 
 
 class Answers(NamedTuple):
@@ -59,24 +71,15 @@ class Answers(NamedTuple):
     ids: dict[str, list[str]]
     columns: dict[str, numpy.ndarray]  # problems × COLUMNS
     samples: dict[str, int]
-    drawn: dict[str, numpy.ndarray]  # bootstrap draws × COLUMNS, kept once they were made; begins empty
+    gold: dict[str, list[str]]  # right answers; empty for answers that were made without
 
-    def means(self, tasks: list[str]) -> dict[str, numpy.ndarray]:
-        """Means over the problems, task by task."""
-        return {task: self.columns[task].mean(axis=0) for task in tasks}
-
-    def draws(self, tasks: list[str]) -> dict[str, numpy.ndarray]:
-        """The same for every bootstrap draw; those of a task are the same for all cells: differences are paired."""
-        for task in tasks:
-            if task not in self.drawn:
-                place = zlib.crc32(task.encode())  # another seed for another task
-                self.drawn[task] = weights(len(self.columns[task]), place) @ self.columns[task]
-        return {task: self.drawn[task] for task in tasks}
+    def column(self, task: str, name: str) -> numpy.ndarray:
+        """One measure of every problem of a task."""
+        return self.columns[task][:, COLUMNS.index(name)]
 
     def solved(self, task: str, grader: str = "headline") -> numpy.ndarray:
         """Correct responses of every problem."""
-        rates = self.columns[task][:, COLUMNS.index(grading.GRADERS[grader])]
-        return (rates * self.samples[task]).round().astype(int)
+        return (self.column(task, grading.GRADERS[grader]) * self.samples[task]).round().astype(int)
 
 
 def answers(problems: pandas.DataFrame) -> dict[Cell, Answers]:
@@ -87,8 +90,9 @@ def answers(problems: pandas.DataFrame) -> dict[Cell, Answers]:
         for task, rows in table.groupby("task", observed=True):
             rows = rows.sort_values("id")
             made.ids[task] = rows.id.tolist()
-            made.columns[task] = rows[list(COLUMNS)].to_numpy(float)
+            made.columns[task] = numpy.array(rows[list(COLUMNS)], float)
             made.samples[task] = int(rows.samples.iat[0])
+            made.gold[task] = rows.gold.tolist()
         found[Cell(str(key[0]), str(key[1]), int(key[2]))] = made
     return found
 
@@ -101,83 +105,142 @@ def pooled(several: list[Answers]) -> Answers:
         {task: first.ids[task] for task in tasks},
         {task: numpy.mean([one.columns[task] for one in several], axis=0) for task in tasks},
         {task: sum(one.samples[task] for one in several) for task in tasks},
-        {},
+        {task: first.gold[task] for task in tasks if task in first.gold},
     )
 
 
 class Study:
-    """The cells of a study, and what its grid asks for."""
+    """The cells of a study, and what its grid asks for.
 
-    def __init__(self, problems: pandas.DataFrame, wanted: Iterable[Cell], examples: dict[str, int]):
-        self.wanted, self.examples = dict.fromkeys(wanted), examples
+    `trained_bases`: the models whose base is trained here, one for each seed; a given base stands beside all
+    seeds. `copies`: pairs of cells with the same responses to the last token; of trainings that are copies
+    one counts.
+    """
+
+    def __init__(
+        self,
+        answered: dict[Cell, Answers],
+        wanted: Iterable[Cell],
+        examples: dict[str, int],
+        trained_bases: Iterable[str] = (),
+    ):
+        self.cells, self.wanted, self.examples = answered, dict.fromkeys(wanted), examples
         self.models = list(dict.fromkeys(cell.model for cell in self.wanted))
-        self.cells, order = answers(problems), {}
-        for cell, made in self.cells.items():
+        self.trained_bases, self.copies, self.other_gold = set(trained_bases), {}, set()
+        self.remembered: dict = {}  # what estimates.py has worked out, by what it is
+        first, order, gold = {}, {}, {}
+        for cell, made in answered.items():
             for task, ids in made.ids.items():
                 if order.setdefault(task, ids) != ids:
-                    records.fail(
-                        cell,
-                        f"answered other problems of {task} than the other cells",
-                        "Generate the cell again",
-                    )
+                    fault = f"answered other problems of {task} than the other cells"
+                    records.fail(cell, fault, "Generate the cell again")
+                if gold.setdefault(task, made.gold.get(task)) != made.gold.get(task):
+                    self.other_gold.add(task)
+            tokens = [made.column(task, "tokens") for task in sorted(made.columns)]
+            seen = hash(tuple(made.columns[task].tobytes() for task in sorted(made.columns)))
+            if any(map(numpy.ptp, tokens)) and first.setdefault(seen, cell) != cell:
+                self.copies[cell] = first[seen]
+        self.runs_of: dict[
+            str, dict[str, list[int]]
+        ] = {}  # by model: the seeds that the grid asks of each run
+        for cell in self.wanted:
+            self.runs_of.setdefault(cell.model, {}).setdefault(cell.run, []).append(cell.seed)
 
     def runs(self, model: str) -> list[str]:
         """The runs the grid asks of a model."""
-        return list(dict.fromkeys(cell.run for cell in self.wanted if cell.model == model))
+        return list(self.runs_of[model])
 
-    def sizes(self, model: str) -> list[str]:
-        """SFT runs under the protocol by data size."""
-        runs = [run for run in self.runs(model) if grid.parse_run(run).is_protocol]
-        return sorted(runs, key=self.count)
+    def sizes(self, model: str, recipe: str | None = None, rl: bool = False) -> list[str]:
+        """SFT runs of a recipe (None: the protocol) by data size; with `rl` those from which RL starts."""
+        runs = [run for run in self.runs(model) if grid.parse_run(run).stage == "sft"]
+        runs = [run for run in runs if grid.parse_run(run).recipe == recipe]
+        return sorted(
+            [run for run in runs if not rl or grid.continued(run) in self.runs(model)], key=self.count
+        )
 
     def count(self, run: str) -> int:
         """Training examples of a run; 0 for a base."""
         size = grid.parse_run(run).size
         return self.examples[size] if size else 0
 
-    def resolve(self, model: str, selector: str) -> list[str]:
-        """The runs that a selector (SELECTOR, or a run's own name) stands for: one, several or none."""
+    def is_trained(self, model: str, run: str) -> bool:
+        """True for a run whose weights a seed of this study made."""
+        return run != "base" or model in self.trained_bases
+
+    def resolve(self, model: str, selector: str, rl: bool = False) -> tuple[list[dict[str, float]], str]:
+        """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side
+        each.
+
+        `rl`: RL is compared, so sizes are those from which it starts. What is called the largest size must
+        not be the smallest of the grid, nor the smallest another; a mean of sizes needs two.
+        """
         match = SELECTOR.fullmatch(selector)
         if not match:
-            grid.parse_run(selector)  # a ConfigError for what is no run's name either
-            return [selector] if selector in self.runs(model) else []
-        sizes = self.sizes(model)
-        if match["rl"]:
-            sizes = [run for run in sizes if grid.continued(run) in self.runs(model)]
-        starts = {"base": ["base"], "smallest": sizes[:1], "largest": sizes[-1:], "each size": sizes}[
-            match["start"]
-        ]
-        if not match["rl"]:
-            return starts
-        ends = [grid.continued(start) for start in starts]
-        if match["along"]:
-            return grid.along(self.runs(model), ends[0]) if ends else []
-        return [end for end in ends if end in self.runs(model)]
+            whole = (
+                grid.along(self.runs(model), selector)[-grid.RL_END :] if grid.parse_run(selector).rl else []
+            )
+            runs = whole or [run for run in self.runs(model) if run == selector]
+            return [dict.fromkeys(runs, 1 / len(runs))] if runs else [], "the grid has no such cells"
+        plain, chosen = self.sizes(model), self.sizes(model, match["recipe"], rl)
+        least, half = self.count(plain[0]) if plain else 0, len(chosen) // 2
+        groups = {
+            "base": [["base"]] if "base" in self.runs(model) else [],
+            "smallest": [[run] for run in chosen[:1] if self.count(run) == least],
+            "largest": [[run] for run in chosen[-1:] if self.count(run) > least],
+            "each size": [[run] for run in chosen],
+            "last three sizes": [[run for run in chosen[-3:] if self.count(run) > least]],
+            "larger sizes": [chosen[len(chosen) - half :]],
+            "smaller sizes": [chosen[:half]],
+        }[match["size"]]
+        found = [dict.fromkeys(runs, 1 / len(runs)) for runs in groups if runs]
+        if match["rl"] and found:
+            found = [side for start in found for side in self._along(model, next(iter(start)), match["when"])]
+        if found:
+            return found, ""
+        starts = " from which RL starts" if rl else ""
+        one = f"the grid has no other size{starts} than {chosen[0]}" if len(chosen) == 1 else ""
+        return [], one or "the grid has no such cells"
 
-    def seeds(self, model: str, runs: list[str]) -> tuple[list[int], list[str]]:
-        """(seeds all of whose cells are there, cells of the grid that are missing)."""
-        asked = [
-            cell.seed
-            for cell in self.wanted
-            if (cell.model, cell.run) == (model, runs[0])
-            and all(cell.sibling(run) in self.wanted for run in runs)
-        ]
-        missing = [
-            cell for seed in asked for run in runs if (cell := Cell(model, run, seed)) not in self.cells
-        ]
-        lacking = {cell.seed for cell in missing}
-        return [seed for seed in asked if seed not in lacking], list(map(str, missing))
+    def _along(self, model: str, start: str, when: str | None) -> list[dict[str, float]]:
+        """RL from a start: its end (mean of the last RL_END checkpoints), each checkpoint (`@`), or their
+        mean.
+        """
+        steps = grid.along(self.runs(model), grid.continued(start))
+        if when == grid.ALONG:
+            return [{run: 1.0} for run in steps]
+        steps = steps if when else steps[-grid.RL_END :]
+        return [dict.fromkeys(steps, 1 / len(steps))] if steps else []
 
-    def answers(self, cell: Cell, end: bool) -> Answers:
-        """What a cell answered; with `end` an RL run is the mean of its last RL_END checkpoints."""
-        runs = [other.run for other in self.cells if (other.model, other.seed) == (cell.model, cell.seed)]
-        steps = grid.along(runs, cell.run) if end and cell.parsed.rl else []
-        if len(steps) < 2:
-            return self.cells[cell]
-        return pooled([self.cells[cell.sibling(run)] for run in steps[-grid.RL_END :]])
+    def seeds(self, model: str, runs: list[str]) -> tuple[dict[str, list[int]], list[str]]:
+        """({run: the seeds of it that count}, missing cells): of trained runs the seeds that all have, of a
+        given base all of its own.
+        """
+        trained = [run for run in runs if self.is_trained(model, run)]
+        common = set.intersection(*(set(self.runs_of[model].get(run, [])) for run in trained or runs))
+        asked = {
+            run: [s for s in self.runs_of[model].get(run, []) if s in common or run not in trained]
+            for run in runs
+        }
+        missing = [Cell(model, run, s) for run in runs for s in asked[run]]
+        missing = [cell for cell in missing if cell not in self.cells]
+        lacking = {cell.seed for cell in missing if cell.run in trained}
+        lacking |= {
+            cell.seed for cell, first in self.copies.items() if cell.run in trained and first.run == cell.run
+            and first.model == cell.model == model
+        }  # fmt: skip
+        absent = {(cell.run, cell.seed) for cell in missing}
+        counted = {
+            run: [
+                s for s in asked[run] if (run, s) not in absent and (run not in trained or s not in lacking)
+            ]
+            for run in runs
+        }
+        return counted, list(map(str, missing))
 
 
-def load(tables: Path, wanted: list[str], examples: dict[str, int]) -> Study:
+def load(
+    tables: Path, wanted: list[str], examples: dict[str, int], trained_bases: Iterable[str] = ()
+) -> Study:
     """The study whose problems lie in a folder of tables; `wanted` are the cells of its grid, model/run/seed."""
     problems = records.read_parquet(tables / "problems.parquet").to_pandas()
-    return Study(problems, map(grid.parse_cell, wanted), examples)
+    return Study(answers(problems), map(grid.parse_cell, wanted), examples, trained_bases)

@@ -1,228 +1,327 @@
-"""Claims held against a study: the quantity of each part on its cells, and the verdict on what was expected of it.
+"""What the paper claims, held against a study: the language of claims.yaml, and the verdict on every part of
+it.
 
-What is claimed of every model needs every model (intersection–union, uncorrected) and is refuted by one (Holm). A claim
-holds when all its parts do and fails when one does. The intervals: estimates.py.
+A part speaks of several models at once; its rule, written beside it before any data, says how many must
+agree. Verdicts count the noise of training; what the trainings of this study show by themselves stands beside
+them. How intervals and rules work: intervals.py; what could make a verdict mean something else: sanity.py.
 """
 
 import math
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy
 import pandas
 
+from valley import grid
+from valley.analysis import estimates, intervals, sanity
 from valley.analysis.cells import Study
-from valley.analysis.estimates import Estimate, compared
+from valley.analysis.estimates import Row
 from valley.analysis.measures import Tasks
 from valley.grading import GRADERS
 
-MODEL_COLUMNS = ["claim", "part", "model", "run", "against", "value", "low", "high", "verdict", "seeds", "interval_over",
-                 "signs", "would_decide"]  # fmt: skip
+PART_COLUMNS = ["claim", "part", "text", "verdict", "why", "but", "rule", "counts", "grader", "these_trainings", "every",
+                "average"]  # fmt: skip
+MODEL_COLUMNS = ["claim", "part", "model", "run", "against", "value", "low", "high", "verdict", "problems_low",
+                 "problems_high", "trainings"]  # fmt: skip
+MORE = (2, 3, 5, 10, 20, 50)  # times the seeds, or the problems, that are tried for what would decide
 
 
-def decide(ends: tuple[float, float], expect: dict) -> str:
-    """`holds` when the whole interval is as expected, `fails` when none of it is, else `undecided`."""
-    low, high = ends
-    if math.isnan(low) or math.isnan(high):
-        return "undecided"
-    if "below" in expect:
-        return "holds" if high < expect["below"] else "fails" if low > expect["below"] else "undecided"
-    if "above" in expect:
-        return "holds" if low > expect["above"] else "fails" if high < expect["above"] else "undecided"
-    least, most = expect["about"] - expect["within"], expect["about"] + expect["within"]
-    if least <= low and high <= most:
-        return "holds"
-    return "fails" if high < least or low > most else "undecided"
+class Known(NamedTuple):
+    """What a study knows beside its cells."""
+
+    tasks: Tasks
+    fits: pandas.DataFrame  # accumulation
+    points: pandas.DataFrame  # recovery
+    parameters: dict[str, float]  # billions, by model
+    reflective: bool = True  # the traces hold the paper's keywords
+    judged: bool = True  # a judge labelled the responses
+    leaking: tuple[str, ...] = ()  # tasks whose problems were not taken out of the traces
+    leaks: frozenset = frozenset()  # (task, id) of problems that occur in the traces
+    confidence: float = 0.95
+
+    def of(self, part: dict) -> Tasks:
+        """The tasks a part looks at: those whose calculations are counted in place of all others where it
+        says so.
+        """
+        return Tasks(*[self.tasks.calculations] * 3) if part.get("tasks") == "calculations" else self.tasks
 
 
-def every(estimates: list[Estimate], expect: dict, confidence: float) -> str:
-    """Verdict on "every": holds when each does (intersection–union: no correction), fails when one does under
-    Holm's.
+def read(path: Path, schema: Path) -> dict:
+    """The claims; ConfigError with every place where they are not in the language of the schema."""
+    import yaml
 
-    Holm's first step tests the most extreme of m at 1 − α/m (Holm 1979); one rejection refutes "every".
+    claims = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if problems := [*lint(claims, schema)]:
+        raise grid.ConfigError(
+            f"{path}: not in the language of claims:\n" + "\n".join(f"  - {p}" for p in problems)
+        )
+    return claims
+
+
+def lint(claims: dict, schema: Path):
+    """Sentences on what is wrong with claims: keys, types and selectors by the schema, and what a schema
+    cannot say.
     """
-    if all(decide(e.interval(confidence), expect) == "holds" for e in estimates):
-        return "holds"
-    strict = 1 - (1 - confidence) / len(estimates)
-    return "fails" if any(decide(e.interval(strict), expect) == "fails" for e in estimates) else "undecided"
+    import jsonschema
+    import yaml
 
-
-def some(estimates: list[Estimate], expect: dict, confidence: float) -> str:
-    """Verdict on "any": holds when one does under Holm's correction, fails when each does."""
-    if all(decide(e.interval(confidence), expect) == "fails" for e in estimates):
-        return "fails"
-    strict = 1 - (1 - confidence) / len(estimates)
-    return "holds" if any(decide(e.interval(strict), expect) == "holds" for e in estimates) else "undecided"
-
-
-def would_decide(e: Estimate, expect: dict, confidence: float) -> str:
-    """What would move an undecided interval off the threshold, were the estimate the truth: samples, problems
-    or seeds.
-
-    More samples shrink only what sampling adds to the interval; the choice of problems and the seed of the
-    training stay.
-    """
-    from scipy import stats
-
-    ends = [expect[side] for side in ("below", "above") if side in expect]
-    ends = ends or [expect["about"] - expect["within"], expect["about"] + expect["within"]]
-    distance = min(abs(e.value - end) for end in ends)
-    if not distance or not math.isfinite(distance):
-        return "nothing: the estimate lies on the threshold or cannot be computed"
-    down, up, seeds = e.parts(confidence)
-    problems = max(down, up)
-    samples = stats.norm.ppf((1 + confidence) / 2) * e.samples_error
-    rest = max(0.0, problems**2 - samples**2) + seeds**2
-    if samples and rest < distance**2:
-        return f"{samples**2 / (distance**2 - rest):.1f} times the samples"
-    none = "no number of samples can; " if samples else ""
-    if seeds < distance:
-        return none + f"{problems**2 / (distance**2 - seeds**2):.1f} times the problems"
-    if problems < distance:
-        spread = e.by_seed.std(ddof=1)
-        for count in range(len(e.by_seed) + 1, 1000):
-            if (
-                math.hypot(stats.t.ppf((1 + confidence) / 2, count - 1) * spread / count**0.5, problems)
-                < distance
-            ):
-                return none + f"some {count} training seeds"
-    return none + "only more problems and more training seeds together"
-
-
-def sign_test(e: Estimate, expect: dict) -> str:
-    """How many seeds lie on the expected side, and what a sign test makes of it: next to nothing of few
-    seeds.
-    """
-    count = len(e.by_seed)
-    side = "below" if "below" in expect else "above" if "above" in expect else None
-    if count < 2 or side is None:
-        return ""
-    sign = -1 if side == "below" else 1
-    agree = int((sign * (e.by_seed - expect[side]) > 0).sum())
-    text = f"{agree} of {count} seeds"
-    return text + (f"; a sign test of {count} seeds cannot decide" if 0.5**count > 0.025 else "")
+    rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
+    for error in jsonschema.Draft202012Validator(rules).iter_errors(claims):
+        error = jsonschema.exceptions.best_match([error])
+        odd = isinstance(error.instance, dict) and not all(isinstance(key, str) for key in error.instance)
+        hint = ". YAML reads on, off, yes and no as true and false: quote them" if odd else ""
+        yield f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}{hint}"
+        return
+    for name, claim in claims.items():
+        for key, part in claim["parts"].items():
+            here, words = f"{name}.{key}", part["rule"].split()
+            if words[:2] == ["at", "least"] and int(words[2]) > int(words[4]):
+                yield f"{here}.rule: {part['rule']!r} asks for more than there are"
+            if "of" in part and part["of"] in (part.get("minus"), part.get("over")):
+                yield f"{here}: compares {part['of']!r} with itself"
+            if part["models"] != "all" and (both := set(part["models"]) & set(part.get("except", []))):
+                yield f"{here}.except: {', '.join(sorted(both))} is among its models"
 
 
 def asked_of(study: Study, part: dict) -> list[str]:
     """The models of the study that a part speaks of."""
-    models = part["models"] if isinstance(part["models"], list) else study.models
+    models = study.models if part["models"] == "all" else part["models"]
     return [m for m in study.models if m in models and m not in part.get("except", [])]
 
 
-def on_calculations(part: dict, tasks: Tasks) -> Tasks:
-    """The tasks a part looks at: those whose calculations are counted in place of all others where it says so."""
-    return Tasks(*[tasks.calculations] * 3) if part.get("tasks") == "calculations" else tasks
-
-
-def decided(
-    study: Study, part: dict, tasks: Tasks, confidence: float, grader: str
-) -> tuple[str, list[dict], list[str]]:
-    """(verdict, rows a model and pair of runs, missing cells) of a part that compares runs."""
-    rows, gaps, estimates = [], [], []
+def rows_of(study: Study, part: dict, known: Known, grader: str) -> tuple[list[Row], list[str], str]:
+    """(comparisons a model and pair of sides, missing cells, why there is none) of a part that compares runs."""
+    found, gaps, whys = [], [], []
     for model in asked_of(study, part):
-        found, missing = compared(study, model, part, on_calculations(part, tasks), grader)
+        rows, missing, why = estimates.compared(study, model, part, known.of(part), grader)
+        found += rows
         gaps += missing
-        for left, right, estimate in found:
-            low, high = estimate.interval(confidence)
-            verdict, several = decide((low, high), part["expect"]), len(estimate.by_seed) > 1
-            open_ = verdict == "undecided"
-            estimates.append(estimate)
-            rows.append(
-                {
-                    "model": model,
-                    "run": left,
-                    "against": right,
-                    "value": estimate.value,
-                    "low": low,
-                    "high": high,
-                    "verdict": verdict,
-                    "seeds": len(estimate.by_seed),
-                    "interval_over": "problems and training seeds" if several else "problems, one training",
-                    "signs": sign_test(estimate, part["expect"]),
-                    "would_decide": would_decide(estimate, part["expect"], confidence) if open_ else "",
-                }
-            )
-    if not estimates:
-        return "undecided" if gaps else "not applicable", rows, gaps
-    combine, settled = (some, "holds") if part["models"] == "any" else (every, "fails")
-    verdict = combine(estimates, part["expect"], confidence)
-    return (
-        "undecided" if gaps and verdict != settled else verdict,
-        rows,
-        gaps,
-    )  # more cells cannot unsettle it
+        whys += [why] if why else []
+    return found, gaps, "" if found else whys[0]
 
 
-def order(points: pandas.DataFrame, parameters: dict[str, float], confidence: float) -> tuple[str, str]:
-    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau by permutation, recovery at
-    its estimate.
+def decide(
+    part: dict, rows: list[Row], confidence: float, rule: str | None = None, training: bool = True
+) -> str:
+    """The verdict on a part's rows by its rule, or by another."""
+    estimates_ = [row.estimate for row in rows]
+    p_values = intervals.by_rule(rule or part["rule"], estimates_, part["expect"], training)
+    return intervals.verdict(*p_values, confidence)
+
+
+def order(known: Known) -> tuple[str, str]:
+    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau of parameters and recovery, by
+    permutation.
+
+    Recovery is known to lie between two sizes, before the first, or beyond the last: models in one of these
+    intervals tie, and those that are not back within the grid come after all others (Gehan 1965).
     """
     from scipy import stats
 
-    known = points[points.model.isin(parameters)]
-    size = known.model.map(parameters).to_numpy(float)
-    if len(known) < 2:
+    points = known.points[known.points.model.isin(known.parameters)]
+    if len(points) < 2:
         return "undecided", "fewer than two models with all their sizes"
-    ranks = stats.rankdata(known.by)
-    tau = lambda ours: stats.kendalltau(ours, ranks).statistic if len(set(ranks)) > 1 else 0.0  # noqa: E731
+    size, ranks = points.model.map(known.parameters).to_numpy(float), stats.rankdata(points.by)
+    later = numpy.sign(ranks[:, None] - ranks)
+    pairs = max(1.0, float(numpy.abs(later).sum()))
+
+    def tau(ours: numpy.ndarray, axis: int = -1) -> numpy.ndarray:
+        return (numpy.sign(ours[..., :, None] - ours[..., None, :]) * later).sum(axis=(-2, -1)) / pairs
+
     result = stats.permutation_test(
-        (size,), tau, permutation_type="pairings", n_resamples=9999, rng=numpy.random.default_rng(0)
+        (size,),
+        tau,
+        permutation_type="pairings",
+        n_resamples=9999,
+        vectorized=True,
+        rng=numpy.random.default_rng(0),
     )
-    why = f"tau {result.statistic:+.2f}, p {result.pvalue:.2f}, {len(known)} models"
-    if result.pvalue > 1 - confidence:
-        few = 2 / math.factorial(len(known)) > 1 - confidence
-        return "undecided", why + (
-            ": no order of so few models can decide; more models" if few else ": more models"
-        )
-    return "holds" if result.statistic < 0 else "fails", why
+    beyond = int(numpy.isinf(points.by.to_numpy(float)).sum())
+    why = f"tau {result.statistic:+.2f}, p {result.pvalue:.2f}, {len(points)} models, {beyond} of them not back within the grid"
+    if result.pvalue <= 1 - known.confidence:
+        return "holds" if result.statistic < 0 else "fails", why
+    few = 2 / math.factorial(len(points)) > 1 - known.confidence
+    return "undecided", why + (
+        ": no order of so few models can decide; more models" if few else ": more models"
+    )
 
 
-def adds_up(study: Study, fits: pandas.DataFrame, part: dict, confidence: float) -> tuple[str, str]:
-    """(verdict, why) of p^k: refuted where the test rejects it (Holm over models), never proved by not being
-    rejected.
+def adds_up(study: Study, known: Known, part: dict) -> tuple[str, str]:
+    """(verdict, why) of p^k: is the largest deviation of any number of calculations surely within what is
+    allowed?
     """
-    chosen = [(m, r) for m in asked_of(study, part) for r in study.resolve(m, part["of"])]
-    table = fits.set_index(["model", "run"])
-    known = [pair for pair in chosen if pair in table.index]
-    if not known:
-        return "undecided", "no fit yet"
-    tested = table.loc[known].dropna(subset=["p_value"])
-    why = "; ".join(f"{m} {r}: {table.loc[(m, r)].verdict}" for m, r in known)
-    if len(tested) and tested.p_value.min() < (1 - confidence) / len(tested):
-        return "fails", why
-    return "undecided", why + ". A fit that is not rejected is no proof"
+    table = known.fits.set_index(["model", "run"])
+    verdicts, said = [], []
+    for model in asked_of(study, part):
+        for weights in study.resolve(model, part["of"])[0]:
+            pair = (model, next(iter(weights)))
+            if pair not in table.index or pandas.isna(table.loc[pair].deviation_high):
+                verdicts.append("undecided")
+                said.append(f"{' '.join(pair)}: no fit yet")
+                continue
+            low, high = table.loc[pair, ["deviation_low", "deviation_high"]]
+            limit = part["expect"]["below"]
+            verdicts.append("holds" if high < limit else "fails" if low > limit else "undecided")
+            said.append(f"{' '.join(pair)}: off by {low:.2f} to {high:.2f}")
+    if not verdicts:
+        return "not applicable", "the grid has no such cells"
+    count = intervals.rule_count(part["rule"], len(verdicts))
+    wrong = len(verdicts) - count + 1
+    return (
+        "holds"
+        if verdicts.count("holds") >= count
+        else "fails"
+        if verdicts.count("fails") >= wrong
+        else "undecided"
+    ), "; ".join(said)
 
 
-def part_row(
-    study: Study, part: dict, tasks: Tasks, fits, points, parameters, reflective: bool, confidence: float
-) -> tuple[dict, list[dict]]:
-    """The row of a part in claims.csv, and its rows a model.
-
-    `fits` and `points` are the tables accumulation and recovery; `parameters` the models' sizes in billions;
-    `reflective`: the traces hold some of the paper's keywords.
-    """
-
-    def not_applicable(why: str):
-        return {"verdict": "not applicable", "why": why}, []
-
-    if part.get("needs") == "reflection" and not reflective:
-        return not_applicable("the traces hold none of the paper's reflection keywords")
+def not_applicable(study: Study, part: dict, known: Known) -> str:
+    """Why a part says nothing of this study; empty where it does."""
+    needs = part.get("needs", [])
+    if "reflection" in needs and not known.reflective:
+        return "the traces hold none of the paper's reflection keywords"
+    if "judge" in needs and not known.judged:
+        return "the paper's number is of keywords and a judge; this study has no judge"
     if not asked_of(study, part):
-        return not_applicable("no model of this study is meant")
-    if part.get("tasks") == "calculations" and not tasks.calculations:
-        return not_applicable("no task of this study counts calculations")
-    if part["measure"] == "order":
-        return dict(zip(("verdict", "why"), order(points, parameters, confidence), strict=True)), []
-    if part["measure"] == "fit":
-        return dict(zip(("verdict", "why"), adds_up(study, fits, part, confidence), strict=True)), []
-    grader = part.get("grader", "headline")
-    verdict, rows, gaps = decided(study, part, tasks, confidence, grader)
-    why = "" if rows else "the grid has no such cells"
-    why = f"{len(gaps)} cells are missing, {gaps[0]} first" if gaps else why
-    if part["measure"] in ("accuracy", "efficiency") and grader == "headline" and rows:
-        by_grader = {name: decided(study, part, tasks, confidence, name)[0] for name in GRADERS}
-        if len(set(by_grader.values())) > 1:
-            why = ", ".join(f"{name}: {said}" for name, said in by_grader.items())
-            return {"verdict": "grader-dependent", "why": why}, rows
-    return {"verdict": verdict, "why": why}, rows
+        return "no model of this study is meant"
+    if (part.get("tasks") == "calculations" or part["measure"] == "fit") and not known.tasks.calculations:
+        return "no task of this study counts calculations"
+    return ""
+
+
+def judge(study: Study, part: dict, known: Known) -> tuple[dict, list[Row]]:
+    """The row of a part in claims.csv (verdict, why, but, beside), and its rows a model."""
+    confidence, grader = known.confidence, part.get("grader", "headline")
+    if why := not_applicable(study, part, known):
+        return {"verdict": "not applicable", "why": why}, []
+    if part["measure"] in ("order", "fit"):
+        found = order(known) if part["measure"] == "order" else adds_up(study, known, part)
+        return dict(zip(("verdict", "why"), found, strict=True)), []
+    rows, gaps, why = rows_of(study, part, known, grader)
+    if not rows:
+        return {"verdict": "not applicable", "why": why}, []
+    verdict, there = decide(part, rows, confidence), [row for row in rows if row.estimate]
+    said = [sentence(part, there, len(rows), confidence)] if there else []
+    if gaps:
+        said.append(f"{len(gaps)} cells are missing, {gaps[0]} first")
+    if uneven := sorted({task for row in there for task, k in row.samples.items() if len(k) > 1}):
+        said.append(f"cells have different numbers of samples on {', '.join(uneven)}")
+    if part["measure"] in ("accuracy", "efficiency") and grader == "headline" and there:
+        others = {name: decide(part, rows_of(study, part, known, name)[0], confidence) for name in GRADERS}
+        if set(others.values()) >= {"holds", "fails"}:
+            said.append(", ".join(f"{name}: {other}" for name, other in others.items()))
+            return {"verdict": "grader-dependent", "why": "; ".join(said)}, rows
+    but = sanity.doubts(study, part, rows, known, verdict) if verdict in ("holds", "fails") else []
+    if verdict == "undecided" and there:
+        said.append(would_decide(part, [row.estimate for row in rows], confidence))
+    return {
+        "verdict": verdict + (", but" if but else ""),
+        "why": "; ".join(said),
+        "but": "; ".join(but),
+        "these_trainings": decide(part, rows, confidence, training=False),
+        "every": decide(part, rows, confidence, "every"),
+        "average": decide(part, rows, confidence, "on average"),
+    }, rows
+
+
+def sentence(part: dict, rows: list[Row], total: int, confidence: float) -> str:
+    """What the rule says in numbers, and of which trainings that is said."""
+    estimates = [row.estimate for row in rows]
+    if part["rule"] == "on average" or total == 1:
+        whole = intervals.average(estimates)
+        low, high = whole.ends(confidence)
+        said = f"{whole.value:.3g} [{low:.3g}, {high:.3g}]"
+    elif part["rule"].startswith("the "):
+        value, low, high = intervals.extreme_ends(part["rule"], estimates, confidence)
+        said = f"{part['rule']} is {value:.3g} [{low:.3g}, {high:.3g}]"
+    else:
+        sure = intervals.surely(
+            [estimate.tests(part["expect"])[0] for estimate in estimates], (1 - confidence) / 2
+        )
+        said = f"at least {sure} of {total} surely are"
+    if any(row.trainings == 1 for row in rows):
+        said += "; of one training each: what another would give is not seen here, but taken from all cells and a prior"
+    return said
+
+
+def would_decide(part: dict, estimates: list, confidence: float) -> str:
+    """How many times the seeds, the problems, or both would decide, were the estimates the truth."""
+    if None in estimates:
+        return "the missing cells first"
+    for what, problems, seeds in (("seeds", 0, 1), ("problems", 1, 0), ("seeds and problems", 1, 1)):
+        for times in MORE:
+            scaled = [
+                e._replace(
+                    problems=tuple((v / times**problems, df * times**problems) for v, df in e.problems),
+                    training=(e.training[0] / times**seeds, e.training[1]),
+                )
+                for e in estimates
+            ]
+            if (
+                intervals.verdict(*intervals.by_rule(part["rule"], scaled, part["expect"]), confidence)
+                != "undecided"
+            ):
+                return f"were these estimates the truth, {times} times the {what} would decide"
+    return "the estimates lie too near the threshold for any number of seeds and problems"
+
+
+def table_rows(part: dict, rows: list[Row], confidence: float) -> list[dict]:
+    """The rows of a part in claims_models.csv."""
+    found = []
+    for row in rows:
+        if not row.estimate:
+            continue
+        low, high = row.estimate.ends(confidence)
+        inner = row.estimate.ends(confidence, training=False)
+        run, against = row.names
+        found.append(
+            {
+                "model": row.model,
+                "run": run,
+                "against": against,
+                "value": row.estimate.value,
+                "low": low,
+                "high": high,
+                "verdict": intervals.verdict(*row.estimate.tests(part["expect"]), confidence),
+                "problems_low": inner[0],
+                "problems_high": inner[1],
+                "trainings": row.trainings,
+            }
+        )
+    return found
+
+
+def held(study: Study, claims: dict, known: Known) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """Tables `claims` (a row a claim and part, the claim first) and `claims_models` (a row a part and model)."""
+    parts, models = [], []
+    for name, claim in claims.items():
+        made = {}
+        for key, part in claim["parts"].items():
+            row, rows = judge(study, part, known)
+            said = {
+                name: part.get(name, default) for name, default in (("counts", True), ("grader", "headline"))
+            }
+            made[key] = {
+                "claim": name,
+                "part": key,
+                "text": part["text"],
+                "rule": part["rule"],
+                **said,
+                **row,
+            }
+            models += [{"claim": name, "part": key} | row for row in table_rows(part, rows, known.confidence)]
+        against = [
+            f"{key} fails"
+            for key, row in made.items()
+            if "control" in key and row["verdict"].startswith("fails")
+        ]
+        verdict = overall([row["verdict"] for row in made.values() if row["counts"]])
+        verdict += ", but" if against and verdict == "holds" else ""
+        whole = {"claim": name, "part": "", "text": claim["claim"], "verdict": verdict, "why": ""}
+        parts += [whole | {"but": "; ".join(against)}, *made.values()]
+    return pandas.DataFrame(parts, columns=PART_COLUMNS), pandas.DataFrame(models, columns=MODEL_COLUMNS)
 
 
 def overall(verdicts: list[str]) -> str:
@@ -230,26 +329,7 @@ def overall(verdicts: list[str]) -> str:
     said = [verdict for verdict in verdicts if verdict != "not applicable"]
     if not said:
         return "not applicable"
-    if all(verdict == "holds" for verdict in said):
-        return "holds"
-    return next((verdict for verdict in ("fails", "grader-dependent") if verdict in said), "undecided")
-
-
-def decide_all(claims: dict, *known) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """Tables `claims` (a row a claim and part) and `claims_models` (a row a part and model); `known` as for part_row."""
-    parts, models = [], []
-    for name, claim in claims.items():
-        made = []
-        for key, part in claim["parts"].items():
-            row, rows = part_row(known[0], part, *known[1:])
-            said = {
-                "claim": name,
-                "part": key,
-                "text": part["text"],
-                "grader": part.get("grader", "headline"),
-            }
-            made.append(said | row)
-            models += [{"claim": name, "part": key} | row for row in rows]
-        verdict = overall([row["verdict"] for row in made])
-        parts += [{"claim": name, "part": "", "text": claim["claim"], "verdict": verdict, "why": ""}, *made]
-    return pandas.DataFrame(parts), pandas.DataFrame(models, columns=MODEL_COLUMNS)
+    if all(verdict.startswith("holds") for verdict in said):
+        return max(said, key=len)
+    order = ("fails", "fails, but", "grader-dependent")
+    return next((verdict for verdict in order if verdict in said), "undecided")

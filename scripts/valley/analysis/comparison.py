@@ -1,22 +1,27 @@
-"""Two studies as sides of a comparison: their cells, whether they answered the same problems, how far they differ.
+"""Two studies as sides of a comparison: their cells, whether they answered the same problems, how far they
+differ.
 
-Several training seeds of a cell are pooled: their means over samples are averaged, their samples add up. Against the
-paper the paper's grader counts, and its values carry no error.
+Several training seeds of a cell are pooled: their means over samples are averaged, their samples add up.
+Against the paper the paper's grader counts, and both sides answered the same problems: what may differ is
+samples and trainings.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy
 import pandas
 
-from valley import grid, places, records
-from valley.analysis import cells, intervals
-from valley.analysis.cells import Answers, pooled
+from valley import grid, records
+from valley.analysis import cells, estimates, intervals
+from valley.analysis.cells import Answers, Study, pooled
 from valley.analysis.estimates import changes
-from valley.analysis.measures import COLUMNS
+from valley.analysis.intervals import Interval
+from valley.analysis.measures import COLUMNS, Tasks
 from valley.analysis.paper import is_near, is_same_model
-from valley.grid import HEADLINE
+from valley.grading import GRADERS
+from valley.grid import HEADLINE, Cell
 
 PAPER = "paper"
 PAPER_TASKS = (
@@ -25,6 +30,7 @@ PAPER_TASKS = (
     {"math500"},
 )  # its headline; by name or by its footnote
 KEYS = ["model", "run", "seed", "task"]
+SAME = 0.05  # accuracy by which a replication may be off
 ACCURACY = ["a", "b", "difference", "low", "high", "seeds_low", "seeds_high"]
 LENGTH = ["length_a", "length_b", "length_difference", "length_low", "length_high"]
 
@@ -39,7 +45,6 @@ class Side(NamedTuple):
     length: list[str]
     examples: dict[str, int]  # by size
     sources: dict[str, str]  # by model
-    gold: dict[tuple[str, str], str]  # right answers by (task, problem); empty where the folder has no grades
     finding: str
     commit: str
 
@@ -52,7 +57,8 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
             todo = f"Make its report first: snakemake --profile profiles/local --configfile <the study's> -- {needed}"
             records.fail(folder, f"has no {needed.relative_to(folder)}", todo)
     config = records.read_json(report / "config.json")
-    columns = [*cells.KEYS, "task", "id", "samples", *COLUMNS]
+    columns = dict.fromkeys(("model", "run", "task", "id"), "text") | dict.fromkeys(COLUMNS, "numbers?")
+    columns |= {"seed": "whole numbers", "samples": "whole numbers", "gold": "text?"}
     problems = records.read_parquet(report / "tables/problems.parquet", columns).to_pandas()
     if unknown := sorted(set(rename) - set(problems.model)):
         records.fail(
@@ -61,8 +67,6 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
     found: dict = {}
     for cell, made in cells.answers(problems).items():
         found.setdefault((rename.get(cell.model, cell.model), cell.run), {})[cell.seed] = made
-    grades = next(places.all_grades(folder), None)
-    golds = records.read_parquet(grades, ["task", "id", "gold"]).to_pylist() if grades else []
     finding, provenance = report / "finding.txt", report / "provenance.json"
     return Side(
         name,
@@ -72,43 +76,30 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
         config["report"]["length"],
         {size: grid.examples_of(config, size) for size in config["sizes"]},
         {rename.get(model, model): Path(entry["source"]).name for model, entry in config["models"].items()},
-        {(row["task"], row["id"]): row["gold"] for row in golds},
         finding.read_text(encoding="utf-8").strip() if finding.exists() else "",
         ", ".join(records.read_json(provenance).get("commits", [])) if provenance.exists() else "",
     )
 
 
-def same_problems(a: Side, b: Side, left: Answers, right: Answers, task: str) -> bool:
-    """True when two cells answered the same problems: the same ids and, where both folders have grades, right answers."""
-    ids = left.ids[task]
-    known = a.gold and b.gold
-    return ids == right.ids[task] and not (
-        known and any(a.gold.get((task, problem)) != b.gold.get((task, problem)) for problem in ids)
-    )
+def same_problems(left: Answers, right: Answers, task: str) -> bool:
+    """True when two cells answered the same problems: the same ids, and the same right answers."""
+    return left.ids[task] == right.ids[task] and left.gold[task] == right.gold[task]
 
 
-def accuracy(cell: Answers, tasks: list[str], grader: str, confidence: float) -> tuple[float, float, float]:
-    """(mean over tasks, low, high) of a cell's accuracy, the interval over problems."""
-    counts = [(cell.solved(task, grader), cell.samples[task]) for task in tasks]
-    mean = float(numpy.mean([solved.mean() / samples for solved, samples in counts]))
-    return mean, *intervals.over_problems(counts, confidence)
+def rates(cell: Answers, tasks: list[str], grader: str) -> list[numpy.ndarray]:
+    """Accuracy on every problem, task by task."""
+    return [cell.column(task, GRADERS[grader]) for task in tasks]
 
 
-def tokens(cell: Answers, task: str) -> numpy.ndarray:
-    """Mean tokens of every problem."""
-    return cell.columns[task][:, COLUMNS.index("tokens")]
+def lengths(cell: Answers, tasks: list[str]) -> list[numpy.ndarray]:
+    """Mean tokens of every problem, task by task."""
+    return [cell.column(task, "tokens") for task in tasks]
 
 
-def minus(right: tuple, left: tuple) -> tuple[float, float, float]:
-    """The difference of two independent estimates (value, low, high), by MOVER."""
-    ends = [(right[1], right[2]), (-left[2], -left[1])]
-    low, high = intervals.join([right[0], -left[0]], ends)
-    return right[0] - left[0], 2 * low, 2 * high
-
-
-def mean_of(values: numpy.ndarray, confidence: float) -> tuple:
-    """(mean, low, high) over problems, as score.py has it for lengths."""
-    return intervals.ratio(values, numpy.ones(len(values)), numpy.arange(len(values)), confidence)
+def apart(right: list[numpy.ndarray], left: list[numpy.ndarray], most: float = math.inf) -> Interval:
+    """Right minus left where they answered other problems: two independent means."""
+    a, b = intervals.mean(left), intervals.mean(right)
+    return Interval(b.value - a.value, a.problems + b.problems, least=-most, most=most)
 
 
 def restricted(cell: Answers, tasks) -> Answers:
@@ -119,7 +110,8 @@ def restricted(cell: Answers, tasks) -> Answers:
 def change(
     left: Answers, right: Answers, headline: list[str], same: set[str], grader: str, confidence: float
 ) -> dict[str, tuple]:
-    """(kind, difference, low, high) of accuracy for every task that both cells have and for the headline mean.
+    """(kind, difference, low, high) of accuracy for every task that both cells have and for the headline
+    mean.
 
     Right minus left: paired over problems for the tasks in `same`, and for the mean when all its tasks are.
     """
@@ -131,25 +123,19 @@ def change(
     )
     for name, tasks in groups.items():
         if name not in found:
-            found[name] = (
-                "unpaired",
-                *minus(*(accuracy(cell, tasks, grader, confidence) for cell in (right, left))),
-            )
+            whole = apart(rates(right, tasks, grader), rates(left, tasks, grader), 1.0)
+            found[name] = ("unpaired", whole.value, *whole.ends(confidence))
     return found
 
 
 def longer(left: Answers, right: Answers, tasks: list[str], same: set[str], confidence: float) -> tuple:
-    """(difference, low, high) of the mean length over tasks, right minus left; paired for the tasks in `same`."""
-    ends = []
-    for task in tasks:
-        a, b = tokens(left, task), tokens(right, task)
-        ends.append(
-            mean_of(b - a, confidence)
-            if task in same
-            else minus(mean_of(b, confidence), mean_of(a, confidence))
-        )
-    means = [end[0] for end in ends]
-    return (float(numpy.mean(means)), *intervals.join(means, [end[1:] for end in ends]))
+    """(difference, low, high) of the mean length over tasks, right minus left; paired when all tasks are in
+    `same`.
+    """
+    sides = lengths(right, tasks), lengths(left, tasks)
+    paired = set(tasks) <= same
+    whole = intervals.mean([b - a for b, a in zip(*sides, strict=True)]) if paired else apart(*sides)
+    return whole.value, *whole.ends(confidence)
 
 
 def data_size(side: Side, run: str) -> int | None:
@@ -184,7 +170,9 @@ def paper_cells(side: Side, reference: pandas.DataFrame) -> tuple[dict[tuple[str
 
 
 def cell_rows(a: Side, b: Side, name: tuple[str, str], confidence: float) -> list[dict]:
-    """Rows of one cell of two studies: tasks and headline mean, over seeds and, where there are several, seed by seed."""
+    """Rows of one cell of two studies: tasks and headline mean, over seeds and, where there are several, seed
+    by seed.
+    """
     left, right = a.cells[name], b.cells[name]
     common = sorted(left.keys() & right.keys())
     groups = {"all": (common or sorted(left), common or sorted(right))}
@@ -195,9 +183,9 @@ def cell_rows(a: Side, b: Side, name: tuple[str, str], confidence: float) -> lis
             pooled([side[at] for at in chosen]) for side, chosen in ((left, from_a), (right, from_b))
         )
         shared = [task for task in one.columns if task in other.columns]
-        same = {task for task in shared if same_problems(a, b, one, other, task)}
-        lengths = {task: [task] for task in shared}
-        lengths |= {HEADLINE: a.length} if set(a.length) <= set(shared) else {}
+        same = {task for task in shared if same_problems(one, other, task)}
+        measured = {task: [task] for task in shared}
+        measured |= {HEADLINE: a.length} if set(a.length) <= set(shared) else {}
         seeds = [" ".join(map(str, chosen)) for chosen in (from_a, from_b)]
         for task, (kind, *ends) in change(one, other, a.headline, same, a.grader, confidence).items():
             tasks = a.headline if task == HEADLINE else [task]
@@ -208,19 +196,15 @@ def cell_rows(a: Side, b: Side, name: tuple[str, str], confidence: float) -> lis
                 "task": task,
                 "interval": kind,
                 "problems": sum(len(other.ids[t]) for t in tasks),
-                "a": accuracy(one, tasks, a.grader, confidence)[0],
-                "b": accuracy(other, tasks, a.grader, confidence)[0],
+                "a": intervals.mean(rates(one, tasks, a.grader)).value,
+                "b": intervals.mean(rates(other, tasks, a.grader)).value,
                 **dict(zip(("difference", "low", "high"), ends, strict=True)),
                 "seeds": seeds[0] if seeds[0] == seeds[1] else " | ".join(seeds),
             }
-            if task in lengths:
-                means = [
-                    float(numpy.mean([tokens(cell, t).mean() for t in lengths[task]]))
-                    for cell in (one, other)
-                ]
-                row |= dict(
-                    zip(LENGTH, (*means, *longer(one, other, lengths[task], same, confidence)), strict=True)
-                )
+            if task in measured:
+                means = [intervals.mean(lengths(cell, measured[task])).value for cell in (one, other)]
+                more = longer(one, other, measured[task], same, confidence)
+                row |= dict(zip(LENGTH, (*means, *more), strict=True))
             by_seed.setdefault(task, []).extend([row["difference"]] if seed != "all" else [])
             found.append(row)
     for row in found:
@@ -236,28 +220,51 @@ def over_seeds(differences: list[float], confidence: float) -> tuple[float | Non
     return (0.0, 0.0) if len(differences) > 1 and not any(differences) else (None, None)
 
 
+def replication(
+    cell: Answers, paper: float, trainings: tuple[int, int], side: Side, noise: tuple[float, float]
+) -> Interval:
+    """Our accuracy minus the paper's, each what its samples and trainings make of the same problems.
+
+    The paper's samples are taken to vary as ours do on one training. `trainings`: ours, and the paper's (0 of
+    a base that nobody trained). Nothing here is over problems: both sides answered the same.
+    """
+    once = [cell.samples[task] // max(1, trainings[0]) for task in side.headline]
+    ours = intervals.samples_variance([(cell.solved(t, side.grader), cell.samples[t]) for t in side.headline])
+    theirs = ours * numpy.mean([cell.samples[t] for t in side.headline]) / numpy.mean(once)
+    moved = noise[0] * sum(1 / count for count in trainings if count)
+    value = intervals.mean(rates(cell, side.headline, side.grader)).value - paper
+    return Interval(value, ((ours + theirs, math.inf),), (moved, noise[1]), -1.0, 1.0)
+
+
+def replicated(difference: Interval, confidence: float) -> str:
+    """`replicated` when the whole interval is within SAME, `not` when it excludes zero, else `cannot tell`."""
+    low, high = difference.ends(confidence)
+    return "replicated" if low > -SAME and high < SAME else "not" if low > 0 or high < 0 else "cannot tell"
+
+
 def paper_rows(side: Side, reference: pandas.DataFrame, paper_is_b: bool, confidence: float):
     """(rows, cells that only the study has, values that only the paper has)."""
     values, lacking = paper_cells(side, reference)
+    every = {Cell(*name, seed): made for name, seeds in side.cells.items() for seed, made in seeds.items()}
+    tasks = Tasks(side.headline, side.length, [])
+    noise = estimates.noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
     found = []
     for name, row in values.items():
         seeds = side.cells[name]
         cell = pooled(list(seeds.values()))
         if not set(side.headline) <= set(cell.columns):
             continue
-        lengths = [mean_of(tokens(cell, task), confidence) for task in side.length]
-        means = [length[0] for length in lengths]
-        ours = (
-            accuracy(cell, side.headline, side.grader, confidence),
-            (float(numpy.mean(means)), *intervals.join(means, [length[1:] for length in lengths])),
-        )
-        theirs = (row["accuracy_pct"] / 100, float(row["response_tokens"]))
+        trainings = (0, 0) if name[1] == "base" else (len(seeds), 1)
+        paper = (row["accuracy_pct"] / 100, float(row["response_tokens"]))
+        accuracy = replication(cell, paper[0], trainings, side, noise)
+        length = intervals.mean(lengths(cell, side.length))
+        own = (intervals.mean(rates(cell, side.headline, side.grader)).value, length.value)
+        sign = -1 if paper_is_b else 1
         differences = [
-            minus(*((paper,) * 3, own) if paper_is_b else (own, (paper,) * 3))
-            for own, paper in zip(ours, theirs, strict=True)
+            (sign * of.value, *sorted(sign * end for end in of.ends(confidence)))
+            for of in (accuracy, length._replace(value=length.value - paper[1]))
         ]
-        own = (ours[0][0], ours[1][0])
-        a, b = (own, theirs) if paper_is_b else (theirs, own)
+        a, b = (own, paper) if paper_is_b else (paper, own)
         found.append(
             {
                 "model": name[0],
@@ -273,6 +280,7 @@ def paper_rows(side: Side, reference: pandas.DataFrame, paper_is_b: bool, confid
                 "length_b": b[1],
                 **dict(zip(LENGTH[2:], differences[1], strict=True)),
                 "seeds": " ".join(map(str, sorted(seeds))),
+                "replication": replicated(accuracy, confidence),
             }
         )
     return found, [" ".join(name) for name in side.cells if name not in values], lacking

@@ -1,10 +1,13 @@
-"""Quantities on cells with intervals: a measure of one run, its difference from another's, or their ratio.
+"""Quantities on cells with their variances: a measure of one side, its difference from another's, or their
+ratio.
 
-An interval covers what it is over: the problems (bootstrapped within each task, the same draw for all runs, so runs are
-compared problem by problem, samples included) and, with two training seeds or more, the seeds (t interval), both
-distances added in squares. With one seed it says nothing of other trainings.
+A side is a weighted mean of cells: a run over its training seeds, the end of an RL run, the last three sizes.
+The variance over problems is that of its values by problem, that over trainings is pooled over the whole
+study. What they rest on: docs/statistics.md.
 """
 
+import collections
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -12,86 +15,218 @@ from typing import NamedTuple
 import numpy
 
 from valley import grid
-from valley.analysis.cells import Answers, Study
-from valley.analysis.measures import COLUMNS, Tasks, measured, tasks_of
-from valley.grading import GRADERS
+from valley.analysis import intervals
+from valley.analysis.cells import Answers, Study, is_of_rl
+from valley.analysis.intervals import Interval
+from valley.analysis.measures import RELATIVE, SHARES, Tasks, measured, tasks_of
 from valley.grid import HEADLINE, Cell
 
-FEW = 6  # problems that must differ: five on one side are 1/16 likely by chance, two-sided
+STEP = 1e-30  # of the complex steps that give gradients: any will do, nothing cancels
 
 
-class Estimate(NamedTuple):
-    """A quantity with what its interval at any confidence is made of."""
+class Side(NamedTuple):
+    """A measure of a weighted mean of cells: its value, its linear part problem by problem, what trainings it
+    holds.
+    """
 
     value: float
-    draws: numpy.ndarray  # over problems, sorted
-    by_seed: numpy.ndarray  # one value a training seed
-    guard: float  # added where too few problems differ for the bootstrap
-    samples_error: float  # standard error over samples alone; 0 where it is not known
-    bounds: tuple[float, float]  # what the quantity cannot leave
-
-    def parts(self, confidence: float) -> tuple[float, float, float]:
-        """Distances (down, up) to the ends over problems, guard included, and the distance over seeds."""
-        from scipy import stats
-
-        low, high = numpy.nanquantile(self.draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-        seeds = 0.0
-        if (count := len(self.by_seed)) > 1:
-            seeds = stats.t.ppf((1 + confidence) / 2, count - 1) * self.by_seed.std(ddof=1) / count**0.5
-        return (
-            math.hypot(self.value - low, self.guard),
-            math.hypot(high - self.value, self.guard),
-            float(seeds),
-        )
-
-    def interval(self, confidence: float) -> tuple[float, float]:
-        """Low and high end over problems and, where there are several, seeds."""
-        down, up, seeds = self.parts(confidence)
-        least, most = self.bounds
-        return max(least, self.value - math.hypot(down, seeds)), min(most, self.value + math.hypot(up, seeds))
+    by_problem: dict[
+        str, numpy.ndarray
+    ]  # task: a value a problem; their means by task add up to the linear part
+    trainings: float = (
+        0.0  # sum of the squared weights of its trainings: one is 1, three seeds are 1/3, a given base 0
+    )
 
 
-def combined(left, right, how: str):
-    """left alone, minus right, or over right; a ratio to nothing is infinite."""
-    if how == "value":
-        return left
+def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Side:
+    """A measure of one cell and its gradient times what each problem shows (Squire & Trapp 1998)."""
+    used = list(dict.fromkeys(tasks_of(measure, tasks)))
+    means = numpy.array([answers.columns[task].mean(axis=0) for task in used])
+    moved = means + 1j * STEP * numpy.eye(means.size).reshape(means.size, *means.shape)
+    by_task = {task: moved[:, i] for i, task in enumerate(used)}
+    gradient = (measured(measure, by_task, tasks, grader).imag / STEP).reshape(means.shape)
+    value = float(measured(measure, dict(zip(used, means, strict=True)), tasks, grader))
+    return Side(value, {task: answers.columns[task] @ row for task, row in zip(used, gradient, strict=True)})
+
+
+def weighted(terms: list[tuple[float, Side]], trainings: float = 0.0) -> Side:
+    """A weighted sum of sides on the same problems."""
+    total: dict = collections.defaultdict(float)
+    for weight, side in terms:
+        for task, values in side.by_problem.items():
+            total[task] = total[task] + weight * values
+    return Side(sum(weight * side.value for weight, side in terms), dict(total), trainings)
+
+
+def of_cell(study: Study, cell: Cell, measure: str, tasks: Tasks, grader: str) -> Side:
+    """A measure of one cell, worked out once."""
+    key = (cell, measure, str(tasks), grader)
+    if key not in study.remembered:
+        study.remembered[key] = linear(study.cells[cell], measure, tasks, grader)
+    return study.remembered[key]
+
+
+def side(
+    study: Study, model: str, weights: dict[str, float], seeds: dict, measure: str, tasks: Tasks, grader: str
+) -> Side:
+    """The weighted mean of runs, each the mean of its seeds; checkpoints of a run are of one training."""
+    terms, trainings = [], collections.Counter()
+    for run, weight in weights.items():
+        each = weight / len(seeds[run])
+        terms += [(each, of_cell(study, Cell(model, run, s), measure, tasks, grader)) for s in seeds[run]]
+        if study.is_trained(model, run):
+            trainings[grid.parse_run(run).whole] += weight / len(seeds[run]) ** 0.5
+    return weighted(terms, sum(share**2 for share in trainings.values()))
+
+
+@functools.cache
+def residuals(count: int, sizes: tuple | None = None) -> numpy.ndarray:
+    """Orthonormal contrasts, one a column, of `count` seeds from their mean, or of cells from a parabola in
+    log size.
+    """
+    design = numpy.vander(numpy.log(sizes), 3) if sizes else numpy.ones((count, 1))
+    return numpy.linalg.qr(design, mode="complete")[0][:, design.shape[1] :]
+
+
+def noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple[float, float]:
+    """(variance of one training, degrees of freedom), of a share in its own unit, else relative to the value.
+
+    From contrasts between the seeds of a run, and of each model's curve around a parabola in log size. The
+    smallest size is left out of the curves: what happens there is the effect, not its noise.
+    """
+    key = ("noise", measure, str(tasks), grader)
+    if key in study.remembered:
+        return study.remembered[key]
+    groups, found = (
+        [],
+        [],
+    )  # groups: (sides, contrasts, share of a training's variance that each contrast has)
+    for model in study.models:
+        alone = {run: study.seeds(model, [run])[0][run] for run in study.runs(model)}
+        for run, seeds in alone.items():
+            if len(seeds) > 1 and study.is_trained(model, run) and grid.parse_run(run).step is None:
+                several = [of_cell(study, Cell(model, run, s), measure, tasks, grader) for s in seeds]
+                groups.append((several, residuals(len(seeds)), 1.0))
+        curve = [run for run in study.sizes(model)[1:] if alone[run]]
+        if len(curve) > 3:
+            sides = [side(study, model, {run: 1.0}, alone, measure, tasks, grader) for run in curve]
+            share = float(numpy.mean([one.trainings for one in sides]))
+            groups.append((sides, residuals(len(curve), tuple(map(study.count, curve))), share))
+    for sides, contrasts, share in groups:
+        values = numpy.array([one.value for one in sides])
+        if measure in SHARES:
+            scales, values = numpy.ones(len(sides)), values
+        elif (values > 0).all():
+            scales, values = 1 / values, numpy.log(values)
+        else:
+            continue
+        for column in contrasts.T:
+            whole = weighted([(w * scale, one) for w, scale, one in zip(column, scales, sides, strict=True)])
+            variance = sum(v for v, _ in intervals.over_benchmarks(list(whole.by_problem.values())))
+            if math.isfinite(variance) and math.isfinite(moved := float(column @ values)):
+                found.append((moved, variance, share))
+    study.remembered[key] = intervals.training_noise(found, SHARES.get(measure, RELATIVE))
+    return study.remembered[key]
+
+
+def combined(
+    left: Side, right: Side | None, measure: str, how: str, trained: tuple[float, float]
+) -> Interval:
+    """One side alone (`value`), `minus` another or `over` it; `trained` is the noise of one training."""
+    value, slopes = left.value, (1.0, 0.0)
     if how == "minus":
-        return left - right
-    with numpy.errstate(divide="ignore", invalid="ignore"):
-        return left / right
+        value, slopes = left.value - right.value, (1.0, -1.0)
+    elif how == "over" and right.value:
+        value = left.value / right.value
+        slopes = (1 / right.value, -value / right.value)
+    elif how == "over":
+        value, slopes = math.nan, (math.nan, math.nan)
+    sides = [(slope, one) for slope, one in zip(slopes, (left, right), strict=True) if one]
+    whole, share = weighted(sides), measure in SHARES
+    moved = sum(one.trainings * (slope * (1.0 if share else one.value)) ** 2 for slope, one in sides)
+    most = 1.0 if share and how != "over" else math.inf
+    return Interval(
+        value,
+        intervals.over_benchmarks(
+            list(whole.by_problem.values()), abs(slopes[0]) / len(whole.by_problem) if share else 0.0
+        ),
+        (trained[0] * moved, trained[1]),
+        -math.inf if measure == "reflection_gap" else -most if how == "minus" else 0.0,
+        most,
+    )
+
+
+class Row(NamedTuple):
+    """A comparison of one model: the weights by run of both sides, its estimate (None while cells are
+    missing).
+    """
+
+    model: str
+    left: dict[str, float]
+    right: dict[str, float] | None
+    estimate: Interval | None
+    trainings: int  # the fewest of a side
+    samples: dict[str, set[int]]  # k of its cells by task
+
+    @property
+    def names(self) -> tuple[str, str | None]:
+        """Both sides in words."""
+        return named(self.left), self.right and named(self.right)
+
+
+def named(weights: dict[str, float]) -> str:
+    """A side's name: its run (the end of an RL run by the run), or the first and last of those it is the mean
+    of.
+    """
+    runs = list(weights)
+    return (
+        runs[-1] if len({grid.parse_run(r).whole for r in runs}) == 1 else f"mean of {runs[0]} … {runs[-1]}"
+    )
 
 
 def estimate(
-    seeds: list[tuple[Answers, Answers | None]],
-    measure: str,
-    how: str,
-    tasks: Tasks,
-    grader: str = "headline",
-) -> Estimate:
-    """The quantity over training seeds, one (left, right) each; right is None for a value.
-
-    All cells hold the same problems of a task in the same order. `how`: value, minus or over.
-    """
-    used = tasks_of(measure, tasks)
-
-    def quantity(cells, means):
-        return combined(
-            *(cell and measured(measure, means(cell, used), tasks, grader) for cell in cells), how
-        )
-
-    by_seed = numpy.array([quantity(cells, Answers.means) for cells in seeds])
-    draws = sum(quantity(cells, Answers.draws) for cells in seeds) / len(seeds)
-    column = COLUMNS.index({"accuracy": GRADERS[grader], "reflection": "reflective"}.get(measure, "tokens"))
-    rate = measure in ("accuracy", "reflection")
-    most = 1.0 if rate and how != "over" else math.inf
-    return Estimate(
-        float(by_seed.mean()),
-        numpy.sort(draws),
-        by_seed,
-        guard(seeds, used, column, how) if rate else 0.0,
-        over_samples(seeds, used, column, how) if rate else 0.0,
-        (-math.inf if measure == "reflection_gap" else -most if how == "minus" else 0.0, most),
+    study: Study, model: str, left: dict, right: dict | None, measure: str, how: str, tasks: Tasks, grader: str = "headline",
+    only: int | None = None,
+) -> tuple[Row, list[str]]:  # fmt: skip
+    """(a comparison of two sides, missing cells); `only` takes one training seed alone."""
+    seeds, missing = study.seeds(model, [*left, *(right or {})])
+    if only is not None:
+        seeds = {run: [only] if study.is_trained(model, run) else several for run, several in seeds.items()}
+    counts = [len(seeds[run]) for run in seeds if study.is_trained(model, run)]
+    cells = [study.cells[Cell(model, run, s)] for run in seeds for s in seeds[run]]
+    samples = (
+        {task: {cell.samples[task] for cell in cells} for task in tasks_of(measure, tasks)} if cells else {}
     )
+    found = None
+    if all(seeds.values()):
+        sides = [
+            weights and side(study, model, weights, seeds, measure, tasks, grader)
+            for weights in (left, right)
+        ]
+        found = combined(*sides, measure, how, noise(study, measure, tasks, grader))
+    return Row(model, left, right, found, min(counts, default=0), samples), missing
+
+
+def compared(
+    study: Study, model: str, part: dict, tasks: Tasks, grader: str = "headline"
+) -> tuple[list[Row], list[str], str]:
+    """(comparisons, missing cells, why there is none) of what a part of a claim compares for a model."""
+    how = next((key for key in ("minus", "over") if key in part), "value")
+    rl = any(is_of_rl(part[key]) for key in ("of", "minus", "over") if key in part)
+    left, why = study.resolve(model, part["of"], rl)
+    right, why_right = study.resolve(model, part[how], rl) if how in part else ([None], "")
+    pairs = list(itertools.product(left, right))
+    if part["of"].endswith(grid.ALONG) and how in part:
+        step = lambda weights: grid.parse_run(next(iter(weights))).step  # noqa: E731
+        pairs = [(a, b) for a, b in pairs if step(a) == step(b)]
+    distinct = [(a, b) for a, b in pairs if not b or not set(a) & set(b)]
+    why = "both sides are the same cells" if pairs and not distinct else why or why_right
+    rows, gaps = [], []
+    for a, b in distinct:
+        row, missing = estimate(study, model, a, b, part["measure"], how, tasks, grader)
+        rows.append(row)
+        gaps += missing
+    return rows, gaps, "" if rows else why or "the grid has no such cells"
 
 
 def changes(
@@ -99,81 +234,14 @@ def changes(
 ) -> dict[str, tuple[float, float, float]]:
     """(left − right, low, high) in accuracy for every task that both answered and for the headline mean.
 
-    The one paired difference of two cells: tables, claims and comparisons all have theirs from `estimate`.
+    The paired change of two cells, over problems: tables, claims and comparisons all have theirs from
+    `combined`.
     """
     groups = {task: [task] for task in left.columns if task in right.columns}
     groups |= {HEADLINE: headline} if headline and set(headline) <= set(groups) else {}
     found = {}
     for name, tasks in groups.items():
-        change = estimate([(left, right)], "accuracy", "minus", Tasks(tasks, [], []), grader)
-        found[name] = (change.value, *change.interval(confidence))
+        sides = [linear(side, "accuracy", Tasks(tasks, [], []), grader) for side in (left, right)]
+        change = combined(*sides, "accuracy", "minus", (0.0, math.inf))
+        found[name] = (change.value, *change.ends(confidence))
     return found
-
-
-def guard(seeds: list[tuple], tasks: list[str], column: int, how: str) -> float:
-    """What to add where fewer than FEW problems of a task differ from the rest, of whose rarity the bootstrap
-    knows nothing.
-
-    The exact upper end of their share, each worth up to 1; of a ratio,
-    the numerator's.
-    """
-    from scipy import stats
-
-    sides = lambda at, task: numpy.mean([cells[at].columns[task][:, column] for cells in seeds], axis=0)  # noqa: E731
-    reach = []
-    for task in tasks:
-        values = sides(0, task) - (sides(1, task) if how == "minus" else 0)
-        count = int((values != numpy.median(values)).sum())
-        if count < FEW:
-            reach.append(stats.binomtest(count, len(values)).proportion_ci(0.95, method="exact").high)
-    whole = numpy.mean([sides(1, task).mean() for task in tasks]) if how == "over" else 1.0
-    return float(numpy.linalg.norm(reach)) / len(tasks) / whole if reach and whole else 0.0
-
-
-def over_samples(seeds: list[tuple], tasks: list[str], column: int, how: str) -> float:
-    """Standard error over samples alone: posterior variance of each problem's rate under Jeffreys' prior; 0
-    for a ratio.
-    """
-    from scipy import stats
-
-    if how == "over":
-        return 0.0
-    variance = 0.0
-    for cells, task in itertools.product(seeds, tasks):
-        for cell in filter(None, cells):
-            solved = cell.columns[task][:, column] * cell.samples[task]
-            variance += (
-                stats.beta.var(solved + 0.5, cell.samples[task] - solved + 0.5).sum() / len(solved) ** 2
-            )
-    return variance**0.5 / (len(tasks) * len(seeds))
-
-
-def compared(
-    study: Study, model: str, part: dict, tasks: Tasks, grader: str = "headline"
-) -> tuple[list[tuple[str, str | None, Estimate]], list[str]]:
-    """([(left run, right run, estimate)], missing cells) of what a part of a claim compares for a model."""
-    found, gaps = [], []
-    how = next((key for key in ("minus", "over") if key in part), "value")
-    end = not part["of"].endswith(grid.ALONG)
-    for left, right in pairs(study, model, part, how):
-        seeds, missing = study.seeds(model, [run for run in (left, right) if run])
-        gaps += missing
-        if seeds:
-            sides = [
-                tuple(run and study.answers(Cell(model, run, seed), end) for run in (left, right))
-                for seed in seeds
-            ]
-            found.append((left, right, estimate(sides, part["measure"], how, tasks, grader)))
-    return found, gaps
-
-
-def pairs(study: Study, model: str, part: dict, how: str) -> list[tuple[str, str | None]]:
-    """The (left, right) runs of a part; checkpoints by step, else each left with the one right."""
-    left = study.resolve(model, part["of"])
-    if how == "value":
-        return [(run, None) for run in left]
-    right = study.resolve(model, part[how])
-    if part["of"].endswith(grid.ALONG):
-        by_step = {grid.parse_run(run).step: run for run in right}
-        return [(run, by_step[step]) for run in left if (step := grid.parse_run(run).step) in by_step]
-    return [(run, right[0]) for run in left if right]

@@ -1,15 +1,22 @@
-"""Estimates with their intervals. What an interval is over is said in its name: samples, problems, or seeds.
+"""Intervals and one-sided tests: over samples, problems and trainings, and over several models at once.
 
-Accuracies are kept as solved counts: an array of c_i correct responses out of k for every problem of a
-benchmark.
+What an interval is over is said in its name. A mean over problems has Student's t interval on its values by
+problem, a change on the differences of two cells; the noise of a training, of which one training knows
+nothing, comes from all cells of a study and a prior. Accuracies are kept as solved counts, an array of c_i
+correct responses out of k for every problem of a benchmark, or as rates c_i / k. Methods, assumptions and
+sources: docs/statistics.md.
 """
 
-import functools
+import math
+from typing import NamedTuple
 
 import numpy
 
-RESAMPLES = 4000  # bootstrap draws; the ends of an interval move by some 3 % of its length with their seed
-FEW = 0.05  # accuracy below which (or above one minus which) the bootstrap covers badly on 30 problems
+FEW = 0.05  # accuracy below which (or above one minus which) a t interval covers badly on 30 problems
+SHARED = (
+    2  # prior degrees of freedom: by how much the variances of a study's benchmarks borrow from one another
+)
+PRIOR_FREEDOM = 10  # what the prior of the training noise weighs, in degrees of freedom
 
 
 def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
@@ -21,18 +28,29 @@ def pass_at(solved: numpy.ndarray, samples: int, k: int) -> float:
     return float(numpy.mean(1 - comb(samples - numpy.asarray(solved), k, exact=False) / comb(samples, k)))
 
 
-def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of avg@k for these very problems, were they sampled anew.
+def samples_variance(benchmarks: list[tuple[numpy.ndarray, int]]) -> float:
+    """Variance of the mean accuracy of benchmarks, (solved counts, k) each, were these very problems sampled
+    anew.
 
-    Normal, with the posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)):
-    the plain variance is zero wherever all k samples agree, and a zero spread of few samples is no certainty.
+    The posterior variance of each problem's rate under Jeffreys' prior (Beta(c + ½, k − c + ½)): the plain
+    variance is zero wherever all k samples agree, and a zero spread of few samples is no certainty.
     """
     from scipy import stats
 
+    parts = [stats.beta.var(c + 0.5, k - c + 0.5).sum() / len(c) ** 2 for c, k in benchmarks]
+    return float(sum(parts)) / len(parts) ** 2
+
+
+def over_samples(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Normal interval of avg@k for these very problems, were they sampled anew."""
     solved = numpy.asarray(solved)
-    variance = stats.beta.var(solved + 0.5, samples - solved + 0.5).sum() / len(solved) ** 2
-    mean, half = solved.mean() / samples, stats.norm.ppf(0.5 + confidence / 2) * variance**0.5
-    return max(0.0, float(mean - half)), min(1.0, float(mean + half))
+    whole = Interval(
+        float(solved.mean()) / samples,
+        ((samples_variance([(solved, samples)]), math.inf),),
+        least=0.0,
+        most=1.0,
+    )
+    return whole.ends(confidence)
 
 
 def over_problems(
@@ -40,34 +58,19 @@ def over_problems(
 ) -> tuple[float, float]:
     """Interval of the mean accuracy of benchmarks, (solved counts, k) each, were other problems drawn.
 
-    Bootstrap of the problems within each benchmark, then the mean of the benchmarks. A benchmark whose
-    accuracy is below FEW or above 1 − FEW, where the bootstrap covers badly, or with a single problem, enters
-    with an exact binomial interval instead.
+    Student's t, benchmark by benchmark as for a change. One whose accuracy is below FEW or above 1 − FEW,
+    where that covers badly, or with a single problem, enters with an exact binomial interval instead.
     """
     rates = [numpy.asarray(solved) / samples for solved, samples in benchmarks]
     extreme = [len(rate) < 2 or not FEW <= rate.mean() <= 1 - FEW for rate in rates]
     if not any(extreme):
-        return resampled(rates, confidence)
+        return mean(rates, 0.0, 1.0).ends(confidence)
     ends = [
-        exact(solved, samples, confidence) if few else resampled([rate], confidence)
+        exact(solved, samples, confidence) if few else mean([rate], 0.0, 1.0).ends(confidence)
         for few, rate, (solved, samples) in zip(extreme, rates, benchmarks, strict=True)
     ]
     low, high = join([float(rate.mean()) for rate in rates], ends)
     return max(0.0, low), min(1.0, high)
-
-
-@functools.cache
-def weights(problems: int, place: int = 0) -> numpy.ndarray:
-    """RESAMPLES × problems: each problem's share in each draw; `place` is the seed, one a benchmark."""
-    rng = numpy.random.default_rng(place)
-    return rng.multinomial(problems, numpy.full(problems, 1 / problems), size=RESAMPLES) / problems
-
-
-def resampled(benchmarks: list[numpy.ndarray], confidence: float) -> tuple[float, float]:
-    """Percentile bootstrap of the mean of benchmark means, each benchmark's values drawn anew (Efron 1979)."""
-    means = [weights(len(values), place) @ values for place, values in enumerate(benchmarks)]
-    low, high = numpy.quantile(numpy.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def exact(solved: numpy.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -134,3 +137,222 @@ def over_seeds(values: list[float], confidence: float = 0.95) -> tuple[float, fl
         return None
     low, high = stats.t.interval(confidence, len(values) - 1, loc=numpy.mean(values), scale=stats.sem(values))
     return float(low), float(high)
+
+
+class Interval(NamedTuple):
+    """A quantity with its variances and their degrees of freedom: over problems, a pair a benchmark, and over
+    trainings.
+    """
+
+    value: float
+    problems: tuple[tuple[float, float], ...]
+    training: tuple[float, float] = (0.0, math.inf)
+    least: float = -math.inf  # what the quantity cannot leave
+    most: float = math.inf
+
+    def error(self, training: bool = True) -> tuple[float, float]:
+        """(standard error, degrees of freedom) of the sum of all variances (Satterthwaite 1946)."""
+        parts = [*self.problems, self.training] if training else self.problems
+        variance = sum(part for part, _ in parts)
+        spread = sum(part * part / freedom for part, freedom in parts)
+        return math.sqrt(variance), variance * variance / spread if spread else math.inf
+
+    def ends(self, confidence: float, training: bool = True) -> tuple[float, float]:
+        """Low and high end of the two-sided t interval."""
+        from scipy import special
+
+        error, freedom = self.error(training)
+        reach = float(special.stdtrit(min(freedom, 1e9), 0.5 + confidence / 2)) * error
+        return max(self.least, self.value - reach), min(self.most, self.value + reach)
+
+    def below(self, threshold: float, training: bool = True) -> float:
+        """One-sided p-value in favour of "it is below the threshold": small where it surely is."""
+        from scipy import special
+
+        error, freedom = self.error(training)
+        distance = self.value - threshold
+        if math.isnan(distance) or math.isnan(error):
+            return 1.0
+        if not error:
+            return float(distance >= 0)
+        return float(special.stdtr(min(freedom, 1e9), distance / error))
+
+    def above(self, threshold: float, training: bool = True) -> float:
+        """One-sided p-value in favour of "it is above the threshold"."""
+        return self._replace(value=-self.value).below(-threshold, training)
+
+    def tests(self, expect: dict, training: bool = True) -> tuple[float, float]:
+        """p-values (in favour, against) of what is expected: `below` or `above` a value, or `about` one
+        `within` some.
+
+        The latter by two one-sided tests (Schuirmann 1987): both must speak for it, either may speak against.
+        """
+        if "below" in expect:
+            return self.below(expect["below"], training), self.above(expect["below"], training)
+        if "above" in expect:
+            return self.above(expect["above"], training), self.below(expect["above"], training)
+        low, high = expect["about"] - expect["within"], expect["about"] + expect["within"]
+        return (
+            max(self.above(low, training), self.below(high, training)),
+            min(self.below(low, training), self.above(high, training)),
+        )
+
+
+def over_benchmarks(benchmarks: list[numpy.ndarray], unit: float = 0.0) -> tuple[tuple[float, float], ...]:
+    """(variance of the mean, degrees of freedom) of each benchmark's values, one value a problem.
+
+    The variance of a benchmark borrows from the mean of all with SHARED prior degrees of freedom (Smyth
+    2004): one on which few problems differ by chance does not pretend to know everything. Where no problem
+    differs from another on any, one is taken to, by `unit`.
+    """
+    if all(len(values) < 2 for values in benchmarks):
+        return ((math.nan, 1.0),)
+    freedom = [len(values) - 1 for values in benchmarks]
+    spread = [float(values.var(ddof=1)) if len(values) > 1 else math.nan for values in benchmarks]
+    pooled = float(numpy.nanmean(spread))
+    if not pooled:
+        return tuple(((unit / (df + 1)) ** 2, SHARED + df) for df in freedom)
+    return tuple(
+        ((SHARED * pooled + (df * own if df else 0.0)) / (SHARED + df) / (df + 1), SHARED + df)
+        for df, own in zip(freedom, spread, strict=True)
+    )
+
+
+def mean(benchmarks: list[numpy.ndarray], least: float = -math.inf, most: float = math.inf) -> Interval:
+    """The mean over benchmarks of the means of their values, one value a problem.
+
+    Differences of two cells make it the paired change, an accuracy lies between 0 and 1.
+    """
+    parts = [numpy.asarray(values, float) / len(benchmarks) for values in benchmarks]
+    unit = 1 / len(parts) if math.isfinite(most) else 0.0
+    return Interval(
+        sum(float(part.mean()) for part in parts), over_benchmarks(parts, unit), least=least, most=most
+    )
+
+
+def change(left: list[numpy.ndarray], right: list[numpy.ndarray]) -> Interval:
+    """The paired change of two cells: left minus right, benchmark by benchmark, the same problems in the same
+    order.
+    """
+    return mean([numpy.subtract(a, b) for a, b in zip(left, right, strict=True)], -1.0, 1.0)
+
+
+def training_noise(contrasts: list[tuple[float, float, float]], prior: float) -> tuple[float, float]:
+    """(variance of one training, degrees of freedom) from contrasts between cells that no effect should move,
+    and a prior.
+
+    A contrast is (value, its variance over problems, c), with value² expected to be that variance plus c
+    times the training's. The scale `prior` counts PRIOR_FREEDOM degrees of freedom, each contrast as many as
+    it knows: w = (cτ² / (cτ² + V))², so that τ² = (10·prior² + Σ w (v² − V) / c) / (10 + Σ w): the mode, in
+    log τ, of a normal likelihood under a scaled inverse χ² prior.
+    """
+    values, variances, weights = (
+        (numpy.array(column) for column in zip(*contrasts, strict=True))
+        if contrasts
+        else [numpy.zeros(0)] * 3
+    )
+    noise, known = prior**2, 0.0
+    for _ in range(100):
+        trust = (weights * noise / (weights * noise + variances)) ** 2
+        known = float(trust.sum())
+        excess = float((trust * (values**2 - variances) / numpy.where(weights, weights, 1)).sum())
+        found = max(1e-3 * prior**2, (PRIOR_FREEDOM * prior**2 + excess) / (PRIOR_FREEDOM + known))
+        if abs(found - noise) < 1e-6 * noise:
+            break
+        noise = found
+    return noise, PRIOR_FREEDOM + known
+
+
+def at_least(count: int, p_values: list[float]) -> float:
+    """p-value of "at least `count` of these are true" (partial conjunction, Benjamini & Heller 2008, by
+    Simes' test).
+
+    With `count` 1 some is, with all of them every one is (the largest p-value). Valid for independent or
+    positively dependent tests, as those of models are that answered the same problems.
+    """
+    largest = numpy.sort(p_values)[count - 1 :]
+    return float(min(1.0, (len(largest) / numpy.arange(1, len(largest) + 1) * largest).min()))
+
+
+def surely(p_values: list[float], level: float) -> int:
+    """How many are true at least, at this level: the largest count that, with all smaller ones, is accepted."""
+    counts = range(1, len(p_values) + 1)
+    return next((count - 1 for count in counts if at_least(count, p_values) > level), len(p_values))
+
+
+def average(intervals: list[Interval]) -> Interval:
+    """The mean over models with its spread over them: what it would be for other models of their kind."""
+    values = numpy.array([interval.value for interval in intervals])
+    if len(values) < 2:
+        return intervals[0] if intervals else Interval(math.nan, ((math.nan, 1.0),))
+    return Interval(float(values.mean()), ((float(values.var(ddof=1)) / len(values), len(values) - 1),))
+
+
+def rule_count(rule: str, total: int) -> int | None:
+    """How many of `total` a rule asks for: `every`, `any`, or `at least 8 of 9`, a share that is rounded up
+    where there are others.
+
+    None for a rule that does not count (`on average`, `the lowest`, `the highest`).
+    """
+    if rule.startswith("at least"):
+        some, of = (int(word) for word in rule.split() if word.isdigit())
+        return max(1, math.ceil(some * total / of))
+    return {"every": total, "any": 1}.get(rule)
+
+
+def by_rule(
+    rule: str, intervals: list[Interval | None], expect: dict, training: bool = True
+) -> tuple[float, float]:
+    """p-values (in favour, against) of what a rule says of several quantities; None is one that is still
+    missing.
+    """
+    there = [interval for interval in intervals if interval is not None]
+    if rule == "on average":
+        return average(there).tests(expect, training) if len(there) == len(intervals) else (1.0, 1.0)
+    pairs = [interval.tests(expect, training) if interval else (1.0, 1.0) for interval in intervals]
+    if (count := rule_count(rule, len(pairs))) is not None:
+        return at_least(count, [p for p, _ in pairs]), at_least(len(pairs) - count + 1, [p for _, p in pairs])
+    return extreme(rule, intervals, expect, training)
+
+
+def extreme(
+    rule: str, several: list[Interval | None], expect: dict, training: bool = True
+) -> tuple[float, float]:
+    """p-values of what is expected of the lowest or the highest of several quantities.
+
+    "The lowest is below x" says that some is, "it is above x" that every one is: counts again.
+    """
+    some, each = (1, len(several)) if rule == "the lowest" else (len(several), 1)
+
+    def under(threshold: float) -> float:
+        return at_least(some, [one.below(threshold, training) if one else 1.0 for one in several])
+
+    def over(threshold: float) -> float:
+        return at_least(each, [one.above(threshold, training) if one else 1.0 for one in several])
+
+    if "below" in expect:
+        return under(expect["below"]), over(expect["below"])
+    if "above" in expect:
+        return over(expect["above"]), under(expect["above"])
+    low, high = expect["about"] - expect["within"], expect["about"] + expect["within"]
+    return max(over(low), under(high)), min(under(low), over(high))
+
+
+def extreme_ends(rule: str, intervals: list[Interval], confidence: float) -> tuple[float, float, float]:
+    """(value, low, high) of the lowest or the highest of several quantities.
+
+    The lowest is above the lowest lower end as surely as a single one is; that one of them lies below needs
+    Bonferroni's.
+    """
+    one = [interval.ends(confidence) for interval in intervals]
+    several = [interval.ends(1 - (1 - confidence) / len(intervals)) for interval in intervals]
+    values = [interval.value for interval in intervals]
+    if rule == "the lowest":
+        return min(values), min(low for low, _ in one), min(high for _, high in several)
+    return max(values), max(low for low, _ in several), max(high for _, high in one)
+
+
+def verdict(p_for: float, p_against: float, confidence: float) -> str:
+    """`holds`, `fails` or `undecided`: each side is tested at half of what the confidence leaves."""
+    level = (1 - confidence) / 2
+    return "holds" if p_for <= level else "fails" if p_against <= level else "undecided"

@@ -6,8 +6,8 @@ import numpy
 
 from valley.grading import GRADERS
 
-# Means over the samples of a problem. `tokens_reflective` is the mean of tokens × reflective, so that the lengths of
-# reflective responses follow from means.
+# Means over the samples of a problem. `tokens_reflective` is the mean of tokens × reflective, so that the
+# lengths of reflective responses follow from means.
 COLUMNS = (
     *GRADERS.values(),
     "tokens",
@@ -15,7 +15,17 @@ COLUMNS = (
     "tokens_reflective",
     "calculations",
     "wrong_calculations",
+    "truncated",
+    "looping",
+    "no answer",
+    "same",
 )
+
+
+# By how much a training moves a measure, as the prior of its noise has it: shares by so much, all others by
+# RELATIVE of their value. Why: docs/statistics.md.
+SHARES = {"accuracy": 0.01, "reflection": 0.02}
+RELATIVE = 0.05
 
 
 class Tasks(NamedTuple):
@@ -27,7 +37,9 @@ class Tasks(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A measure as a reader meets it. `over`: the tasks it is a mean over (Tasks), `both` where it takes two kinds."""
+    """A measure as a reader meets it. `over`: the tasks it is a mean over (Tasks), `both` where it takes two
+    kinds.
+    """
 
     label: str
     unit: str  # share, tokens, or per 1,000 tokens

@@ -1,52 +1,70 @@
-"""What no claim of the paper asks for: between which sizes a model is back at its base; the data or the recipe?"""
+"""What no claim of the paper asks for: where a model is back at its base, and whether it is the data or the
+recipe.
+
+A curve that dips at one size by chance has not gone back: isotonic regression of the changes against the base
+(weighted by their variances) uses all sizes, and where it crosses zero, in the logarithm of the size, the
+model recovers.
+"""
 
 import math
 
+import numpy
 import pandas
 
 from valley import grid
 from valley.analysis.cells import Study
-from valley.analysis.estimates import compared, estimate
+from valley.analysis.estimates import estimate
 from valley.analysis.measures import Tasks
-from valley.grid import Cell
 
 
-def from_where(counts: list[int], good: list[bool]) -> float:
-    """The first count from which on all are good; infinite where the last one is not."""
-    return next((count for i, count in enumerate(counts) if all(good[i:])), math.inf)
+def crossing(sizes: list[int], changes: list[float], weights: list[float]) -> tuple[float, float, float]:
+    """(the last size before, the first size after, the crossing in between) of zero by the monotone curve.
+
+    0 stands for before the first size, infinity for not within the sizes.
+    """
+    from scipy import optimize
+
+    level = optimize.isotonic_regression(changes, weights=weights).x
+    above = [i for i, value in enumerate(level) if value > 0]
+    if not above:
+        return float(sizes[-1]), math.inf, math.inf
+    first = above[0]
+    if not first:
+        return 0.0, float(sizes[0]), 0.0
+    logs = numpy.log(sizes[first - 1 : first + 1])
+    at = float(numpy.exp(numpy.interp(0, level[first - 1 : first + 1], logs)))
+    return float(sizes[first - 1]), float(sizes[first]), at
 
 
 def recovery(study: Study, tasks: Tasks, confidence: float) -> pandas.DataFrame:
-    """Between which sizes each model gets back to its base and stays, and an interval for that.
+    """Between which sizes each model gets back to its base and stays, where about, and an interval for that.
 
-    The estimate lies in (`after`, `by`]. `earliest`: beyond the last size that is surely below the base;
-    `latest`: the size from which on all are surely above it; infinite where no size of the grid is.
+    The estimate `at` lies in (`after`, `by`]. `earliest` and `latest`: the sizes between which the curves of
+    upper and of lower ends cross, training noise counted; infinite where one does not within the grid.
     """
-    part = {"measure": "accuracy", "of": "each size", "minus": "base"}
     rows = []
     for model in study.models:
-        found, missing = compared(study, model, part, tasks)
-        if not found or missing:
+        runs = study.sizes(model) if "base" in study.runs(model) else []
+        found = [
+            estimate(study, model, {run: 1.0}, {"base": 1.0}, "accuracy", "minus", tasks) for run in runs
+        ]
+        changes = [row.estimate for row, missing in found if row.estimate and not missing]
+        if not changes or len(changes) < len(runs):
             continue
-        counts = [study.count(left) for left, _, _ in found]
-        ends = [e.interval(confidence) for _, _, e in found]
-        by = from_where(counts, [e.value > 0 for _, _, e in found])
-        rows.append(
-            {
-                "model": model,
-                "after": max([n for n in counts if n < by], default=0),
-                "by": by,
-                "earliest": max(
-                    [n for n, (_, high) in zip(counts, ends, strict=True) if high < 0], default=0
-                ),
-                "latest": from_where(counts, [low > 0 for low, _ in ends]),
-            }
+        sizes, weights = (
+            [study.count(run) for run in runs],
+            [1 / change.error()[0] ** 2 for change in changes],
         )
-    return pandas.DataFrame(rows, columns=["model", "after", "by", "earliest", "latest"])
+        low, high = zip(*(change.ends(confidence) for change in changes), strict=True)
+        after, by, at = crossing(sizes, [change.value for change in changes], weights)
+        bounds = {"earliest": crossing(sizes, high, weights)[0], "latest": crossing(sizes, low, weights)[1]}
+        rows.append({"model": model, "after": after, "by": by, "at": at, **bounds})
+    return pandas.DataFrame(rows, columns=["model", "after", "by", "at", "earliest", "latest"])
 
 
 def recipes(study: Study, tasks: Tasks, confidence: float) -> pandas.DataFrame:
-    """Accuracy of each SFT run minus the base's (`change`), and of a control minus the protocol's (`to_protocol`).
+    """Accuracy of each SFT run minus the base's (`change`), and of a control minus the protocol's
+    (`to_protocol`).
 
     A row over all seeds (`seed` is all), then one a seed, whose interval is over problems alone.
     """
@@ -63,16 +81,18 @@ def recipes(study: Study, tasks: Tasks, confidence: float) -> pandas.DataFrame:
             }
             found: dict = {}
             for name, other in others.items():
-                seeds = study.seeds(model, [run, other])[0] if other in study.runs(model) else []
-                groups = {"all": seeds, **{str(seed): [seed] for seed in seeds}} if seeds else {}
-                for seed, chosen in groups.items():
-                    sides = [
-                        tuple(study.cells[Cell(model, one, at)] for one in (run, other)) for at in chosen
-                    ]
-                    change = estimate(sides, "accuracy", "minus", tasks)
-                    low, high = change.interval(confidence)
-                    said = {name: change.value, f"{name}_low": low, f"{name}_high": high}
-                    found[seed] = found.get(seed, {}) | said | {f"{name}_seeds": len(chosen)}
+                if other not in study.runs(model):
+                    continue
+                sides = ({run: 1.0}, {other: 1.0}, "accuracy", "minus", tasks)
+                seeds = study.seeds(model, [run, other])[0][run]
+                for seed in [None, *seeds]:
+                    change = estimate(study, model, *sides, only=seed)[0].estimate
+                    if change:
+                        low, high = change.ends(confidence, training=seed is None)
+                        said = {name: change.value, f"{name}_low": low, f"{name}_high": high}
+                        said[f"{name}_seeds"] = len(seeds) if seed is None else 1
+                        key = "all" if seed is None else str(seed)
+                        found[key] = found.get(key, {}) | said
             named = {
                 "model": model,
                 "run": run,

@@ -7,6 +7,8 @@ import jinja2
 import markupsafe
 import pandas
 
+from valley import plain
+
 
 def inline(svg: Path) -> markupsafe.Markup:
     """The SVG as an element of a page: without XML header, its ids prefixed by its name, since figures share them.
@@ -34,9 +36,16 @@ def number(value) -> str:
 
 
 def render(template: Path, **values) -> str:
-    """A page from its template, in which a value that is missing is an error; `| number` formats table cells."""
+    """A page from its template, in which a value that is missing is an error; `| number` formats table cells.
+
+    Texts are escaped and shown without control characters, whoever wrote them.
+    """
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True,
+        finalize=lambda value: plain.visible(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = number
     return environment.from_string(template.read_text(encoding="utf-8")).render(values)

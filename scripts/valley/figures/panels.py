@@ -23,8 +23,7 @@ BAND = "noise between trainings"
 def lay_out(
     models: list, measures: list, across="models", height=1.75, left=0.75, gap=0.56, title=TITLE, foot=FOOT
 ):
-    """A figure with a panel a model and measure: `across` says what stands side by side; `height` is one a
-    model, or all's.
+    """A figure with a panel a model and measure: `across` stands side by side; `height` of one row.
 
     Models side by side wrap after three, their measures below each other. Returns the figure and {(model,
     measure): axes}.

@@ -9,7 +9,7 @@ from valley.figures.style import GREY, PALETTE
 KINDS = {
     "paired": (PALETTE[0], "paired problem by problem"),
     "unpaired": (PALETTE[1], "unpaired: other problems"),
-    "one side": (PALETTE[2], "interval of the study alone"),
+    "one side": (PALETTE[2], "samples and training noise of both"),
 }
 MEASURES = {"": "headline accuracy", "length_": "response length (tokens)"}  # by how their columns begin
 

@@ -51,9 +51,7 @@ def of_runs(table: pandas.DataFrame, wanted: Callable[[grid.Run], bool]) -> pand
 def rows(
     table: pandas.DataFrame, measure: str, value: str, ends: str | None = None, **fixed
 ) -> pandas.DataFrame:
-    """Rows to be drawn from columns of a table: `value` and the interval `<ends>low`, `<ends>high`; `fixed`
-    sets the rest.
-    """
+    """Rows to be drawn: `value` and the interval `<ends>low`, `<ends>high`; `fixed` sets the rest."""
     low, high = (table[f"{ends}low"], table[f"{ends}high"]) if ends is not None else (None, None)
     columns = {"kind": "point", "measure": measure, "value": table[value], "low": low, "high": high} | fixed
     floats = dict.fromkeys(("x", "value", "low", "high"), float)
