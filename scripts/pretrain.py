@@ -37,7 +37,7 @@ def tokenizer(template: str):
     words = "|".join(
         word.replace("{", r"\{").replace("\\boxed", r"\\boxed") for word in SPECIAL + WORDS if len(word) > 1
     )
-    pattern = tokenizers.Regex(words + r"|[+-]\d|\d+|.")
+    pattern = tokenizers.Regex(words + r"|[+-]\d|[12]\d|.")
     backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
     backend.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(

@@ -53,6 +53,9 @@ def kinds(tokens: list[str]) -> dict[int, str]:
     return found
 
 
+ANSWERS = 150  # sampled for each number of operands
+
+
 @torch.inference_mode()
 def probe(model, fast, lengths: list[int], known: frozenset, problems: int = 40) -> dict[str, float]:
     """Share right of each of NEEDED: tokens of worked solutions (greedy, the text given), and sampled short answers."""
@@ -66,7 +69,7 @@ def probe(model, fast, lengths: list[int], known: frozenset, problems: int = 40)
             for i, kind in kinds(fast.convert_ids_to_tokens(ids)).items():
                 if i >= len(context):
                     hits[kind].append(guesses[i - 1] == ids[i])
-        asked = [f"<user>{p.text}<assistant>" for p in chain.draw_many(rng, problems, [length], test=True)]
+        asked = [f"<user>{chain.draw(rng, length).text}<assistant>" for _ in range(ANSWERS)]
         for text in answers(model, fast, asked, 12 * length):
             hits["finished"].append(bool(re.search(r"\\boxed\{\d+\}<eos>", text)))
             for total, operand, result in re.findall(r"(\d+)([+-]\d)=(\d+)", text):
