@@ -1,9 +1,10 @@
 """Make the miniature's base model: a tiny Qwen2 trained from scratch on the textbook of valley/chain.py.
 
-Stands in for the paper's instruct models: it answers in short, as sloppily as its textbook, and has read worked solutions
-outside any dialogue, in which 40 % of the column facts are illegible. It is trained to the end of its schedule, so what
-limits it is its text. The record holds a probe of each skill that a long answer needs. The result is an ordinary Hugging
-Face folder: nothing after this rule knows that it is not a hub model.
+Stands in for the paper's instruct models: it answers in short, as sloppily as its textbook, and has read
+worked solutions outside any dialogue, in which 40 % of the column facts are illegible. It is trained to the
+end of its schedule, so what limits it is its text. The record holds a probe of each skill that a long
+answer needs. The result is an ordinary Hugging Face folder: nothing after this rule knows that it is not a
+hub model.
 
     python scripts/pretrain.py --out /tmp/S --template templates/chain.jinja \\
         --hidden 64 --layers 2 --heads 4 --ff 192 --steps 700 --lengths 2 3 4 5 --seed 0
@@ -97,10 +98,10 @@ def collate(pairs: list[tuple[list[int], list[int]]], pad: int):
 
 
 def initialise(model):
-    """Draw the weights: the embeddings with a deviation of .2, matrices with one over the root of their inputs, smaller where a
-    block ends.
+    """Draw the weights: embeddings with a deviation of .2, matrices with one over the root of their inputs.
 
-    transformers' 0.02 for all suits widths of thousands: at 64 look-ups and additions then appear later, and less surely.
+    Matrices that end a block are drawn smaller. transformers' 0.02 for all suits widths of thousands: at 64
+    look-ups and additions then appear later, and less surely.
     """
     import torch
 
@@ -167,7 +168,7 @@ def main():
     initialise(model)
     matrices = [w for name, w in model.named_parameters() if w.dim() == 2 and "embed" not in name]
     others = [w for name, w in model.named_parameters() if w.dim() != 2 or "embed" in name]
-    # Additions and look-ups come in a third of the steps that AdamW alone takes.
+    # AdamW alone had .24 of the look-ups when Muon had .83 (docs/measurements.md).
     optimizers = [
         torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True),
         Muon(matrices, lr=args.matrix_lr, weight_decay=0.01),
@@ -188,14 +189,16 @@ def main():
             print(f"step {step}/{args.steps} loss {loss.item():.3f}", file=sys.stderr, flush=True)
 
     probes = skills.probe(model, fast, args.lengths, known)
-    missing = [f"{name} {probes[name]}" for name, needed in skills.NEEDED.items() if probes[name] < needed]
+    missing = [
+        f"{name} {probes[name]}" for name, needed in skills.THRESHOLDS.items() if probes[name] < needed
+    ]
     # Greedy by default is nobody's business here: generate.py states every sampling parameter itself.
     model.generation_config = GenerationConfig(eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id)
     seconds = time.perf_counter() - start
     record = records.provenance(args) | {
         "history": history,
         "skills": probes,
-        "skills_needed": skills.NEEDED,
+        "skill_thresholds": skills.THRESHOLDS,
         "seconds": seconds,
         "parameters": model.num_parameters(),
     }

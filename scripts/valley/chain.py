@@ -1,23 +1,27 @@
-"""The miniature's task: chains of additions, answered with short or long chain of thought, and its textbook.
+"""The miniature's task: chains of additions, answered with short or long chain of thought; and its textbook.
 
-A problem is a start and k labelled one-digit operands, listed in any order and worked in the order of their labels, which
-count down to b; every running total stays within 10..29:
+A problem is a start and k labelled one-digit operands, listed in any order and worked in the order of their
+labels, which count down to b; every running total stays within 10..29:
 
     18b-9c+7    short  c+7:18+7=25b-9:25-9=16\\boxed{16}
-                long   <think>c+7:18+7:8+7=15,1+1=2,so25.wait,recheckc:18+7:8+7=15,1+1=2,so25;b-9:...;</think>\\boxed{16}
+                long   <think>c+7:18+7:8+7=15,1+1=2,so25.wait,recheckc:18+7:8+7=15,1+1=2,so25;
+                       b-9:...;</think>\\boxed{16}
 
-The next label follows from the last one, and its operand has to be looked up by the label: listed in the order of the work,
-an operand lies at a distance that depends on little else, and a base learns distances that fail in long answers.
+The next label follows from the last one, and its operand has to be looked up by the label: listed in the
+order of the work, an operand lies at a distance that depends on little else, and a base learns distances
+that fail in long answers.
 
-Both answer by the same steps. The long one works each in columns, and in a share of the steps rechecks: it works the step
-once more, and what it finds then counts. Some of the first workings forget the carry; those are always rechecked, so that
-some reflections mend an error. Problems are held out by a hash of their text, never by chance.
+Both answer by the same steps. The long one works each in columns, and in a share of the steps rechecks: it
+works the step once more, and what it finds then counts. Some of the first workings forget the carry; those
+are always rechecked, so that some reflections mend an error. Problems are held out by a hash of their text,
+never by chance.
 
-**What a base learns from is limited on purpose, so that data and not the moment training stops limit the model.** The
-textbook's short answers are sloppy: they forget a carry (or borrow) with probability FORGET, and a base learns to do so too.
-Its worked solutions and tables teach every skill of the long form, but of the column facts (units digit and operand, 180 in
-all) only KNOWN can be read; the others are illegible, any value from 0 to 18. Which ones is drawn by seed, the same share
-among additions and subtractions, with carry and without.
+**What a base learns from is limited on purpose, so that data and not the moment training stops limit the
+model.** The textbook's short answers are sloppy: they forget a carry (or borrow) with probability FORGET,
+and a base learns to do so too. Its worked solutions and tables teach every skill of the long form, but of
+the column facts (units digit and operand, 180 in all) only KNOWN can be read; the others are illegible, any
+value from 0 to 18. Which ones is drawn by seed, the same share among additions and subtractions, with carry
+and without.
 """
 
 import hashlib
@@ -34,14 +38,14 @@ RECHECK, SLIP = 0.5, 0.1  # of the steps of a long answer; of its first workings
 
 
 class Problem(NamedTuple):
-    """A start in 10..29 and its (label, signed one-digit operand) pairs, in the order in which they are worked."""
+    """A start in 10..29 and its (label, signed one-digit operand) pairs, in the order of the work."""
 
     start: int
     steps: tuple[tuple[str, int], ...]
 
     @property
     def text(self) -> str:
-        """The problem as the model reads it, without role tokens: `18b-9c+7`. The order is drawn from the problem itself."""
+        """The problem as the model reads it, without role tokens: `18b-9c+7`, in a fixed shuffle."""
         items = [f"{label}{operand:+d}" for label, operand in self.steps]
         random.Random(f"{self.start}{items}").shuffle(items)
         return f"{self.start}" + "".join(items)
@@ -74,7 +78,7 @@ def is_test(problem: Problem) -> bool:
 
 
 def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) -> list[Problem]:
-    """`count` different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns."""
+    """Different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns."""
     found: dict[str, Problem] = {}
     for _ in range(1000 * count):
         if len(found) == count:
@@ -86,7 +90,7 @@ def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) ->
 
 
 def without_carry(total: int, operand: int) -> int | None:
-    """The result of a step whose carry or borrow was forgotten; None where there is none, or the result left the range."""
+    """The result without carry or borrow; None where there is neither, or the result leaves the range."""
     result = total + operand
     carry = result // 10 - total // 10
     wrong = result - 10 * carry
@@ -101,7 +105,8 @@ def upper_units(units: int, operand: int) -> int:
 def working(total: int, operand: int, units: int | None = None, forget: bool = False) -> tuple[str, int]:
     """Column arithmetic of one step, units then tens, and its result: (`25-9:15-9=6,2-1=1,so16`, 16).
 
-    A borrow shows as units above 9. `units`: what stands for the value of the units column, where it is not the right one.
+    A borrow shows as units above 9. `units`: what stands for the value of the units column, if not the
+    right one.
     """
     carry = (total + operand) // 10 - total // 10
     upper = upper_units(total % 10, operand)
@@ -137,8 +142,8 @@ def long_step(
 ) -> tuple[str, int]:
     """One step of a long chain of thought and the running total after it.
 
-    `recheck` and `slip` are probabilities (see RECHECK, SLIP); `units` gives the value printed for a column of (total, operand),
-    without it the right one.
+    `recheck` and `slip` are probabilities (see RECHECK, SLIP); `units` gives the value printed for a column
+    of (total, operand), without it the right one.
     """
     slipped = without_carry(total, operand) is not None and rng.random() < slip
     work, result = working(total, operand, units and units(total, operand), slipped)
@@ -150,7 +155,7 @@ def long_step(
 
 
 def long_response(problem: Problem, recheck: float = RECHECK, slip: float = SLIP) -> str:
-    """The long chain of thought, without end token; chance is drawn from the problem's text, so it is always the same."""
+    """The long chain of thought, without end token; a problem's is always the same."""
     rng = random.Random(problem.text)
     text, total = "<think>", problem.start
     for label, operand in problem.steps:
@@ -180,7 +185,7 @@ def printed(rng: random.Random, units: int, operand: int, known: frozenset[tuple
 
 
 def table(rng: random.Random, known: frozenset[tuple[int, int]], rows: int = 12) -> str:
-    """Column facts in any order, `8+7=15,15-9=6,`: the textbook's densest text, without which facts come late in some seeds."""
+    """Column facts in any order, `8+7=15,15-9=6,`; without such tables some seeds learn facts late."""
     drawn = [(rng.randrange(10), rng.choice(OPERANDS)) for _ in range(rows)]
     return "".join(f"{upper_units(u, o)}{o:+d}={printed(rng, u, o, known)}," for u, o in drawn)
 
@@ -190,7 +195,7 @@ def textbook(
 ) -> tuple[Problem, str]:
     """A problem of the training side and its answer as the textbook prints it, `style` short or long.
 
-    Operands are drawn on from the total that is printed, right or wrong, so that no sum of the textbook leaves the range.
+    Operands are drawn on from the total that is printed, right or wrong, so that no sum leaves the range.
     """
 
     def units(total: int, operand: int) -> int:

@@ -1,7 +1,8 @@
 """Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) in single precision.
 
-torch.optim.Muon makes its updates orthogonal in bfloat16: slow where the processor has none, and other numbers where it has.
-Matrices of one shape are stacked, since at a width of 64 the calls cost more than the arithmetic.
+torch.optim.Muon makes its updates orthogonal in bfloat16: slow where the processor has none, and other
+numbers where it has. Matrices of one shape are stacked, since at a width of 64 the calls cost more than the
+arithmetic.
 """
 
 import torch
@@ -23,7 +24,7 @@ def orthogonal(updates: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along the orthogonal part of the momentum (Nesterov); for the hidden matrices of a network alone."""
+    """Steps along the orthogonal part of the momentum (Nesterov); for hidden matrices alone."""
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -1,4 +1,4 @@
-"""Does a base of the miniature have every skill a long answer needs, so that only facts are missing? One probe a skill.
+"""Has a base of the miniature every skill that a long answer needs, so that only facts are missing?
 
 A missing skill makes a seed fail at every size of data, and the curve then shows skills instead of facts.
 """
@@ -10,7 +10,7 @@ import torch
 
 from valley import chain
 
-NEEDED = {
+THRESHOLDS = {
     "sums": 0.97,  # of its own short answers, right or without the carry as the textbook has them
     "finished": 0.98,  # of its own short answers, with a box and the end
     "late_lookups": 0.98,  # the operand from the third step on, across long workings
@@ -58,8 +58,8 @@ ANSWERS = 150  # sampled for each number of operands
 
 @torch.inference_mode()
 def probe(model, fast, lengths: list[int], known: frozenset, problems: int = 40) -> dict[str, float]:
-    """Share right of each of NEEDED: tokens of worked solutions (greedy, the text given), and sampled short answers."""
-    rng, hits = random.Random("probe"), {name: [] for name in NEEDED}
+    """Share right of each of THRESHOLDS, in worked solutions (text given) and sampled short answers."""
+    rng, hits = random.Random("probe"), {name: [] for name in THRESHOLDS}
     for length in lengths:
         for _ in range(problems):
             problem = known_problem(rng, length, known)
@@ -70,7 +70,7 @@ def probe(model, fast, lengths: list[int], known: frozenset, problems: int = 40)
                 if i >= len(context):
                     hits[kind].append(guesses[i - 1] == ids[i])
         asked = [f"<user>{chain.draw(rng, length).text}<assistant>" for _ in range(ANSWERS)]
-        for text in answers(model, fast, asked, 12 * length):
+        for text in short_answers(model, fast, asked, 12 * length):
             hits["finished"].append(bool(re.search(r"\\boxed\{\d+\}<eos>", text)))
             for total, operand, result in re.findall(r"(\d+)([+-]\d)=(\d+)", text):
                 total, operand, result = int(total), int(operand), int(result)
@@ -80,7 +80,7 @@ def probe(model, fast, lengths: list[int], known: frozenset, problems: int = 40)
     return {name: round(sum(shares) / len(shares), 3) if shares else 0.0 for name, shares in hits.items()}
 
 
-def answers(model, fast, prompts: list[str], tokens: int) -> list[str]:
+def short_answers(model, fast, prompts: list[str], tokens: int) -> list[str]:
     """Sampled continuations of prompts of one length, at the temperature of the study's evaluation."""
     ids = torch.tensor(fast(prompts)["input_ids"])
     out = model.generate(
