@@ -15,6 +15,8 @@ STUDY ?= config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
 CARD ?= h100
+HOURS ?= 100
+PROPOSED ?= proposed.yaml
 PARTITION ?= gpu
 REQUEST ?= --gpus=1
 
@@ -27,7 +29,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format check plan power fetch-check fetch calibrate doctor canary status regrade page figures release compare lock
+.PHONY: help demo run test test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures release compare lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -84,10 +86,22 @@ check: $(VENV)/complete  ## own model, traces and tasks held to what the study c
 	$(SAY)
 	$(BIN)/python scripts/check.py $(CONFIG)
 
-plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts: make plan STUDY=config/one-gpu.yaml GPUS=1 CARD=a100
+# With BUDGET, GPU-hours, the study is proposed: cut out of the paper's grid, or of the STUDY that is named.
+NAMED = $(if $(filter file,$(origin STUDY)),,$(FILES))
+
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts; or a study for a budget: make plan BUDGET=200 GPUS=8
+ifdef BUDGET
+	$(BIN)/python scripts/propose.py --configfile $(NAMED) --budget $(BUDGET) --gpus $(GPUS) --question $(QUESTION) --out $(PROPOSED)
+	$(BIN)/python scripts/plan.py --configfile $(NAMED) $(PROPOSED) --profile $(PROFILES) --gpus $(GPUS) --card $(CARD)
+else
 	$(SAY_WHERE)
 	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) --card $(CARD)
 	$(BIN)/python scripts/power.py $(CONFIG) --brief --repetitions 20
+endif
+
+next: $(VENV)/complete  ## what to buy next, and a config that runs it: make next STUDY=my.yaml HOURS=100
+	$(SAY)
+	$(BIN)/python scripts/next.py $(CONFIG) --hours $(HOURS)
 
 power: $(VENV)/complete  ## what the study could decide: the odds of every verdict, before any data
 	$(SAY)
@@ -124,6 +138,10 @@ regrade: $(VENV)/complete  ## grade and score every stored response of the study
 page: $(VENV)/complete  ## the page of what is finished of the study so far, gaps named
 	$(SAY_WHERE)
 	$(SNAKEMAKE) --nolock --config unfinished=True -- all
+
+forecast: $(VENV)/complete  ## what larger sizes of the study would give, from its smallest and other models' curves
+	$(SAY_WHERE)
+	$(SNAKEMAKE) --config unfinished=True -- forecast
 
 release: $(VENV)/complete  ## a folder of scores, grades, tables and page of the study to publish, without weights
 	$(SAY_WHERE)

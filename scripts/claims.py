@@ -37,7 +37,7 @@ def main():
     args = parser.parse_args()
 
     try:
-        asked = claims.read(args.claims, SCHEMA)
+        asked = claims.load(args.claims, SCHEMA)
     except ConfigError as error:
         records.fail(args.claims, str(error), f"The language: the head of {args.claims}, and {SCHEMA}")
     study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int), args.trained_bases)
@@ -48,7 +48,7 @@ def main():
         tasks, fits, points, flags.pairs(args.parameters, float), reflective, args.judged, tuple(args.leaking),
         confidence=args.confidence,
     )  # fmt: skip
-    parts, models = claims.held(study, asked, known)
+    parts, models = claims.judged(study, asked, known)
     tables.write(args.tables, {"claims": parts, "claims_models": models})
     for row in parts[parts.part == ""].itertuples():
         print(f"{row.claim} {row.verdict}: {row.text}")

@@ -112,7 +112,9 @@ def main():
         "sides": loaded,
         "counts": said,
         "missing": missing,
-        "figures": {name: figure and html.inline(out / f"{name}.svg") for name, figure in figures.items()},
+        "figures": {
+            n: figure and html.inline(out / f"{n}.svg", " ".join(said)) for n, figure in figures.items()
+        },
         "kinds": studies.KINDS,
         "headline": HEADLINE,
         "whole": plain(whole),

@@ -75,7 +75,7 @@ def main():
     args = parser.parse_args()
 
     os.environ["HF_HUB_OFFLINE"] = "0"
-    config = check.load(args.configfile, profiles.config(profiles.read(args.profile)))
+    config = check.load(args.configfile, profiles.config(profiles.merged(args.profile)))
     failed = 0
     for fault in contract.faults(config):
         failed += 1

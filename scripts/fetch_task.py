@@ -3,16 +3,19 @@
     python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
-Writes id, problem, answer (text) and level. A row without problem or answer is an error, never silently
-dropped. An answer that the grader cannot read is named on standard error, in the closing line and in the
-file's metadata (`unreadable`): only a response with the very same string will equal it.
+Writes id, problem, answer (text), level, and the rules of each gold answer: order, tolerance, unit, base.
+These come from columns of the source, else from the reviewed list of our benchmarks (valley/golds.py). A list
+of answers is one answer with several values, and needs the rule `order`. A row without problem or answer is
+an error, never silently dropped. An answer that the grader cannot read is named on standard error, in the
+closing line and in the file's metadata (`unreadable`): only a response with the very same string will equal
+it.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from valley import equality, flags, intake, records
+from valley import equality, flags, golds, intake, records
 
 
 def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
@@ -29,6 +32,29 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
     from datasets import load_dataset
 
     return load_dataset(source, name, revision=revision, split=split or "train").to_list()
+
+
+def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
+    """A row of the task from a row of the source; intake.Wrong where it cannot be used."""
+    answer = row.get("answer")
+    if isinstance(answer, list):
+        if len(answer) > 1 and not isinstance(row.get("order"), bool):
+            raise intake.Wrong("it has several answers and no rule: give it a column `order`, true or false")
+        why = next(filter(None, map(golds.no_gold, answer)), None if answer else "has no answer")
+        answer = ", ".join(map(str, answer))
+    else:
+        why = golds.no_gold(answer)
+    made = intake.checked_problem(row | {"answer": "?" if why else answer})
+    if why := why or golds.no_rule(row):
+        raise intake.Wrong(f"row {made['id'] or '?'!r} {why}")
+    found = known.get(golds.problem_key(made["problem"]), {})
+    if found and not equality.quick(equality.Pair("headline", found["answer"], made["answer"])):
+        print(
+            f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
+            file=sys.stderr,
+        )
+    own = any(row.get(name) is not None for name in golds.COLUMNS)
+    return made | golds.rules(row if own else found)._asdict()
 
 
 def main():
@@ -55,7 +81,10 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    out = list(intake.each_checked(args.source, rows[: args.limit], intake.checked_problem))
+    known = golds.reviewed()
+    out = list(
+        intake.each_checked(args.source, rows[: args.limit], lambda row: task_row(row, known, args.source))
+    )
     first: dict[str, int] = {}
     for number, row in enumerate(out):
         row["id"] = str(number) if row["id"] is None else row["id"]
@@ -68,6 +97,8 @@ def main():
         first[row["id"]] = number
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
+    import pyarrow
+
     unread = equality.unreadable([row["answer"] for row in out])
     for row in out:
         if row["answer"] in unread:
@@ -75,7 +106,11 @@ def main():
                 f"warning: {args.source}: the answer of {row['id']!r} cannot be read: {row['answer']!r}",
                 file=sys.stderr,
             )
-    records.write_parquet(args.out, out, provenance=records.provenance(args) | {"unreadable": unread})
+    records.write_parquet(
+        args.out,
+        pyarrow.Table.from_pylist(out, golds.task_schema()),
+        provenance=records.provenance(args) | {"unreadable": unread},
+    )
     records.done(
         f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""),
         args.out,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from valley import flags, records
 from valley.analysis.measures import Tasks
-from valley.figures import bars, runs, sizes, svg, tidy
+from valley.figures import bars, forecast, repetition, runs, sizes, svg, tidy
 
 FIGURES = {
     "valley": sizes.valley,
@@ -23,6 +23,8 @@ FIGURES = {
     "budget": runs.budget,
     "errors": runs.errors,
     "rl": runs.rl,
+    "forecast": forecast.forecast,
+    "repetition": repetition.repetition,
 }
 
 
@@ -36,7 +38,11 @@ def main():
     parser.add_argument("--data", required=True, type=Path)
     args = parser.parse_args()
 
-    tables = {name: tidy.read(args.tables / f"{name}.csv") for name in tidy.NEEDED}
+    known = {name: args.tables / f"{name}.csv" for name in tidy.NEEDED}
+    # A study that does not cross sizes and epochs has no such table, nor its figure.
+    tables = {
+        name: tidy.read_table(path) for name, path in known.items() if name != "repetition" or path.exists()
+    }
     tasks = Tasks(args.headline, args.length, args.calculations)
     figure, data = FIGURES[args.figure](tables, tasks)
     svg.save(figure, args.svg, args.png)

@@ -28,6 +28,7 @@ def parse():
     flags.add(parser, flags.SAMPLING)
     parser.add_argument("--seed", type=int, default=0, help="drives the sampling")
     flags.add_prompt(parser)
+    flags.add_think(parser)
     return parser.parse_args()
 
 

@@ -1,19 +1,25 @@
-"""Grade all stored responses of one cell: three verdicts, the extracted answers and the way each response
-failed.
+"""Grade all stored responses of one cell: by three graders, with the extracted answers and the way each
+response failed.
 
     python scripts/grade.py --responses results/S/base/seed0/responses/chain.parquet --tasks data/tasks/chain.parquet \\
         --samples 1 --out /tmp/grades.parquet
 
 `--responses`, `--tasks` and `--samples` are lists in the same order. Responses are stored once and may be
 graded as often as one likes; a problem without exactly k responses is an error, never an average over fewer.
-Verdicts: valley/grading.py.
+Graders: valley/grading.py. Rules of a gold answer (order, tolerance, unit, base) are columns of the task.
+
+Responses of others, which no rule made, are a .jsonl with `response` and `gold` (or `answer`) in every line,
+and where known `id`, `sample`, `problem`, `finish_reason` (stop), `tokens` and the columns of rules; they
+need no task:
+
+    python scripts/grade.py --responses outputs.jsonl --answer '<answer>' --out /tmp/grades.parquet
 """
 
 import collections
 import sys
 from pathlib import Path
 
-from valley import calculations, equality, flags, grading, records, reflection
+from valley import calculations, equality, flags, golds, grading, intake, records, reflection, thoughts
 
 RESPONSE_COLUMNS = {"id": "text", "sample": "whole numbers", "response": "text or bytes?", "tokens": "whole numbers",
              "finish_reason": "text"}  # fmt: skip
@@ -30,12 +36,12 @@ def texts(table, column: str) -> list[str]:
     ]
 
 
-def check_counts(ids: list[str], gold: dict[str, str], samples: int, where: str):
+def check_counts(ids: list[str], gold: dict[str, dict], samples: int, where: str):
     """Stop unless every problem of the task has exactly `samples` responses, and no other problem any."""
     count = collections.Counter(ids)
-    for problem in gold:
-        if not (gold[problem] or "").strip():
-            records.fail(where, f"the task has no answer for {problem!r}", "Mend the task's source")
+    for problem, row in gold.items():
+        if why := golds.no_gold(row["answer"]):
+            records.fail(where, f"problem {problem!r} of the task {why}", "Mend the task's source")
     if unknown := sorted(set(count) - set(gold)):
         records.fail(
             where,
@@ -59,31 +65,78 @@ def labels(paths: list[Path]) -> dict[str, dict[tuple, str]]:
     return found
 
 
+def foreign(path: Path):
+    """(table of responses, task rows by id) of a .jsonl that carries its gold answers; errors name file and
+    row.
+    """
+    import pyarrow
+
+    rows, gold, counts = [], {}, collections.Counter()
+
+    def checked(row: dict) -> dict:
+        """What is graded of a row; intake.Wrong where it cannot be."""
+        answer = row.get("gold", row.get("answer"))
+        if why := golds.no_gold(answer) or golds.no_rule(row):
+            raise intake.Wrong(f"it {why}; every line needs `response` and `gold`")
+        if not isinstance(row.get("response"), str):
+            raise intake.Wrong("it has no text `response`; every line needs `response` and `gold`")
+        return row | {"answer": str(answer)}
+
+    for number, row in enumerate(intake.each_checked(path, intake.read_rows(path), checked), 1):
+        name = str(row["id"]) if row.get("id") is not None else str(number)
+        task = {"answer": row["answer"], "problem": row.get("problem") or ""} | {
+            c: row.get(c) for c in golds.COLUMNS
+        }
+        if gold.setdefault(name, task) != task:
+            what = f"gives {name!r} another gold answer or problem than before"
+            records.fail(f"{path} row {number}", what, "Give each problem an id of its own")
+        sample = counts[name] if row.get("sample") is None else row["sample"]
+        counts[name] += 1
+        finish = row.get("finish_reason") or "stop"
+        rows.append({"id": name, "sample": sample, "response": row["response"], "tokens": row.get("tokens"),
+                     "finish_reason": finish})  # fmt: skip
+    if not rows:
+        records.fail(path, "has no lines", "Give a .jsonl of responses")
+    return pyarrow.Table.from_pylist(rows), gold
+
+
+def task_rows(path: Path) -> dict[str, dict]:
+    """The rows of a task by id: problem, answer, and the columns of rules where it has them."""
+    return {row["id"]: row for row in golds.task(path)}
+
+
 def grade_task(
     table,
-    gold: dict[str, str],
+    gold: dict[str, dict],
     task: str,
-    samples: int,
+    samples: int | None,
     where: str,
     comparer: equality.Comparer,
     count: bool,
     labelled: dict,
+    form: str = "box",
+    tags: tuple[str, str] = thoughts.THINK,
 ) -> list[dict]:
     """One graded row a response, in the order of the responses; `where` names the file in errors.
 
     With `count` the calculations of a response are counted, and the wrong ones among them. `labelled` is what
     the judge said, empty for a task that is not judged: a judged response is reflective if both the keywords
-    and the judge say so.
+    and the judge say so. `form` and `tags` as in `grading.extract`. Without `samples` any number of responses
+    will do.
     """
     ids, responses, finish = (
         table["id"].to_pylist(),
         texts(table, "response"),
         table["finish_reason"].to_pylist(),
     )
-    check_counts(ids, gold, samples, where)
-    triples = [(text, reason, gold[i]) for text, reason, i in zip(responses, finish, ids, strict=True)]
-    print(f"{task}: {len(triples)} responses", file=sys.stderr, flush=True)
-    verdicts = grading.grade(triples, comparer)
+    if samples is not None:
+        check_counts(ids, gold, samples, where)
+    graded = [
+        grading.Case(text, reason, gold[i]["answer"], gold[i].get("problem") or "", golds.rules(gold[i]))
+        for text, reason, i in zip(responses, finish, ids, strict=True)
+    ]
+    print(f"{task}: {len(graded)} responses", file=sys.stderr, flush=True)
+    grades = grading.grade(graded, comparer, form=form, tags=tags)
     if labelled and (odd := sorted(set(zip(ids, table["sample"].to_pylist(), strict=True)) ^ set(labelled))):
         records.fail(
             where,
@@ -91,15 +144,13 @@ def grade_task(
             "Remove judged.parquet and run again",
         )
     rows = []
-    for row, verdict, text in zip(
-        table.drop_columns("response").to_pylist(), verdicts, responses, strict=True
-    ):
+    for row, grade, text in zip(table.drop_columns("response").to_pylist(), grades, responses, strict=True):
         made, wrong, first = calculations.count(text) if count else (None, None, None)
         keywords, judged = reflection.is_reflective(text), labelled.get((row["id"], row["sample"]))
         rows.append(
-            {"task": task, "gold": gold[row["id"]]}
+            {"task": task, "gold": gold[row["id"]]["answer"]}
             | row
-            | verdict
+            | grade
             | {
                 "reflective": keywords and judged in (None, "reflection"),
                 "keywords": keywords,
@@ -114,7 +165,9 @@ def grade_task(
 
 def grade_cell(args):
     """Grade all tasks of a cell as `args` say, and write the grades."""
-    records.room(args.out.parent, sum(path.stat().st_size for path in args.responses), "grading")
+    records.room(
+        args.out.parent, sum(path.stat().st_size for path in args.responses if path.exists()), "grading"
+    )
     graded, judged = [], labels(args.judged)
     if unknown := sorted(set(judged) - {path.stem for path in args.responses}):
         records.fail(
@@ -122,14 +175,23 @@ def grade_cell(args):
             f"has labels of {', '.join(unknown)}, which is not graded here",
             "Judge this cell again",
         )
+    theirs = [path for path in args.responses if path.suffix == ".jsonl"]
+    ours = [path for path in args.responses if path not in theirs]
+    if not len(ours) == len(args.tasks) == len(args.samples):
+        records.fail(
+            "--tasks, --samples",
+            "need one entry a file of responses that is no .jsonl",
+            "Give as many of each, in one order",
+        )
+    sources = dict(zip(ours, zip(args.tasks, args.samples, strict=True), strict=True))
     with equality.Comparer(args.workers) as comparer:
-        for responses, task, samples in zip(args.responses, args.tasks, args.samples, strict=True):
-            table = records.read_parquet(responses, RESPONSE_COLUMNS)
-            gold = {
-                row["id"]: row["answer"]
-                for row in records.read_parquet(task, {"id": "text", "answer": "text?"}).to_pylist()
-            }
-            count = responses.stem in args.calculations
+        for responses in args.responses:
+            if responses in sources:
+                task, samples = sources[responses]
+                table = records.read_parquet(responses, RESPONSE_COLUMNS)
+                gold = task_rows(task)
+            else:
+                (table, gold), samples = foreign(responses), None
             graded += grade_task(
                 table,
                 gold,
@@ -137,23 +199,29 @@ def grade_cell(args):
                 samples,
                 str(responses),
                 comparer,
-                count,
+                responses.stem in args.calculations,
                 judged.get(responses.stem, {}),
+                args.answer,
+                tuple(args.think),
             )
     records.write_parquet(args.out, graded, provenance=records.provenance(args))
     share = sum(row["correct"] for row in graded) / len(graded)
-    given_up = sum(row["timeout"] for row in graded)
-    records.done(
-        f"{len(graded)} grades, {share:.3f} correct" + (f", {given_up} timeouts" if given_up else ""),
-        args.out,
-    )
+    counts = {
+        "timeouts": sum(row["timeout"] for row in graded),
+        "copied": sum(row["copied"] for row in graded),
+    }
+    said = "".join(f", {count} {name}" for name, count in counts.items() if count)
+    records.done(f"{len(graded)} grades, {share:.3f} correct{said}", args.out)
 
 
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--responses", required=True, type=Path, nargs="+")
-    parser.add_argument("--tasks", required=True, type=Path, nargs="+")
-    parser.add_argument("--samples", required=True, type=int, nargs="+")
+    parser.add_argument(
+        "--tasks", default=[], type=Path, nargs="+", help="one a file of responses, no .jsonl"
+    )
+    parser.add_argument("--samples", default=[], type=int, nargs="+")
+    flags.add_answer(parser)
     parser.add_argument(
         "--calculations", nargs="*", default=[], help="tasks in whose responses calculations are counted"
     )

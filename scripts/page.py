@@ -3,19 +3,21 @@
     python scripts/page.py --study miniature --report report --figures valley outcomes --captions workflow/report \\
         --template workflow/report/page.html.jinja --grid S/base/0 S/sft-64/0 --miniature --out /tmp/page.html
 
-Reads only what lies under `--report` (tables, figures, provenance.json, config.json), so a released folder is
-enough. The page is one HTML file that needs no network: figures are inline SVG whose points tell their
-values, its tables sort.
+Reads only what lies under `--report` (tables, figures, provenance.json, config.json) and what the claims expect, so a
+released folder is enough. The page is one HTML file that needs no network: panels to choose from, figures as inline SVG
+whose points tell their values, tables that sort. Its dots lead to the pages of cells beside it (cell_pages.py).
 """
 
 from pathlib import Path
 
 import pandas
+import yaml
 
-from valley import flags, grid, records
-from valley.figures import html
-from valley.grid import HEADLINE
+from valley import flags, grid, places, records
+from valley.figures import html, multiples, tidy, verdicts
+from valley.grid import HEADLINE, Cell
 
+PAPERS_CLAIMS = Path(__file__).resolve().parents[1] / "workflow/reference/claims.yaml"
 PARQUET = ("examples",)  # tables with texts that no CSV should hold
 
 
@@ -53,6 +55,7 @@ def graders(cells: list[dict]) -> list[dict]:
         "headline_only",
         "last_number",
         "timeout",
+        "copied",
     ]
     table = pandas.DataFrame(pick(cells, "model", "run", "step", "seed", *columns, task=HEADLINE))
     table = table[table.step.isna()].astype(dict.fromkeys(columns, float))
@@ -81,16 +84,36 @@ def missing(grid: list[str], cells: list[dict]) -> list[str]:
     return [cell for cell in grid if cell not in there]
 
 
-def claims(parts: list[dict], models: list[dict]) -> list[dict]:
-    """The claims with their parts, and these with their rows a model."""
+def claims(parts: list[dict], models: list[dict], asked: dict) -> list[dict]:
+    """The claims with their parts, these with their rows a model, and all of them drawn against what is `asked`."""
     for part in parts:
+        of = asked.get(part["claim"], {}).get("parts", {}).get(part["part"], {})
+        part["expect"] = of.get("expect")
         part["models"] = [
             row for row in models if (row["claim"], row["part"]) == (part["claim"], part["part"])
         ]
+        part["columns"] = [name for name in (part["models"] or [{}])[0] if name not in ("claim", "part")]
+        for row, drawn in zip(
+            part["models"], verdicts.each_against_threshold(part["models"], part["expect"]), strict=True
+        ):
+            row["forest"] = drawn
     whole = [part for part in parts if not part["part"]]
-    return [
-        claim | {"parts": [p for p in parts if p["claim"] == claim["claim"] and p["part"]]} for claim in whole
-    ]
+    for claim in whole:
+        claim["parts"] = [p for p in parts if p["claim"] == claim["claim"] and p["part"]]
+        claim["forest"] = verdicts.against_threshold([(p["models"], p["expect"]) for p in claim["parts"]])
+        same = [part for part in claim["parts"] if part["verdict"] == claim["verdict"] and part["why"]]
+        claim["decide"] = claim.get("but") or (f"{same[0]['part']}: {same[0]['why']}" if same else "")
+    return whole
+
+
+def panels(tables: dict[str, pandas.DataFrame], series: list[str], finding: str) -> list[dict]:
+    """The panels of the first screen, each with its sentence: the finding on the headline, else what it shows."""
+    sentences = dict(text.split(", ", 1) for text in finding.split("; ") if ", " in text)
+    found = multiples.multiples(tables, series)
+    for panel in found:
+        known = sentences.get(panel["model"]) if panel["task"] == HEADLINE else None
+        panel["sentence"] = known or panel["said"]
+    return found
 
 
 def one_training(cells: list[dict]) -> bool:
@@ -99,9 +122,11 @@ def one_training(cells: list[dict]) -> bool:
     return len({(model, run) for model, run, _ in trained}) == len(trained)
 
 
-def caption(folder: Path, figure: str) -> str:
-    """The caption of a figure, the same as in Snakemake's report."""
-    return " ".join((folder / f"{figure}.rst").read_text(encoding="utf-8").split())
+def figure(svg: Path, captions: Path) -> tuple:
+    """(name, the SVG with what it shows in words, the caption, the same as in Snakemake's report) of a figure."""
+    caption = " ".join((captions / f"{svg.stem}.rst").read_text(encoding="utf-8").split())
+    said = html.alt(pandas.read_csv(svg.with_suffix(".csv")))
+    return svg.stem, html.inline(svg, said), caption
 
 
 def main():
@@ -117,22 +142,32 @@ def main():
         "--grid", required=True, nargs="+", help="model/run/seed of every cell that the grid asks for"
     )
     parser.add_argument("--miniature", action="store_true", help="say what a miniature can and cannot show")
+    parser.add_argument("--claims", required=True, type=Path, help="what the claims expect (claims.yaml)")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    tables = read(args.report / "tables")
+    folder = args.report / "tables"
+    tables, finding = read(folder), (args.report / "finding.txt").read_text(encoding="utf-8").strip()
+    frames = {name: tidy.read_table(folder / f"{name}.csv") for name in ("cells", "paper", "replicates")}
+    series = sorted(set(tidy.sft_cells(frames).recipe.dropna()) - {"protocol"})
+    drawn = panels(frames, series, finding)
+    cells = [Cell(row["model"], row["run"], row["seed"]) for row in tables["cells"] if row["step"] is None]
     page = html.render(
         args.template,
         study=args.study,
         miniature=args.miniature,
         t=tables,
         pick=pick,
-        finding=(args.report / "finding.txt").read_text(encoding="utf-8").strip(),
-        figures=[
-            (n, html.inline(args.report / f"figures/{n}.svg"), caption(args.captions, n))
-            for n in args.figures
-        ],
-        claims=claims(tables["claims"], tables["claims_models"]),
+        panels=drawn,
+        models=list(dict.fromkeys(panel["model"] for panel in drawn)),
+        tasks=list(dict.fromkeys(panel["task"] for panel in drawn)),
+        legend=multiples.keys(frames, series),
+        pages={(cell.model, cell.run): places.page_of(cell) for cell in reversed(cells)},
+        figures=[figure(args.report / f"figures/{name}.svg", args.captions) for name in args.figures],
+        claims=claims(
+            tables["claims"], tables["claims_models"], yaml.safe_load(args.claims.read_text(encoding="utf-8"))
+        ),
+        claims_of=None if args.claims.resolve() == PAPERS_CLAIMS else args.claims,
         one_training=one_training(tables["cells"]),
         graders=graders(tables["cells"]),
         drop=drop(tables["drop"]),

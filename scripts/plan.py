@@ -57,7 +57,7 @@ def main():
     )
     args = parser.parse_args()
 
-    profile, constants = profiles.read(args.profile), costs.load()
+    profile, constants = profiles.merged(args.profile), costs.load()
     config = contract.study(args.configfile, profiles.config(profile))
     if (card := constants["cards"].get(args.card)) is None:
         records.fail(

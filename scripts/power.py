@@ -53,13 +53,15 @@ def tallied(
     fits = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
     counts: dict = collections.defaultdict(collections.Counter)
     for _ in range(repetitions):
-        answers = forged.answers(headline, forged.design(config), tuple(tasks.headline), noise, rng, others)
+        answers = forged.forged_answers(
+            headline, forged.design(config), tuple(tasks.headline), noise, rng, others
+        )
         study = Study(answers, cells, examples, bases)
         points = recovery(study, tasks, report["confidence"])
         known = claims.Known(
             tasks, fits, points, parameters, judged=bool(report["judge"]), confidence=report["confidence"]
         )
-        for row in claims.held(study, asked, known)[0].itertuples():
+        for row in claims.judged(study, asked, known)[0].itertuples():
             counts[row.claim, row.part][row.verdict.removesuffix(", but")] += 1
     return counts
 
@@ -87,7 +89,7 @@ def main():
         check.check(config)
     except grid.ConfigError as error:
         records.fail(*args.configfile, str(error), "Name all files of the study, as for snakemake")
-    cells, asked = wanted(config, args.seeds), claims.read(REFERENCE / "claims.yaml", SCHEMA)
+    cells, asked = wanted(config, args.seeds), claims.load(check.ROOT / config["report"]["claims"], SCHEMA)
     # Responses are not forged, so the fit of p^k is not judged here.
     for claim in asked.values():
         claim["parts"] = {key: part for key, part in claim["parts"].items() if part["measure"] != "fit"}

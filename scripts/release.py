@@ -16,7 +16,8 @@ import yaml
 from valley import flags, grid, places, records
 
 CELL = ("scores.json", "grades.parquet", "train.json", "curve.parquet")
-REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "tables", "figures")
+CONFIGS = ("cells", "summary", "problems", "claims", "claims_models")  # tables that the hub's viewer shows
+REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "cells", "tables", "figures")
 
 
 def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
@@ -32,7 +33,7 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
             file
             for top in report
             for file in (sorted(top.rglob("*")) if top.is_dir() else [top])
-            if file.is_file()
+            if file.is_file() and not file.name.startswith(".")
         ),
     ]
     return [file.relative_to(study) for file in found]
@@ -55,8 +56,15 @@ def readme(config: dict, provenance: dict, finding: str, cells: list[str], licen
     """The data card: what this is, how to use it, what made it, under which licences."""
     unknown = "unknown here: look it up before you publish"
     lines = [f"- {source}: {licences.get(source, unknown)}" for source in sources(config, cells)]
+    head = {
+        "pretty_name": "A Valley study",
+        "license": "other",
+        "tags": ["reproduction", "chain-of-thought", "evaluation"],
+        "configs": [{"config_name": name, "data_files": f"report/tables/{name}.parquet"} for name in CONFIGS],
+    }
     return "\n".join(
         [
+            f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
             "# A Valley study, released",
             "",
             finding,
@@ -73,7 +81,7 @@ def readme(config: dict, provenance: dict, finding: str, cells: list[str], licen
             "",
             "## Columns",
             "",
-            "`results/<model>/<run>/seed<seed>/grades.parquet` has a row a response: extracted answers, three verdicts, outcome class, tokens, "
+            "`results/<model>/<run>/seed<seed>/grades.parquet` has a row a response: extracted answers, what each grader says, outcome class, tokens, "
             "finish reason. `scores.json` has avg@k and its intervals. Both are described in Valley's docs/grading.md and docs/report.md.",
             "",
             "## Licences of what this derives from",
@@ -115,6 +123,7 @@ def main():
             if file.is_file()
         ]
         (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n", encoding="utf-8")
+    print(f"To publish it: hf upload <you>/<name> {args.out} --repo-type dataset")
     records.done(f"release of {len(files)} files", args.out)
 
 

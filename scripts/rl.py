@@ -1,7 +1,8 @@
 """Continue a model with RL: TRL's GRPOTrainer, rewarded by the study's own grader, one cell.
 
-Reward 1 when the response ended by itself and its final answer equals the gold answer, else 0: the verdict of
-valley/grading.py, the same that evaluation uses.
+Reward 1 when the response ended by itself and its final answer equals the gold answer, else 0: the headline
+grade of valley/grading.py, the same that evaluation uses. An answer that only repeats a formula of the
+problem gets none.
 
     python scripts/rl.py --model models/S/seed0 --problems data/rl/chain.parquet --out /tmp/cell/model \\
         --record /tmp/cell/train.json --curve /tmp/cell/curve.parquet --lr 3e-4 --steps 40 --prompts 12 --rollouts 8 \\
@@ -19,7 +20,7 @@ Departs from the paper: TRL in place of verl; what the paper leaves open follows
 import time
 from pathlib import Path
 
-from valley import environment, equality, flags, grading, prompts, records
+from valley import chunks, environment, equality, flags, golds, grading, prompts, records, thoughts
 
 
 def parse(arguments=None):
@@ -32,6 +33,7 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=0, help="drives the order of problems and the sampling")
     flags.add(parser, flags.RL)
     flags.add_prompt(parser)
+    flags.add_answer(parser)
     return parser.parse_args(arguments)
 
 
@@ -58,17 +60,30 @@ def trl_batching(
     }
 
 
-def make_reward(end_token: int, comparer: equality.Comparer):
-    """The reward function for GRPOTrainer: the grader's headline verdict on each completion, 1.0 or 0.0."""
+def make_reward(end_token: int, comparer: equality.Comparer, form="box", tags=thoughts.THINK, tokenizer=None):
+    """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0.
 
-    def reward(completions, completion_ids, answer, **_):
+    The data set's columns `answer`, `problem` and those of the gold's rules come with each completion. With a
+    `tokenizer` the ids are decoded here, or tags of a thought that are special tokens would be lost.
+    """
+
+    def reward(completions, completion_ids, answer, problem=None, **columns):
         ended = [len(ids) > 0 and ids[-1] == end_token for ids in completion_ids]
         texts = [completion[0]["content"] for completion in completions]
-        triples = [
-            (text, "stop" if end else "length", gold)
-            for text, end, gold in zip(texts, ended, answer, strict=True)
+        if tokenizer is not None:
+            texts = chunks.decoded(tokenizer, completion_ids, tags)
+        rules = [
+            golds.rules({name: columns[name][at] for name in golds.COLUMNS if columns.get(name)})
+            for at in range(len(texts))
         ]
-        return [float(verdict["correct"]) for verdict in grading.grade(triples, comparer, paper=False)]
+        responses = [
+            grading.Case(text, "stop" if end else "length", *asked)
+            for text, end, *asked in zip(
+                texts, ended, answer, problem or [""] * len(texts), rules, strict=True
+            )
+        ]
+        grades = grading.grade(responses, comparer, paper=False, form=form, tags=tuple(tags))
+        return [float(grade["correct"]) for grade in grades]
 
     return reward
 
@@ -149,7 +164,7 @@ def curve_rows(history: list[dict], updates: int) -> list[dict]:
 
 def train(args, work: list):
     """Train as `args` say, work that `work` names; writes the model, its record and its learning curve."""
-    rows = records.read_parquet(args.problems, {"problem": "text", "answer": "text"}).to_pylist()
+    rows = golds.task(args.problems)
 
     import os
 
@@ -172,7 +187,12 @@ def train(args, work: list):
             "Leave the problem out",
         )
     data = [
-        {"prompt": prompts.messages(r["problem"], args.system, args.suffix), "answer": r["answer"]}
+        {
+            "prompt": prompts.messages(r["problem"], args.system, args.suffix),
+            "answer": r["answer"],
+            "problem": r["problem"],
+        }
+        | {name: r[name] for name in golds.COLUMNS if name in r}
         for r in rows
     ]
     devices = int(os.environ.get("WORLD_SIZE", 1))
@@ -194,7 +214,7 @@ def train(args, work: list):
         trainer = GRPOTrainer(
             model=model,
             args=config,
-            reward_funcs=make_reward(tokenizer.eos_token_id, comparer),
+            reward_funcs=make_reward(tokenizer.eos_token_id, comparer, args.answer, args.think, tokenizer),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )

@@ -33,6 +33,7 @@ SHARES = {
     "accuracy_paper": "correct_paper",
     "boxed": "boxed",
     "timeout": "timeout",
+    "copied": "copied",
 }
 
 
@@ -59,11 +60,11 @@ def mean(values) -> float | None:
     return float(numpy.mean(values)) if values else None
 
 
-def verdicts(rows: list[dict]) -> dict[str, float]:
+def disagreements(rows: list[dict]) -> dict[str, float]:
     """How far the graders agree: shares of responses that only one of them accepts, and what the last number
     adds.
 
-    `last_number` is the accuracy (as a share) that the paper's verdict owes to its fallback, the last number
+    `last_number` is the accuracy (as a share) that the paper's grade owes to its fallback, the last number
     of a text.
     """
     return {
@@ -150,7 +151,7 @@ def score_task(rows: list[dict], confidence: float, where: str = "grades") -> di
             for graded in problems.values()
         ),
         **{name: mean(row[column] for row in rows) for name, column in SHARES.items()},
-        **verdicts(rows),
+        **disagreements(rows),
         "outcomes": {name: outcomes[name] / len(rows) for name in grading.OUTCOMES},
         "token_efficiency": 1000 * accuracy / length if length else None,
         **{f"length_p{round(100 * q):02}": float(numpy.quantile(tokens, q)) for q in QUANTILES},

@@ -189,7 +189,7 @@ def main():
     )
     args = parser.parse_args()
 
-    config, now = check.load(args.configfile, profiles.config(profiles.read(args.profile))), {}
+    config, now = check.load(args.configfile, profiles.config(profiles.merged(args.profile))), {}
     jobs, locked = queue(Path(".")), not args.failures and any(Path(".snakemake/locks").glob("*"))
     states = {cell: state(Places(config), cell, now, jobs, locked) for cell in grid.cells(config)}
     width = max(len(f"{model} {run}") for model, run, _ in states)

@@ -1,5 +1,6 @@
 """What the tests share: a checkout of their own, and scripts run as a user would run them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +25,27 @@ DATA = Path(os.environ.get("VALLEY_TEST_DATA", REPOSITORY.parent / "shared" / "d
 MINIATURE = ["--configfile", "config/miniature.yaml"]
 SMOKE = [*MINIATURE, "config/smoke.yaml"]
 TOKEN = "hf_" + "NoFileMayHold" + "ThisToken" + "0123456789ab"  # in pieces: this file may
+
+
+def reference(*names: str) -> Path:
+    """A file of the reference data (real benchmarks, labelled responses, traces), or a skip that says how to get it."""
+    path = DATA.joinpath(*names)
+    if not path.exists():
+        pytest.skip(
+            f"lacks {'/'.join(names)} of the reference data, which the repository does not hold: docs/grading.md "
+            "(Reference data) says where each file is from; set VALLEY_TEST_DATA to the folder"
+        )
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    """The rows of a .jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def own(name: str) -> list[dict]:
+    """A set of our own: `pairs`, `responses` or `traces` of tests/fixtures/grading."""
+    return lines(REPOSITORY / "tests" / "fixtures" / "grading" / f"{name}.jsonl")
 
 
 def checkout(folder: Path) -> Path:

@@ -48,8 +48,8 @@ def truths(effect: bool = True, seeds: int = 1, rl: bool = False) -> tuple[dict,
 
 def cells(headline: dict, arithmetic: dict, rng, noise: float = 0.0, tasks: dict | None = None) -> dict:
     """Answers that fit the truths."""
-    return forged.answers(
-        headline, tasks or forged.PAPER_TASKS, forged.PAPER_HEADLINE, noise, rng, arithmetic
+    return forged.forged_answers(
+        headline, tasks or forged.PAPER_DESIGN, forged.PAPER_HEADLINE, noise, rng, arithmetic
     )
 
 
@@ -67,7 +67,7 @@ def held(of: Study, asked: dict = CLAIMS, **known) -> dict[tuple[str, str], dict
     """The rows of the table `claims` by claim and part."""
     fits = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
     facts = claims.Known(TASKS, fits, recovery(of, TASKS, 0.95), PARAMETERS)._replace(**known)
-    rows = claims.held(of, asked, facts)[0].to_dict("records")
+    rows = claims.judged(of, asked, facts)[0].to_dict("records")
     return {(row["claim"], row["part"]): row for row in rows}
 
 
@@ -104,7 +104,7 @@ def memorised(rng) -> tuple[dict, frozenset]:
     are.
     """
     made = honest(rng, effect=False)
-    quarter = {task: forged.PAPER_TASKS[task][0] // 4 for task in forged.PAPER_HEADLINE}
+    quarter = {task: forged.PAPER_DESIGN[task][0] // 4 for task in forged.PAPER_HEADLINE}
     for cell, answers in made.items():
         for task, count in quarter.items() if cell.run in LARGER else ():
             for name in GRADERS.values():
@@ -118,7 +118,7 @@ def one_benchmark(rng, task: str = "amc23", left: float = 0.1) -> dict:
     size.
     """
     made = honest(rng, effect=False)
-    samples = forged.PAPER_TASKS[task][1]
+    samples = forged.PAPER_DESIGN[task][1]
     for cell, answers in made.items():
         if cell.run == SMALLEST:
             right = (answers.column(task, "correct") * samples).round().astype(int)
@@ -152,7 +152,7 @@ def on_disk(made: dict, root: Path, tasks: dict | None = None, gold=lambda cell,
     """Grades of every cell below `root`, as grade.py writes them: one row a response."""
     for cell, answers in made.items():
         rows = []
-        for task, (count, samples) in (tasks or forged.PAPER_TASKS).items():
+        for task, (count, samples) in (tasks or forged.PAPER_DESIGN).items():
             share = {
                 name: (answers.column(task, name) * samples).round().astype(int)
                 for name in COLUMNS

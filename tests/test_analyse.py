@@ -1,10 +1,9 @@
 """What the grades say beyond scores, and what stands beside the scores, by hand."""
 
-import examples
 import pandas
 import pytest
 
-from valley.analysis import cells, outcomes, paper, summary
+from valley.analysis import cells, outcomes, paper, responses, summary
 from valley.grid import HEADLINE
 
 
@@ -95,9 +94,9 @@ def test_the_papers_values_stand_beside_ours_by_its_grader_whatever_the_case_of_
 
 def test_an_example_is_cut_around_its_first_error():
     text = "x" * 2000 + " 2+2=5 " + "y" * 2000
-    found = examples.pieces(text)
+    found = responses.pieces(text)
     assert found["error"] == "2+2=5"
     assert len(found["before"]) < 900
     assert found["before"].endswith("x ")
     assert found["after"].startswith(" y")
-    assert examples.pieces("all is well")["error"] == ""
+    assert responses.pieces("all is well")["error"] == ""

@@ -11,6 +11,8 @@ import pytest
 from conftest import REPOSITORY, run, script
 
 from valley import records
+from valley.analysis import comparison
+from valley.analysis.cells import Answers
 from valley.analysis.measures import COLUMNS
 from valley.grid import HEADLINE
 
@@ -193,3 +195,27 @@ def test_make_compare_names_its_folder_after_both_sides(tmp_path):
     assert "comparisons/mine-paper" in run(command, tmp_path)
     assert (tmp_path / "comparisons/mine-paper/compare.html").exists()
     assert json.loads((tmp_path / "mine/report/config.json").read_text())  # the study is only read
+
+
+def test_an_exact_repetition_is_seldom_called_none_and_another_number_is():
+    """Ours and the paper's are two trainings of one cell on the same problems: noise of samples and of training alone."""
+    rng, found = numpy.random.default_rng(0), {0.0: [], 0.12: []}
+    rates = {task: rng.beta(1, 2, count) for task, (count, _) in SIZES.items()}
+    for off, verdicts in found.items():
+        for _ in range(200):
+            sides = []
+            for _ in range(2):
+                moved = rng.normal(0, 0.01)
+                columns, samples = {}, {task: k for task, (_, k) in SIZES.items()}
+                for task, rate in rates.items():
+                    right = rng.binomial(samples[task], numpy.clip(rate + moved, 0, 1)) / samples[task]
+                    columns[task] = numpy.tile(right[:, None], len(COLUMNS))
+                sides.append(Answers({}, columns, samples, {}))
+            side = comparison.Side("m", {}, "paper", list(SIZES), [], {}, {}, "", "")
+            paper = float(numpy.mean([sides[1].column(task, "correct").mean() for task in SIZES])) + off
+            difference = comparison.replication(sides[0], paper, (1, 1), side, (0.01**2, 10.0))
+            verdicts.append(comparison.replicated(difference, 0.95))
+    assert found[0.0].count("not") <= 0.06 * 200
+    assert found[0.0].count("replicated") > found[0.0].count("not")
+    assert found[0.12].count("not") >= 0.9 * 200
+    assert "replicated" not in found[0.12]

@@ -26,13 +26,15 @@ STUDY = {
     "grid": {"tasks": ["chain", "arithmetic"], "cells": [{"models": ["S"], "runs": ["base", "sft-128", "sft-128+rl"], "seeds": [1]}]},
     "tasks": {"arithmetic": {"problems": 8, "samples": 2}}, "rl": {"checkpoints": [20]},
 }  # fmt: skip
-# Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the plan try.
+# Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the
+# plan try.
 OTHER = {
-    "root": None, "gres": "gpu:h100", "warm_start": True, "unfinished": None, "grid.tasks": None, "grid.cells": None,
+    "root": None, "gres": "gpu:h100", "warm_start": True, "verify_weights": "quick", "stall.first": 9, "stall.least": 9,
+    "stall.factor": 9, "unfinished": None, "grid.tasks": None, "grid.cells": None, "grid.now": None,
     "models.*.source": None, "models.*.revision": None, "models.*.pretrain": {"steps": 1999}, "models.*.family": None,
     "models.*.gpus": 1, "models.*.parameters": 0.3, "models.*.sft": {"lr": 0.2}, "models.*.rl": {"lr": 0.2},
     "families.*.template": None, "families.*.end_token": None, "families.*.pad_token": None,
-    "families.*.stop_tokens": ["<x>"], "prompt.system": "Think.", "prompt.suffix": " Go.",
+    "families.*.stop_tokens": ["<x>"], "families.*.think": None, "prompt.answer": None, "prompt.system": "Think.", "prompt.suffix": " Go.",
     **{f"traces.{key}": None for key in ("source", "revision", "name", "split", "where", "limit", "tokenizers", "decontaminate")},
     "traces.rows": 5000, "traces.correct": "any", "traces.think": "strip", "traces.max_tokens": 300, "traces.order": None,
     "traces.seed": None, "synthetic.traces": 5000, "synthetic.task": 99, "synthetic.rl": 99, "synthetic.seed": 9,
@@ -50,7 +52,7 @@ OTHER = {
     "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3,
     **{f"tasks.*.{key}": None for key in ("source", "revision", "name", "split", "where", "limit")},
     "tasks.*.problems": 9, "tasks.*.seed": 9, "tasks.*.samples": 3, "report.confidence": 0.9, "report.headline": ["arithmetic"],
-    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None,
+    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.others": ["elsewhere"], "report.claims": "workflow/schemas/claims.schema.yaml",
 }  # fmt: skip
 NAMES = {"models": "S", "families": "chain", "sizes": "128", "tasks": "arithmetic"}  # what * stands for
 

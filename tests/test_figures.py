@@ -2,11 +2,13 @@
 real functions.
 """
 
+import json
 import re
 import time
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
+import browser
 import figure
 import matplotlib.pyplot as plt
 import numpy
@@ -14,9 +16,9 @@ import pandas
 import pytest
 import score
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, script
 
-from valley import grid
+from valley import grid, records
 from valley.analysis import accumulation, cells, outcomes, recovery, summary, tables
 from valley.analysis.measures import Tasks
 from valley.analysis.paper import beside_paper
@@ -31,6 +33,7 @@ PROBLEMS = {
 }  # few: what is drawn is the number of cells
 SAMPLES = 4
 SECONDS = 60
+READY = 2  # seconds
 CONTROLS = [
     ("qwen2.5-1.5b", f"sft-8k.{recipe}", seed)
     for recipe in ("matched", "short", "slow", "wide")
@@ -56,13 +59,13 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
                 "tokens": tokens, "gold": "7", "finish_reason": "stop", "calculations": made,
                 "wrong_calculations": None if made is None else int(wrong.sum()),
                 "first_wrong": None if made is None or right else int(wrong.argmax()) + 1,
-                "reflective": bool(rng.random() < reflective), "boxed": right, "timeout": False, "keywords": False, "judged": None,
+                "reflective": bool(rng.random() < reflective), "boxed": right, "timeout": False, "copied": False, "keywords": False, "judged": None,
             })  # fmt: skip
     return rows
 
 
-def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
-    """All tables of a study with these cells, made by the functions that make them from real grades."""
+def study(asked: list[tuple], config: dict) -> tuple[dict[str, pandas.DataFrame], pandas.DataFrame]:
+    """(tables, problems) of a study with these cells, made by the functions that make them from real grades."""
     examples = {
         name: 220000 if size["examples"] == "all" else size["examples"]
         for name, size in config["sizes"].items()
@@ -110,27 +113,40 @@ def study(asked: list[tuple], config: dict) -> dict[str, pandas.DataFrame]:
     rows = [row for cell, content in scores.items() for row in summary.cell_rows(cell, content, examples)]
     table = summary.add_changes(pandas.DataFrame(rows), whole, TASKS.headline, 0.95)
     recipes = recovery.recipes(whole, TASKS, 0.95)
-    return {
+    found = {
         "cells": table, "replicates": summary.replicates(table, 0.95), "paper": beside_paper(table, reference, names),
         "rl_curves": pandas.concat(curves), "drop": outcomes.drop(problems, TASKS.headline),
         "budget": outcomes.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits, "recipes": recipes,
         "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
-        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"),
+        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"), "summary": summary.summary(table, 0.95),
+        "recovery": recovery.recovery(whole, TASKS, 0.95), "crossings": summary.crossings(scores), "subsets": summary.subsets([]),
+        **{name: pandas.DataFrame(columns=tidy.NEEDED[name]) for name in ("forecast", "repetition")},
     }  # fmt: skip
+    return found, problems
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory) -> dict[str, pandas.DataFrame]:
-    """The paper's grid, a few repeats and controls; written and read again, as the figures find it."""
+def report(tmp_path_factory) -> Path:
+    """The tables of the paper's grid, a few repeats and controls, as the rules leave them."""
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
-    made = study([*grid.cells(config), *CONTROLS, *REPEATS], config)
-    return reread(made, tmp_path_factory.mktemp("tables"))
+    folder, asked = tmp_path_factory.mktemp("report"), [*grid.cells(config), *CONTROLS, *REPEATS]
+    made, problems = study(asked, config)
+    tables.write(folder / "tables", made | {"problems": problems})
+    (folder / "cells.txt").write_text("\n".join(f"{model}/{run}/{seed}" for model, run, seed in asked))
+    (folder / "finding.txt").write_text(summary.finding(made["summary"]))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paper(report) -> dict[str, pandas.DataFrame]:
+    """The tables as the figures find them."""
+    return {name: tidy.read_table(report / f"tables/{name}.csv") for name in tidy.NEEDED}
 
 
 def reread(made: dict, folder: Path) -> dict[str, pandas.DataFrame]:
     tables.write(folder, made)
-    assert set(made) == set(tidy.NEEDED)
-    return {name: tidy.read(folder / f"{name}.csv") for name in made}
+    return {name: tidy.read_table(folder / f"{name}.csv") for name in made}
 
 
 def drawn(name: str, tables: dict, folder: Path) -> tuple[pandas.DataFrame, list[str], bytes]:
@@ -152,15 +168,76 @@ def hovered(data: pandas.DataFrame) -> int:
     return data.kind.isin(["point", "bar"]).sum() + lines
 
 
-def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, tmp_path):
+def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, report):
     began = time.process_time()
     for name in figure.FIGURES:
-        data, titles, _ = drawn(name, paper, tmp_path)
-        assert len(titles) == hovered(data) > 0, name
-        assert set(data.model) == set(paper["cells"].model) or name in ("rl", "recipes")
+        data, titles, _ = drawn(name, paper, report / "figures")
+        data.to_csv(report / f"figures/{name}.csv", index=False)
+        assert len(titles) == hovered(data), name
+        assert data.empty == (name in ("forecast", "repetition")), (
+            name
+        )  # those that the paper's grid asks nothing of
+        assert set(data.model) == set(paper["cells"].model) or name in ("rl", "recipes") or data.empty
     took = time.process_time() - began
     print(f"all figures of the paper's grid: {took:.1f} s of one core")
     assert took < SECONDS
+
+
+def test_figures_of_many_models_keep_a_readable_height(paper):
+    for name in ("benchmarks", "budget"):
+        picture, _ = figure.FIGURES[name](paper, TASKS)
+        assert picture.get_figheight() < 10, name  # inches: a screen
+        plt.close(picture)
+    picture, _ = figure.FIGURES["valley"](paper, TASKS)
+    assert len({ax.get_ylim() for ax in picture.axes}) == 2, "one scale a measure"
+    plt.close(picture)
+
+
+@pytest.fixture(scope="module")
+def page(report, paper) -> Path:
+    """The page of the paper's grid, written by the scripts that the rules call."""
+    for name in figure.FIGURES:
+        if not (report / f"figures/{name}.svg").exists():
+            data, _, _ = drawn(name, paper, report / "figures")
+            data.to_csv(report / f"figures/{name}.csv", index=False)
+    grid_of, folder = (report / "cells.txt").read_text().split(), report / "tables"
+    sizes = {
+        f"{size}={int(x)}" for size, x in paper["cells"][["run", "examples"]].itertuples(index=False) if x
+    }
+    sizes = sorted({f"{grid.parse_run(text.split('=')[0]).size}={text.split('=')[1]}" for text in sizes})
+    tasks = [
+        f"--{key}" if i < 0 else key
+        for name in TASKS._fields
+        for i, key in [(-1, name), *enumerate(getattr(TASKS, name))]
+    ]
+    claims = REPOSITORY / "workflow/reference/claims.yaml"
+    script("claims", "--claims", claims, "--tables", folder, "--grid", *grid_of, "--examples", *sizes, *tasks)
+    costs = pandas.DataFrame(
+        [{"rule": "sft", "jobs": 54, "wall_seconds": 9e6, "work_seconds": 8.9e6, "start_up_share": 0.01}]
+    )
+    tables.write(folder, {"costs": costs})
+    made = {"commits": ["abc"], "uncommitted_changes": False, "seeds": [0, 1, 2], "hardware": ["8 × H100"], "python": ["3.11"],
+            "versions": ["torch 2"], "locks": ["abc"], "finished": "2026", "gpu_hours": {"training": 2500.0, "generation": 400.0}}  # fmt: skip
+    records.write_json(report / "provenance.json", made)
+    script("page", "--study", "paper", "--report", report, "--figures", *figure.FIGURES, "--captions", REPOSITORY / "workflow/report",
+           "--template", REPOSITORY / "workflow/report/page.html.jinja", "--claims", claims, "--grid", *grid_of,
+           "--out", report / "page.html")  # fmt: skip
+    return report / "page.html"
+
+
+@browser.needed
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_the_page_of_the_papers_grid_stands_in_a_browser_and_is_soon_there(width, page):
+    found = browser.opened(page, width)
+    browser.stands(found, page, width)
+    ready = found["ready"] / 1000
+    print(f"{width} pixels: ready in {ready:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
+    assert ready < READY or min(browser.opened(page, width)["ready"] for _ in range(2)) < 1000 * READY
+
+
+@browser.needed
+def test_axe_finds_nothing_against_the_page_of_the_papers_grid(page):
+    assert browser.opened(page, 1440, browser.JUDGE, browser.axe())["violations"] == []
 
 
 @pytest.mark.parametrize("name", list(figure.FIGURES))

@@ -1,10 +1,17 @@
 """Studies that deceive, each in a known way: what the verdict on the claim they fool must say."""
 
+import re
+
 import forge
 import numpy
+import pandas
 import pytest
+from conftest import script
 
-from valley.analysis import estimates
+from valley.analysis import estimates, forged
+from valley.analysis.cells import Answers
+from valley.grading import GRADERS
+from valley.grid import Cell
 
 
 @pytest.fixture
@@ -105,3 +112,111 @@ def test_an_honest_study_of_the_papers_effects_holds_without_a_but(rng):
     rows = forge.held(forge.study(forge.honest(rng)))
     for part in (("C1", "loss"), ("C2", "recovery"), ("C2", "gain"), ("C3", "jump"), ("C3", "efficiency")):
         assert rows[part]["verdict"] == "holds", rows[part]
+
+
+# What each part of a claim looks at: poisoned alone, it alone (and what rests on it) may change its verdict.
+SMALL = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "gemma3-1b")
+STEPS = ("90",)
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[Cell, Answers]:
+    """Five models of the paper's grid with controls of the smallest size, RL, arithmetic and reflection."""
+    asked = [
+        cell
+        for cell in forge.wanted(rl=True)
+        if cell.model in SMALL and (cell.parsed.step is None or str(cell.parsed.step) in STEPS)
+    ]
+    asked += [Cell(model, f"sft-8k.{recipe}", 0) for model in SMALL for recipe in ("short", "matched")]
+    truths = forged.paper_truths(asked, forge.NAMES, forge.EXAMPLES, forge.REFERENCE)
+    return forge.cells(*truths, numpy.random.default_rng(5))
+
+
+def poisoned(made: dict, runs: str, tasks: tuple, columns: tuple, change, models: tuple = SMALL) -> dict:
+    """A copy in which some measures of some runs on some tasks are others: `change` of (them, the base's)."""
+    copied = {cell: answers._replace(columns=dict(answers.columns)) for cell, answers in made.items()}
+    for cell, answers in copied.items():
+        if re.fullmatch(runs, cell.run) and cell.model in models:
+            for task in tasks:
+                answers.columns[task] = answers.columns[task].copy()
+                for name in columns:
+                    base = made[cell.sibling("base")].column(task, name)
+                    answers.column(task, name)[:] = change(answers.column(task, name), base)
+    return copied
+
+
+def verdicts(made: dict) -> dict[str, str]:
+    rows = forge.held(forge.study(made), leaking=())
+    return {" ".join(key): row["verdict"] for key, row in rows.items() if key[1]}
+
+
+HEAD, GRADED = forged.PAPER_HEADLINE, tuple(GRADERS.values())
+ARITHMETIC, LENGTH = ("arithmetic",), ("math500",)
+
+
+@pytest.mark.parametrize(
+    ("runs", "tasks", "columns", "change", "models", "expected"),
+    [
+        ("base", ARITHMETIC, GRADED, lambda own, base: own * 0.5, SMALL, {"C5 loss"}),
+        ("sft-(64|128|220)k", ARITHMETIC, GRADED, lambda own, base: own * 0.75, SMALL, {"C5 recovery"}),
+        ("sft-8k", ARITHMETIC, ("tokens",), lambda own, base: base, SMALL, {"C5 length"}),
+        ("sft-8k", ARITHMETIC, ("wrong_calculations",), lambda own, base: own * 4, SMALL, {"C5 no worse a step"}),
+        ("sft-8k", LENGTH, ("tokens",), lambda own, base: base, SMALL, {"C3 jump", "C3 efficiency", "C4 longer"}),
+        ("base", LENGTH, ("reflective",), lambda own, base: own * 0 + 0.2, SMALL, {"C4 before"}),
+        ("sft-8k", LENGTH, ("reflective",), lambda own, base: own * 0.3, ("qwen2.5-0.5b", "qwen2.5-7b"), {"C4 after"}),
+        ("sft-16k", LENGTH, ("tokens_reflective",), lambda own, base: own * 0.2, SMALL, {"C4 longer"}),
+        (r"sft-8k\+rl.*", HEAD, GRADED, lambda own, base: own * 0 + 0.9, SMALL, {"C6 below", "C6 below at each"}),
+        (r"sft-128k\+rl.*", LENGTH, ("tokens",), lambda own, base: own * 3, SMALL, {"C6 shorter"}),
+        ("sft-220k", HEAD, GRADED, lambda own, base: own * 1.15, ("qwen2.5-1.5b",), {"C2 gain"}),
+        ("sft-8k.short", HEAD, GRADED, lambda own, base: own * 0.3, SMALL, {"C1 control short"}),
+        ("sft-8k.matched", HEAD, GRADED, lambda own, base: own * 0 + 0.9, SMALL, {"C1 control matched", "C2 control matched"}),
+    ],
+)  # fmt: skip
+def test_only_the_verdict_on_what_was_poisoned_moves(whole, runs, tasks, columns, change, models, expected):
+    before, after = verdicts(whole), verdicts(poisoned(whole, runs, tasks, columns, change, models))
+    assert {part for part in before if after[part] != before[part]} == expected
+
+
+def test_a_control_that_says_otherwise_stands_beside_the_claim(whole):
+    short = poisoned(whole, "sft-8k.short", HEAD, GRADED, lambda own, base: own * 0.3)
+    assert forge.held(forge.study(short))["C1", "control short"]["verdict"] == "fails"
+    assert "control short fails" in forge.held(forge.study(short))["C1", ""]["but"]
+
+
+def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
+    """From forged grades through the scripts of the report: what was copied, and whose answers differ, is named."""
+    tasks = {"math500": (60, 2), "arithmetic": (30, 2)}
+    runs = ("base", "sft-8k", "sft-64k", "sft-220k")
+    asked = [Cell("qwen2.5-3b", run, seed) for run in runs for seed in ((0,) if run == "base" else (0, 1))]
+    truths = forged.paper_truths(asked, forge.NAMES, forge.EXAMPLES, forge.REFERENCE)
+    made = forged.forged_answers(truths[0], tasks, ("math500",), 0.0, numpy.random.default_rng(2), truths[1])
+    made[asked[2]] = made[asked[1]]  # sft-8k, seed 1 is seed 0
+    forge.on_disk(
+        made, tmp_path, tasks, gold=lambda cell, task, i: "9" if cell.run == "base" and i == 3 else str(i)
+    )
+    folder, kinds = (
+        tmp_path / "tables",
+        ["--headline", "math500", "--length", "math500", "--calculations", "arithmetic"],
+    )
+    script(
+        "analyse", "--grades", *sorted(tmp_path.glob("results/*/*/*/grades.parquet")), *kinds, "--out", folder
+    )
+    grid_flags = [
+        "--grid",
+        *map(str, asked),
+        "--examples",
+        "8k=8000",
+        "64k=64000",
+        "220k=220000",
+        "--tables",
+        folder,
+    ]
+    script("recovery", *grid_flags, *kinds)
+    printed = script("claims", "--claims", "workflow/reference/claims.yaml", *grid_flags, *kinds)
+    found = pandas.read_csv(folder / "claims.csv").set_index(["claim", "part"])
+    assert "C1 " in printed
+    row = found.loc[("C1", "loss")]
+    assert "sft-8k/1 is a copy of qwen2.5-3b/sft-8k/0" in row.but
+    assert "right answers of math500 differ between cells under the same ids" in row.but
+    models = pandas.read_csv(folder / "claims_models.csv")
+    assert set(models[(models.claim == "C1") & (models.part == "loss")].trainings) == {1}

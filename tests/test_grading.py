@@ -1,15 +1,14 @@
-"""Extraction, verdicts, outcome classes, hostile text; agreement with verdicts that are not ours."""
+"""Extraction, grades, outcome classes, copies, hostile text; agreement with grades that are not ours."""
 
-import json
 import os
 import time
 
 import pytest
-from conftest import DATA
+from conftest import lines, own, reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valley import equality, grading, reflection
+from valley import equality, evaluator, grading, reflection, thoughts
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +17,8 @@ def comparer():
         yield comparer
 
 
-def verdict(comparer, text, gold, finish="stop"):
-    return grading.grade([(text, finish, gold)], comparer)[0]
+def graded(comparer, text, gold, finish="stop", problem="", form="box"):
+    return grading.grade([(text, finish, gold, problem)], comparer, form=form)[0]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +32,11 @@ def verdict(comparer, text, gold, finish="stop"):
         (r"\boxed {3}", "3"),
         (r"\boxed{unbalanced", None),
         (r"\boxed{}", None),
+        (r"\boxed{7}. The box is \boxed{}.", "7"),
+        (r"\boxed{-2} and \boxed{1}", "-2, 1"),
+        (r"$a = -\boxed{256}$", "-(256)"),
+        (r"300 - \boxed{256}", "256"),
+        (r"\fbox{7}", "7"),
         ("the answer is 12", None),
         ("", None),
     ],
@@ -51,7 +55,15 @@ def test_the_last_balanced_box_is_the_answer(text, boxed):
         ("the answer is 3. No wait, the answer is 4.", "4"),
         ("That leaves 7", None),
         ("**Answer:** John spends **35 hours** a week taking care of dogs.", "35"),
-        ("The answer is: they sold 3 cats and 4 dogs.", "they sold 3 cats and 4 dogs"),
+        ("The answer is: they sold 3 cats and 4 dogs.", None),
+        ("The answer is: The value of $2+2$ is $5$.", "5"),
+        ("The answer is: The value of $a$ is $-256$", "-256"),
+        ("The answer is $5$ and $1$.", None),
+        ("The answer is not 4. It is 5.", None),
+        ("The answer isn't $4$.", None),
+        (r"\text{Answer: } 15x-80", "15x-80"),
+        (r"The answer is $\$10$.", r"\$10"),
+        ("The answer to the question is 12.", "12"),
         ("The answer is (3, 4)", "(3, 4)"),
         ("Final answer: x^2 + 1", "x^2 + 1"),
         ("the answer is \\frac{1}{2}", "\\frac{1}{2}"),
@@ -66,27 +78,29 @@ def test_an_explicit_statement_is_an_answer_and_a_bare_number_is_none(text, answ
     ("text", "found"),
     [
         (r"\boxed{3} and then 5", ("3", "box")),
-        ("The answer is 8. So 9", ("8", "statement")),
-        ("we get 12 and 1,500 of them", ("1500", "last number")),
         (r"it is \boxed{7 and", ("7 and", "box")),
+        (r"\boxed 5$ and", ("5", "box")),
+        ("The answer is 8. So 9", ("8. So 9", "statement")),  # it ends with the text
+        ("the final answer is $5$. I hope it is", ("5", "statement")),
+        ("we get 12 and 1,500 of them", ("1500", "last number")),
         ("nothing", (None, None)),
     ],
 )
-def test_the_papers_extraction_falls_back_to_the_last_number(text, found):
-    assert grading.paper_answer(text) == found
+def test_the_papers_extraction_is_the_evaluators(text, found):
+    assert evaluator.answer(text) == found
 
 
 def test_a_box_inside_the_reasoning_is_no_answer(comparer):
-    assert verdict(comparer, r"<think>\boxed{7}</think> I am not sure.", "7")["outcome"] == "no answer"
-    assert verdict(comparer, r"<think>\boxed{8}</think> It is \boxed{7}.", "7")["outcome"] == "correct"
+    assert graded(comparer, r"<think>\boxed{7}</think> I am not sure.", "7")["outcome"] == "no answer"
+    assert graded(comparer, r"<think>\boxed{8}</think> It is \boxed{7}.", "7")["outcome"] == "correct"
 
 
-def test_each_verdict_credits_what_it_should_and_nothing_else(comparer):
+def test_each_grader_credits_what_it_should_and_nothing_else(comparer):
     cases = {
         "boxed": (r"\boxed{7}", "stop"), "stated": ("The final answer is 7.", "stop"), "bare": ("So we get 7", "stop"),
         "cut": (r"\boxed{7} but", "length"),
     }  # fmt: skip
-    found = {name: verdict(comparer, text, "7", finish) for name, (text, finish) in cases.items()}
+    found = {name: graded(comparer, text, "7", finish) for name, (text, finish) in cases.items()}
     assert [name for name, row in found.items() if row["correct"]] == ["boxed", "stated"]
     assert [name for name, row in found.items() if row["correct_boxed"]] == ["boxed"]
     assert [name for name, row in found.items() if row["correct_paper"]] == ["boxed", "stated", "bare", "cut"]
@@ -96,9 +110,7 @@ def test_each_verdict_credits_what_it_should_and_nothing_else(comparer):
 def test_every_outcome_class_is_reached(comparer):
     cases = [(r"\boxed{7}", "stop"), (r"\boxed{8}", "stop"), ("seven", "stop"), ("one two three", "length"),
              ("I am not sure. " + "wait, let me check. " * 40, "length")]  # fmt: skip
-    assert (
-        tuple(verdict(comparer, text, "7", finish)["outcome"] for text, finish in cases) == grading.OUTCOMES
-    )
+    assert tuple(graded(comparer, text, "7", finish)["outcome"] for text, finish in cases) == grading.OUTCOMES
 
 
 def test_a_text_loops_when_its_last_quarter_is_one_block_three_times_or_more():
@@ -121,33 +133,51 @@ def test_looping_is_seen_in_what_a_real_model_writes():
     """The tiny real model, decoded greedily, ends in repetition; the real long traces, finished or cut, never
     do.
     """
-    if not DATA.exists():
-        pytest.skip(f"no real data at {DATA}")
     import pyarrow.parquet
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(DATA / "stories260k", local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "stories260k", local_files_only=True)
+    folder = reference("stories260k")
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ids = tokenizer("Tom and Lily", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         out = model.generate(ids, do_sample=False, max_new_tokens=500, eos_token_id=2, pad_token_id=0)
     text = tokenizer.decode(out[0], skip_special_tokens=True)
     assert grading.is_looping(text), text[-200:]  # "It is not angry. It is not angry. It is …"
-    traces = pyarrow.parquet.read_table(DATA / "traces" / "openr1_like.parquet", columns=["generations"])
+    traces = pyarrow.parquet.read_table(reference("traces", "openr1_like.parquet"), columns=["generations"])
     assert not any(grading.is_looping(text) for row in traces["generations"].to_pylist() for text in row)
+
+
+def test_long_traces_are_graded_as_their_flags_say_and_none_loops(comparer):
+    rows = [
+        (text, finish, trace["answer"], trace["problem"], right)
+        for trace in own("traces")
+        for text, finish, right in zip(
+            trace["generations"], trace["finish_reasons"], trace["correctness_math_verify"], strict=True
+        )
+    ]
+    assert len(rows) == 100
+    grades = grading.grade([row[:4] for row in rows], comparer)
+    assert [grade["correct"] for grade in grades] == [right for *_, right in rows]
+    assert "looping" not in {grade["outcome"] for grade in grades}
+    assert (
+        sum(grade["outcome"] == "truncated" for grade in grades)
+        == sum(row[1] == "length" for row in rows)
+        > 0
+    )
 
 
 @given(st.text(max_size=300), st.sampled_from(["stop", "length"]))
 def test_any_text_is_read_without_error(text, finish):
     row = grading.extract(text, finish)
-    assert row["boxed"] == (grading.last_boxed(text.rsplit("</think>", 1)[-1]) is not None)
+    assert row["boxed"] == (grading.last_boxed(thoughts.answered(text)) is not None)
     assert (row["answer_paper"] is None) == (row["source_paper"] is None)
 
 
 @given(st.text(alphabet=r"ab{}", max_size=40))
 def test_what_is_boxed_is_found_again(text):
-    balanced = text.replace("{", "").replace("}", "")
+    balanced = text.replace("{", "").replace("}", "").strip("\\")
     assert grading.last_boxed(f"x \\boxed{{{balanced}}} y") == (balanced or None)
 
 
@@ -190,6 +220,14 @@ HOSTILE = {
     "a huge power": r"\boxed{2^{10000000000}}",
     "a huge expansion": r"\boxed{(x+y+z+1)^{500}}",
     "a huge binomial": r"\boxed{\binom{10^{12}}{10^{11}}}",
+    "a tower of e": r"\boxed{e^{e^{e^{e^{10}}}}}",
+    "a tower of factorials": r"\boxed{((30!)!)!}",
+    "a central binomial": r"\boxed{\binom{10^7}{5\cdot10^6}}",
+    "the floor of a tower": r"\boxed{\lfloor 10^{10^8}\rfloor}",
+    "a symbolic determinant": r"\boxed{\det\begin{pmatrix}"
+    + r"\\".join("&".join(f"{c}_{i}" for c in "abcde") for i in range(5))
+    + r"\end{pmatrix}}",
+    "200 nested braces": r"\boxed{" + "{" * 200 + "7" + "}" * 200 + "}",
     "nested fractions": r"\boxed{" + r"\frac{" * 100 + "1" + "}{2}" * 100 + "}",
     "nested brackets": r"\boxed{" + "(" * 240 + ")" * 240 + "}",
     "an unevaluated modulus": r"\boxed{7^{30000000} \bmod 13}",
@@ -197,13 +235,22 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_is_graded_wrong_in_bounded_time(comparer, name):
-    begun = time.perf_counter()
+def test_hostile_text_is_graded_wrong_in_two_seconds(comparer, name):
+    comparer([equality.Pair("headline", r"\frac{1}{3}", r"\sqrt{3}")])  # the worker is up
     for finish in ("stop", "length"):
-        row = verdict(comparer, HOSTILE[name], r"\frac{13}{2}", finish)
+        row = graded(comparer, HOSTILE[name], r"\frac{13}{2}", finish)
         assert (row["correct"], row["correct_paper"]) == (False, False)
         assert len(row["answer"] or "") <= equality.LONGEST + 1
-    assert time.perf_counter() - begun < 2 * equality.KILL_AFTER + 5
+    answer = grading.last_boxed(HOSTILE[name]) or HOSTILE[name][:400]
+    for grader in ("headline", "paper"):
+        comparer.known.clear()
+        comparer([equality.Pair("headline", r"\frac{1}{3}", r"\sqrt{5}")])  # and up again where it was killed
+        begun = time.perf_counter()
+        comparer([equality.Pair(grader, r"\frac{13}{2}", answer)])
+        taken = time.perf_counter() - begun
+        assert (
+            taken < (equality.KILL_WHEN_BUSY if equality.busy() else equality.KILL_AFTER) + 0.3
+        )  # to notice it
 
 
 def test_one_comparison_that_hangs_takes_no_other_down(comparer):
@@ -221,30 +268,104 @@ def test_a_worker_that_dies_costs_one_answer(comparer):
     assert comparer([equality.Pair("headline", r"\frac{1}{7}", r"\frac{2}{14}")]).popitem()[1][0] is True
 
 
-# ---- verdicts that are not ours
+# ---- forms, copies, sets of our own
+
+
+def test_every_response_of_our_own_set_is_graded_as_it_says(comparer):
+    rows = own("responses")
+    assert len(rows) >= 100
+    wrong = []
+    for row in rows:
+        grade = graded(
+            comparer,
+            row["response"],
+            row["gold"],
+            row["finish"],
+            row.get("problem", ""),
+            row.get("form", "box"),
+        )
+        if grade["correct"] != row["correct"] or grade["boxed"] != row.get("boxed", grade["boxed"]):
+            wrong.append((row["class"], row["response"], grade["answer"]))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think>a</think>b", "b"),
+        ("a</think>b</think>c", "b</think>c"),
+        ("<think>a", ""),
+        ("b<think>a</think>c", "bc"),
+        ("b<think>a", "b"),
+        ("[THINK]a[/THINK]b", "b"),
+        ("<think>a</think>b<think>c</think>d", "bd"),
+        ("no tags", "no tags"),
+    ],
+)
+def test_a_thought_ends_at_the_first_closing_tag_after_its_opening(text, left):
+    assert thoughts.answered(text) == left
+
+
+def test_a_family_has_its_own_tags():
+    assert thoughts.answered("«a»b", ("«", "»")) == "b"
+    assert thoughts.answered("«a»b") == "«a»b"
+
+
+def test_an_answer_that_repeats_the_problem_counts_for_the_paper_alone(comparer):
+    problem = "Compute $513^2 - 487^2$."
+    row = graded(comparer, r"\boxed{513^2 - 487^2}", "26000", problem=problem)
+    assert (row["correct"], row["correct_boxed"], row["copied"], row["outcome"]) == (
+        False,
+        False,
+        True,
+        "wrong",
+    )
+    assert row["correct_paper"]
+    row = graded(comparer, r"\boxed{26000}", "26000", problem=problem)
+    assert (row["correct"], row["copied"]) == (True, False)
+
+
+def test_the_policy_that_boxes_the_longest_formula_scores_nothing(comparer):
+    problems = [
+        ("Compute $2^{10}-24$.", "1000", equality.Rules()),
+        ("Is $7$ prime? What is $3+4$?", "7", equality.Rules()),
+    ]
+    assert grading.floor(problems, comparer) == {"headline": 0, "copied": 1, "paper": 1}
+
+
+def test_a_pattern_that_takes_too_long_answers_nothing():
+    begun = time.perf_counter()
+    assert grading.asked("a" * 5000 + "b", r"(a+)+$") is None
+    assert time.perf_counter() - begun < 3 * grading.PATTERN_SECONDS
+
+
+@pytest.mark.parametrize(("pattern", "why"), [("(", "no regular expression"), ("answer", "no group")])
+def test_a_pattern_that_cannot_work_is_refused(pattern, why):
+    with pytest.raises(ValueError, match=why):
+        grading.check_form(pattern)
+
+
+# ---- grades that are not ours
 
 
 def labelled(name):
-    path = DATA / "graded" / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"no labelled responses at {path}")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = lines(reference("graded", f"{name}.jsonl"))
     return rows, [float(row["verdict"]) >= 0.5 for row in rows]
 
 
 @pytest.mark.parametrize(("benchmark", "published"), [("aime24", 6.7), ("amc23", 42.5)])
 @pytest.mark.parametrize("grader", ["correct", "correct_paper"])
-def test_verdicts_on_real_competition_answers_are_those_published(comparer, benchmark, published, grader):
+def test_grades_of_real_competition_answers_are_those_published(comparer, benchmark, published, grader):
     rows, labels = labelled(f"rgeval_qwen2.5-3b-instruct_{benchmark}")
-    graded = grading.grade([(row["response"], "stop", str(row["gold"])) for row in rows], comparer)
-    assert [row[grader] for row in graded] == labels
-    assert round(100 * sum(row[grader] for row in graded) / len(rows), 1) == published
-
-
-def test_the_papers_verdict_agrees_with_the_evaluator_it_used(comparer):
-    rows, labels = labelled("qwen25math_math100_x8")
-    graded = grading.grade([(row["response"], "stop", row["gold"]) for row in rows], comparer)
-    assert (
-        sum(row["correct_paper"] == label for row, label in zip(graded, labels, strict=True)) / len(rows)
-        >= 0.995
+    grades = grading.grade(
+        [(row["response"], "stop", str(row["gold"]), row["problem"]) for row in rows], comparer
     )
+    assert [row[grader] for row in grades] == labels
+    assert round(100 * sum(row[grader] for row in grades) / len(rows), 1) == published
+
+
+@pytest.mark.parametrize("grader", ["correct", "correct_paper"])
+def test_grades_of_real_responses_agree_with_the_evaluator_that_the_paper_used(comparer, grader):
+    rows, labels = labelled("qwen25math_math100_x8")
+    grades = grading.grade([(row["response"], "stop", row["gold"], row["problem"]) for row in rows], comparer)
+    assert sum(row[grader] == label for row, label in zip(grades, labels, strict=True)) / len(rows) >= 0.995

@@ -149,7 +149,7 @@ def test_a_long_tmpdir_does_not_stop_the_graders_pool(tmp_path, length):
     """The path of a socket has 107 bytes, and the pool's server listens below TMPDIR."""
     folder = long_folder(tmp_path, length)
     task, responses = tmp_path / "task.parquet", tmp_path / "chain.parquet"
-    records.write_parquet(task, [{"id": "q", "answer": "1"}])
+    records.write_parquet(task, [{"id": "q", "problem": "7/7", "answer": "1"}])
     row = {"id": "q", "sample": 0, "response": r"\boxed{\frac{7}{7}}", "tokens": 3, "finish_reason": "stop"}
     records.write_parquet(responses, [row])
     flags = ["--responses", responses, "--tasks", task, "--samples", 1, "--out", tmp_path / "grades.parquet"]

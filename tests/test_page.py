@@ -1,63 +1,42 @@
 """The page in a real browser, the page of an unfinished study, and the page redrawn from a release."""
 
-import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import browser
 import costs
 import pandas
 import pytest
+import yaml
 from conftest import SMOKE, TOKEN, run, snakemake
 
-from valley import plain, records
+from valley import places, plain, records
+from valley.grid import Cell
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STUDY = Path("studies/smoke")
-PROBE = """<script>
-const wrong = [];
-addEventListener("error", event => wrong.push(event.message));
-console.error = console.warn = (...words) => wrong.push(words.join(" "));
-addEventListener("load", () => {
+SORT = """
   const texts = (table, at) => [...table.tBodies[0].rows].map(row => row.cells[at].dataset.value);
   const table = [...document.querySelectorAll("table.sortable")].find(t => [...t.tHead.rows[0].cells].some(c => c.innerText.trim() === "length"));
   const at = [...table.tHead.rows[0].cells].findIndex(c => c.innerText.trim() === "length"), button = table.tHead.rows[0].cells[at].firstChild;
-  button.click(); const up = texts(table, at);
-  button.click(); const down = texts(table, at);
-  const mark = document.querySelector("#valley [data-tip]");
-  mark.dispatchEvent(new PointerEvent("pointerover", {bubbles: true, clientX: 50, clientY: 50}));
-  const found = {
-    wrong, up, down, tip: document.getElementById("tip").hidden ? "" : document.getElementById("tip").textContent,
-    figures: [...document.querySelectorAll("figure svg")].map(svg => svg.getBoundingClientRect().height),
-    wide: document.documentElement.scrollWidth - innerWidth, outside: performance.getEntriesByType("resource").length,
-  };
-  const note = document.createElement("script"); note.type = "application/json"; note.id = "found";
-  note.textContent = JSON.stringify(found); document.body.append(note);
-});
-</script>"""
-
-
-def opened(page: Path, width: int, probe: str = PROBE) -> dict:
-    """What a probe finds on a page in a headless Chromium of that width; PROBE: errors, a table sorted both ways, a
-    hover text, figures.
-    """
-    probed = page.with_name("probed.html")
-    probed.write_text(page.read_text().replace("<head>", "<head>" + probe, 1))
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--window-size={width},900",
-        "--virtual-time-budget=5000",
-    ]
-    dom = subprocess.run(
-        [BROWSER, *flags, "--dump-dom", probed.as_uri()], capture_output=True, text=True, timeout=120
-    ).stdout
-    probed.unlink()
-    return json.loads(re.search(r'id="found">(.*?)</script>', dom, re.DOTALL).group(1))
+  button.click(); found.up = texts(table, at);
+  button.click(); found.down = texts(table, at);
+  const said = mark => { mark.dispatchEvent(new PointerEvent("pointerover", {bubbles: true})); return document.getElementById("tip").textContent; };
+  found.tips = ["#valley [data-tip]", ".multiple a"].map(where => said(document.querySelector(where)));
+"""
+CHOOSE = """
+  const shown = () => [...document.querySelectorAll(".panel")].filter(panel => !panel.hidden).map(panel => [panel.dataset.model, panel.dataset.task]);
+  found.first = shown();
+  const form = document.getElementById("choice");
+  form.elements.task.value = [...form.elements.task.options].at(-1).value;
+  form.elements.task.dispatchEvent(new Event("change", {bubbles: true}));
+  found.then = shown(); found.address = location.hash;
+  const box = form.querySelector("[type=checkbox]");
+  box.click(); found.without = shown().map(one => one[0]).includes(box.value);
+  found.rows = [...document.querySelectorAll(`tr[data-model="${box.value}"]`)].filter(row => !row.hidden).length;
+"""
 
 
 def make(folder: Path, *arguments) -> str:
@@ -73,27 +52,78 @@ def finished(smoke, tmp_path):
     return folder
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
-@pytest.mark.parametrize("width", [390, 1200])
+@browser.needed
+@pytest.mark.parametrize("width", [390, 768, 1440])
 def test_the_page_opens_sorts_and_tells_values_in_a_browser(smoke, width):
     page = smoke / STUDY / "report/page.html"
-    figures = list((smoke / STUDY / "report/figures").glob("*.svg"))
-    found = opened(page, width)
-    assert found["wrong"] == []
-    assert found["outside"] == 0
-    assert found["wide"] <= 0, "the page itself scrolls sideways"
-    assert len(found["figures"]) == len(figures) > 4
+    found = browser.opened(page, width, browser.LOOK + SORT)
+    browser.stands(found, page, width)
+    assert len(found["figures"]) == len(list((smoke / STUDY / "report/figures").glob("*.svg"))) > 4
     assert all(height > 50 for height in found["figures"])
     up = [float(value) for value in found["up"] if value]
     assert up == sorted(up)
     assert [float(value) for value in found["down"] if value] == sorted(up, reverse=True)
     assert len(set(up)) > 1
-    assert re.search(r"accuracy.*\d", found["tip"])
+    assert all(re.search(r"accuracy.*\d", tip) for tip in found["tips"])
+
+
+@browser.needed
+def test_a_choice_of_model_and_task_holds_for_panels_and_rows_and_stands_in_the_address(smoke):
+    page = smoke / STUDY / "report/page.html"
+    found = browser.opened(page, 768, CHOOSE)
+    assert found["first"] == [["S", "headline"]]
+    assert found["then"] == [["S", "chain"]]
+    assert found["address"] == "#models=S&task=chain"
+    assert (found["without"], found["rows"]) == (False, 0)
+    again = browser.opened(page, 768, CHOOSE, address="#models=&task=chain")
+    assert again["first"] == []
+
+
+@browser.needed
+@pytest.mark.parametrize(
+    ("file", "width", "dark"), [("page.html", 1440, False), ("page.html", 390, True), ("cell", 768, False)]
+)
+def test_axe_finds_nothing_against_the_pages(smoke, file, width, dark):
+    report = smoke / STUDY / "report"
+    page = report / file if file != "cell" else report / places.page_of(Cell("S", "sft-64", 0))
+    found = browser.opened(page, width, browser.JUDGE, browser.axe(), dark=dark)
+    assert found["violations"] == []
+
+
+@browser.needed
+def test_the_page_of_a_cell_shows_its_making_and_filters_its_responses_beside_the_bases(smoke):
+    page = smoke / STUDY / "report" / places.page_of(Cell("S", "sft-64", 0))
+    grades = records.read_parquet(smoke / STUDY / "results/S/sft-64/seed0/grades.parquet").to_pandas()
+    outcome = grades.outcome.iloc[0]
+    script = """found.shown = [...document.querySelectorAll("article")].filter(a => !a.hidden).map(a => a.dataset.outcome);
+      found.beside = document.querySelector("article").querySelectorAll("pre").length; found.text = document.body.innerText;"""
+    found = browser.opened(page, 390, script, address=f"#outcome={outcome.replace(' ', '+')}")
+    assert set(found["shown"]) == {outcome}
+    assert (found["beside"], found["wrong"]) == (2, [])
+    assert found["wide"] <= 0
+    trained = records.read_json(smoke / STUDY / "results/S/sft-64/seed0/train.json")
+    for said in (
+        "Training: loss",
+        trained["git_commit"][:12] if trained["git_commit"] else "unknown",
+        "lr",
+        "cores",
+    ):
+        assert said in found["text"], said
+    assert page.stat().st_size < 500_000
+
+
+def test_every_dot_leads_to_the_page_of_a_cell(smoke):
+    report = smoke / STUDY / "report"
+    leads = set(re.findall(r'href="(cells/[^"]+)"', (report / "page.html").read_text()))
+    assert leads == {path.relative_to(report).as_posix() for path in report.glob("cells/*/*/*.html")}
+    assert len(leads) > 4
 
 
 def test_the_page_needs_no_network_and_stands_alone(smoke):
     text = (smoke / STUDY / "report/page.html").read_text()
-    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", text))
+    assert not re.findall(r'(?:src|href)="(?!#|cells/)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", text))
+    panels = re.findall(r'data-task="([^"]+)"( hidden)?', text)
+    assert {task for task, hidden in panels if not hidden} == {"headline"}, "what is shown without scripts"
     for name in (
         "C1",
         "C6",
@@ -115,27 +145,22 @@ def test_snakemakes_own_report_holds_figures_and_tables_by_category(smoke, tmp_p
     assert "one panel a model" in text  # a caption
 
 
-# What a model may answer: markup and scripts, in text, attributes and SVG; ends of elements that hold it; ANSI
-# escapes; text turned around; a NUL; a lone surrogate cannot be stored.
+# What a model may answer: markup and scripts, in text, attributes and SVG; ends of elements that hold it;
+# ANSI escapes; text turned around; a NUL; a lone surrogate cannot be stored.
 HOSTILE = (
     '<script>window.harmed = 1</script><img src=x onerror=\'window.harmed = 2\'>"><svg onload="window.harmed = 3">'
     "</pre></td></table></details><style>body { display: none }</style>&lt;b&gt; {{ 7 * 6 }} {% raw %} javascript:harm()"
     "\x1b[2J\x1b[31mred\x1b]0;title\x07\u202eturned\u202c\u2066in\u2069\x00end\x9b31m\u2028line"
 )
-HARM = """<script>
-addEventListener("load", () => {
-  const found = {
-    harmed: window.harmed ?? null, hidden: getComputedStyle(document.body).display,
-    texts: [...document.querySelectorAll("pre, td, p.soft")].map(e => e.textContent).filter(t => t.includes("onerror")),
-    elements: document.querySelectorAll("img, pre script, pre svg, p script, td script, td svg").length,
-  };
-  const note = document.createElement("script"); note.type = "application/json"; note.id = "found";
-  note.textContent = JSON.stringify(found).replaceAll("<", "\\\\u003c"); document.body.append(note);
-});
-</script>"""
+HARM = """
+  found.harmed = window.harmed ?? null;
+  found.hidden = getComputedStyle(document.body).display;
+  found.texts = [...document.querySelectorAll("pre, td, p.soft")].map(e => e.textContent).filter(t => t.includes("onerror"));
+  found.elements = document.querySelectorAll("img, pre script, pre svg, p script, td script").length;
+"""
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
+@browser.needed
 def test_what_a_model_wrote_does_nothing_on_the_page_wherever_it_is_shown(finished):
     """Responses, prompts, gold and extracted answers, in outcomes, disputes and problems side by side."""
     file = finished / STUDY / "report/tables/examples.parquet"
@@ -155,7 +180,7 @@ def test_what_a_model_wrote_does_nothing_on_the_page_wherever_it_is_shown(finish
     assert not plain.HARMFUL.search(text)
     assert "1 training with numbers gone bad" in text
     assert "1.500 of them lost" in text
-    found = opened(page, 1200, HARM)
+    found = browser.opened(page, 1200, HARM)
     assert (found["harmed"], found["elements"]) == (None, 0)
     assert found["hidden"] != "none"
     assert len(found["texts"]) >= 2 * len(table)
@@ -194,6 +219,20 @@ def test_an_unfinished_study_has_a_page_that_names_the_gaps(finished):
     assert "1 cell is missing" in text
 
 
+def test_claims_of_ones_own_are_held_against_the_study_and_named_as_such(finished):
+    (finished / "mine.yaml").write_text(yaml.safe_dump({"report": {"claims": "my-claims.yaml"}}))
+    part = {"text": "16 traces are no gain", "measure": "accuracy", "of": "sft-16", "minus": "base",
+            "expect": {"below": 0.5}, "rule": "every", "models": "all"}  # fmt: skip
+    own = {"Q1": {"claim": "Few traces do not help.", "parts": {"gain": part}}}
+    (finished / "my-claims.yaml").write_text(yaml.safe_dump(own))
+    snakemake(finished, *SMOKE, "mine.yaml")
+    text = (finished / STUDY / "report/page.html").read_text()
+    assert "Claims of this study's own, not the paper's (my-claims.yaml)" in text
+    assert "Few traces do not help." in text
+    table = pandas.read_csv(finished / STUDY / "report/tables/claims.csv")
+    assert set(table.claim) == {"Q1"}
+
+
 def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(finished, tmp_path):
     make(finished, "release", f"STUDY={' '.join(SMOKE)}")
     release = tmp_path / "released"
@@ -202,6 +241,8 @@ def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(fi
     run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], release)
     card = (release / "README.md").read_text()
     assert "Licences" in card
+    for config in yaml.safe_load(card.split("---")[1])["configs"]:  # as the hub reads it
+        assert len(pandas.read_parquet(release / config["data_files"])), config
     before = {file.name: file.read_bytes() for file in (release / "report/figures").glob("*.csv")}
     shutil.rmtree(finished / "studies")
     for made in ("figures", "page.html"):
@@ -212,3 +253,4 @@ def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(fi
     assert time.monotonic() - start < 60
     assert {file.name: file.read_bytes() for file in (release / "report/figures").glob("*.csv")} == before
     assert (release / "report/page.html").exists()
+    assert list(release.glob("report/cells/S/*/seed0.html"))

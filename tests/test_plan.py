@@ -20,8 +20,9 @@ from valley import check, grid, sources
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 # What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page`
 # may run of it.
-REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "figure", "costs", "page", "configuration", "all"}  # fmt: skip
-CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release"}
+REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "floors", "forecast", "figure", "costs", "page",
+          "configuration", "all"}  # fmt: skip
+CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release", "repetition"}
 STUDIES = {
     "paper": ([], ["--configfile", "config.yaml"]),
     "miniature": ([Path("config/miniature.yaml")], MINIATURE),
@@ -54,6 +55,7 @@ def expected(config: dict) -> dict[str, int]:
     problems = {grid.rl_settings(config, m, r)["problems"] for m, r, _ in rl}
     recipes = any(grid.parse_run(r).recipe for _, r, _ in cells)
     figures = 5 + (len(tasks) > 1) + 2 * bool(config["report"]["calculations"]) + recipes + bool(rl)
+    figures += len({r for _, r, _ in cells if grid.parse_run(r).is_protocol}) > 2  # a forecast needs some
     counts = {
         "pretrain": len(here), "fetch_model": len(fetched), "synthesize": int(synthetic), "fetch_traces": int(not synthetic),
         "fetch_task": len(fetched_tasks), "arithmetic": sum(config["tasks"][t]["source"] == "arithmetic" for t in tasks),
@@ -61,7 +63,8 @@ def expected(config: dict) -> dict[str, int]:
         "subset": len({(grid.parse_run(r).size, grid.order_seed(config, s)) for _, r, s in sft}), "preflight": len(sft),
         "sft": len(sft), "rl": len(rl), "export_step": len(cells) - len(trained), "generate": len(cells) * len(tasks),
         "grade": len(cells), "score": len(cells), "figure": figures,
-        **dict.fromkeys(["aggregate", "analyse", "recovery", "claims", "examples", "configuration", "costs", "page", "all"], 1),
+        **dict.fromkeys(["aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "floors", "forecast",
+                        "configuration", "costs", "page", "all"], 1),
     }  # fmt: skip
     return {rule: count for rule, count in counts.items() if count}
 
@@ -251,7 +254,7 @@ def test_editing_a_shared_module_remakes_what_is_cheap_and_nothing_else(finished
     plan = plan_of(finished, two_models())
     users = {rule for rule in CHEAP if f"valley/{module}.py" in sources.files(rule)}
     assert {"aggregate", "release"} <= users
-    assert plan.keys() >= users - {"calibrate", "release"}
+    assert plan.keys() >= users - {"calibrate", "release", "repetition"}
     assert not plan.keys() - CHEAP - {"all"}
 
 
@@ -325,7 +328,7 @@ def test_a_prompt_with_braces_reaches_the_script_as_it_is(tmp_path):
 # Params that are command lines ready made, by functions that quote; everything else is quoted where it
 # stands.
 QUOTING = re.compile(
-    r"flags\.line\(|what\(|how\(|(?:prompt|stop|source|study|tasks|examples)_flags|launch|shlex\.(?:join|quote)\("
+    r"flags\.line\(|what\(|how\(|(?:prompt|stop|answer|known|source|study|tasks|examples)_flags|launch|shlex\.(?:join|quote)\("
 )
 
 

@@ -7,7 +7,7 @@ import fetch_check
 import pytest
 from conftest import checkout, planned, run, script, snakemake
 
-from valley import check, costs
+from valley import check, costs, environment, grid, profiles
 
 COSTS = costs.load()
 
@@ -96,6 +96,91 @@ def test_the_check_before_fetching_names_every_source_and_what_is_wrong_with_it(
     assert not any("arithmetic" in key or "aime90" in key for key in named)
     assert fetch_check.problem(str(tmp_path), None, "model") is None
     assert fetch_check.problem(str(tmp_path / "gone.jsonl"), None, "dataset") == "no such file or folder"
+
+
+def test_the_papers_grid_ends_under_the_profile_that_is_shipped_and_fewer_tries_name_what_does_not(tmp_path):
+    profile = profiles.merged(["profiles/slurm"])
+    config = check.load([])
+    preset = COSTS["presets"]["paper"]
+    runs = [(m, r) for m, r, _ in grid.cells(config) if grid.parse_run(r).step is None and r != "base"]
+    jobs = [
+        {"rule": grid.parse_run(run).stage, "wildcards": {"model": model, "run": run}, "gpus": gpus}
+        for model, run in runs
+        if (gpus := grid.training_gpus(config, model, run))
+    ]
+    for job in jobs:
+        job["seconds"], _ = costs.seconds(job, config, COSTS, preset, {})
+
+    def limit(rule):
+        return profiles.limit(profile, rule)
+
+    assert costs.endless(jobs, limit, profiles.tries(profile)) == []
+    [(longest, hours, given), *others] = costs.endless(jobs, limit, 3)
+    assert (longest["wildcards"]["model"], longest["rule"], given) == ("qwen2.5-3b", "rl", 72)
+    assert 140 < hours < 165
+    assert {job["rule"] for job, *_ in others} == {"rl"}
+
+
+def test_a_profile_is_read_as_snakemake_reads_it(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "config: [gres=gpu:h100, root=/scratch/x]\nretries: 4\ndefault-resources: [runtime=1d, mem_mb=1]\nset-resources: {rl: {runtime: 90}}\n"
+    )
+    profile = profiles.merged(["profiles/slurm", str(tmp_path)])
+    assert profiles.config(profile) == {"gres": "gpu:h100", "root": "/scratch/x"}
+    assert (profiles.limit(profile, "sft"), profiles.limit(profile, "rl"), profiles.tries(profile)) == (
+        1440,
+        90,
+        5,
+    )
+    assert check.load([], profiles.config(profile))["root"] == "/scratch/x"
+    with pytest.raises(SystemExit, match="profile nowhere: is not there"):
+        profiles.merged(["nowhere"])
+
+
+def test_a_site_that_asks_by_gres_plans_the_same_gpus(tmp_path):
+    target = "results/qwen2.5-3b/sft-8k/seed0/scores.json"
+    plain = script("plan", "--gpus", 8, "--", target)
+    site = script("plan", "--gpus", 8, "--profile", "profiles/slurm", "profiles/sites/gres", "--", target)
+    assert rows(site, "rule") == rows(plain, "rule")
+    assert rows(plain, "rule")["sft"][1] > 3  # GPU-hours
+
+
+def test_a_slower_card_takes_longer_and_may_hold_less():
+    target = "results/qwen2.5-14b/sft-8k/seed0/scores.json"
+    hours = {}
+    for card in ("h100", "a100", "4090"):
+        output = script("plan", "--card", card, "--", target)
+        hours[card] = rows(output, "rule")["sft"][1]
+        assert ("does not fit      sft of qwen2.5-14b" in output) == (card == "4090")
+    assert 2 < hours["a100"] / hours["h100"] < 4
+    assert hours["4090"] > hours["a100"]
+    assert "card tpu: is unknown" in script("plan", "--card", "tpu", ok=False)
+
+
+def test_a_cpu_study_plans(tmp_path):
+    output = script("plan", "--configfile", "config/miniature.yaml", "config/smoke.yaml")
+    assert rows(output, "rule")["sft"][0] == 3
+    assert re.search(r"^GPU-hours +0$", output, re.MULTILINE)
+
+
+def test_a_check_before_fetching_says_once_that_the_hub_cannot_be_reached():
+    # A process of its own: the warm one has read HF_ENDPOINT already.
+    command = [sys.executable, "scripts/fetch_check.py", "--configfile", "config/one-gpu.yaml"]
+    output = run(command, ok=False, HF_ENDPOINT="http://127.0.0.1:9")
+    [error] = [line for line in output.splitlines() if "127.0.0.1" in line]
+    assert "cannot be reached from here" in error
+    assert "Traceback" not in output
+    assert (
+        "no such file" not in output
+    )  # a hub id may end in what looks like a file's name: Qwen2.5-1.5B-Instruct
+
+
+def test_memory_grows_only_after_an_end_for_want_of_it(tmp_path):
+    assert environment.ends_without_memory(tmp_path / "none") == 0
+    (tmp_path / "1.log").write_text("slurmstepd: error: *** JOB 1 CANCELLED DUE TO TIME LIMIT ***\n")
+    assert environment.ends_without_memory(tmp_path) == 0
+    (tmp_path / "2.log").write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=2.0.\n")
+    assert environment.ends_without_memory(tmp_path) == 1
 
 
 def test_the_memory_that_sft_asks_for_follows_ranks_weights_and_tokens():

@@ -40,6 +40,15 @@ def test_the_finding_ignores_controls_and_copes_with_a_half_finished_grid():
     assert "S, 1 seed: base .50" in finding(table(*cells, cell("S", "sft-128", 0, 0.1)))
 
 
+def test_a_base_that_was_evaluated_once_stands_beside_all_seeds_in_the_finding():
+    cells = [cell("S", "base", 0, 0.5, "base", 0)]
+    cells += [cell("S", "sft-128", s, a) for s, a in enumerate([0.1, 0.2, 0.3])]
+    cells += [cell("S", "sft-2k", s, a, examples=2048) for s, a in enumerate([0.8, 0.7, 0.9])]
+    assert finding(table(*cells)) == (
+        "S, 3 seeds: base .50 → .20 [.10–.30] at n=128, .80 [.70–.90] at n=2,048, back above base in 3 of 3"
+    )
+
+
 def test_an_rl_run_ends_at_the_mean_of_its_last_three_checkpoints_never_the_best():
     steps = [
         ("base+rl@10", 10, 0.9),

@@ -8,7 +8,7 @@ import time
 
 import pyarrow.parquet
 import pytest
-from conftest import script
+from conftest import REPOSITORY, run, script
 
 from valley import prompts, records
 
@@ -247,7 +247,9 @@ def responses(tmp_path, count):
 
 
 def test_a_problem_without_exactly_k_responses_is_refused(tmp_path):
-    task = parquet(tmp_path / "task.parquet", [{"id": f"q{i}", "answer": "1"} for i in range(2)])
+    task = parquet(
+        tmp_path / "task.parquet", [{"id": f"q{i}", "problem": "2-1", "answer": "1"} for i in range(2)]
+    )
     flags = ["--tasks", task, "--samples", 2, "--out", tmp_path / "grades.parquet"]
     output = script("grade", "--responses", responses(tmp_path, 3), *flags, ok=False)
     assert "chain.parquet: problem 'q1' has 1 responses, 2 are needed" in output
@@ -263,7 +265,9 @@ def test_bytes_that_are_no_text_stop_no_cell(tmp_path):
         pyarrow.string()
     )
     pyarrow.parquet.write_table(table.set_column(2, "response", broken), tmp_path / "chain.parquet")
-    task = parquet(tmp_path / "task.parquet", [{"id": f"q{i}", "answer": "1"} for i in range(2)])
+    task = parquet(
+        tmp_path / "task.parquet", [{"id": f"q{i}", "problem": "2-1", "answer": "1"} for i in range(2)]
+    )
     script(
         "grade",
         "--responses",
@@ -319,3 +323,22 @@ def test_provenance_says_by_which_code_a_file_was_made(tmp_path, synthetic):
     assert "valley/chain.py" in record["code"]
     assert record["arguments"]["traces"] == 64
     assert pyarrow.parquet.read_metadata(synthetic / "traces.parquet").num_rows == 64
+
+
+def test_every_script_says_what_it_does_when_asked():
+    """In one process, so that libraries are loaded once."""
+    code = """
+import runpy, sys
+from pathlib import Path
+sys.path.insert(0, "scripts")
+for path in sorted(Path("scripts").glob("*.py")):
+    sys.argv = [str(path), "--help"]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, path
+    print("told by", path.stem)
+"""
+    output = run([sys.executable, "-c", code])
+    assert output.count("told by") == len(list((REPOSITORY / "scripts").glob("*.py")))
+    assert "as `python scripts/sft.py" in output  # warm.py, which has no parser

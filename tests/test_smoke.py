@@ -23,7 +23,7 @@ def test_the_smoke_study_runs_to_its_page_and_says_where_it_is(smoke):
     figures = {file.stem for file in (smoke / "studies/smoke/report/figures").iterdir()}
     assert {"valley", "outcomes", "rl", "errors", "recipes"} <= figures
     page = (smoke / "studies/smoke/report/page.html").read_text()
-    assert page.count("<svg") == len(figures)
+    assert page.count("<svg") >= len(figures)  # panels and intervals of claims are drawn too
     for name in figures:
         for kind in ("svg", "png", "csv"):
             assert (smoke / f"studies/smoke/report/figures/{name}.{kind}").stat().st_size > 100

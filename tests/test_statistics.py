@@ -19,7 +19,7 @@ def graded(correct: list[list[int]]) -> list[dict]:
     """Graded rows from a problems × samples table of 0 and 1."""
     return [
         {"task": "t", "id": str(i), "sample": k, "gold": "7", "answer": "7" if c else "8", "correct": bool(c), "correct_boxed": bool(c),
-         "correct_paper": True, "source_paper": "box" if c else "last number", "boxed": True, "timeout": False,
+         "correct_paper": True, "source_paper": "box" if c else "last number", "boxed": True, "timeout": False, "copied": False,
          "outcome": "correct" if c else "wrong", "finish_reason": "stop", "tokens": 10 + c, "reflective": bool(c), "keywords": bool(c), "judged": None,
          "calculations": 4, "wrong_calculations": 1 - c}
         for i, row in enumerate(correct) for k, c in enumerate(row)

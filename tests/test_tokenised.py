@@ -13,7 +13,7 @@ import pytest
 from conftest import run
 from test_order import SAMPLE, fast
 
-from valley import prompts, records, tokenised
+from valley import manifests, prompts, records, tokenised
 
 TEMPLATE = (
     "{% for turn in messages %}<|{{ turn['role'] }}|>{{ turn['content'] }}{% endfor %}"
@@ -178,7 +178,7 @@ def test_neither_preflight_nor_sft_before_its_first_step_hold_more_than_8_bytes_
     """They held 124 and 160: 32 GB and more where the paper's larger subsets are trained."""
     folder = tmp_path / "model"
     shutil.copytree(base, folder)
-    model(folder)
+    manifests.seal(model(folder), everything=True)
     text, rng, runs = SAMPLE * 8, random.Random(0), {"preflight": [], "sft": []}
     for count in (10, 300, 700):  # the first one is for what is loaded on the way
         cell = tmp_path / str(count)

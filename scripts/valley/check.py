@@ -193,6 +193,10 @@ def name_faults(config: dict):
             steps = config["rl"]["steps"]
             if parsed.step is not None and not 0 < parsed.step <= steps:
                 yield f"{here}.runs: {run!r} is no checkpoint of a run of {steps} steps"
+    asked = {f"{model}/{run}/{seed}" for model, run, seed in _valid_cells(config)}
+    for cell in config["grid"].get("now", []):
+        if cell not in asked:
+            yield f"grid.now: {cell!r} is no cell of the grid. Write model/run/seed of one of grid.cells"
 
 
 def size_faults(config: dict):

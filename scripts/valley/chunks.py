@@ -11,7 +11,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from valley import engines, grid, locks, pulse, records
+from valley import engines, grid, locks, pulse, records, thoughts
 
 BYTES_A_TOKEN = 4  # of text, on disk at most; twice, for chunks stay until the whole file is there
 
@@ -24,6 +24,21 @@ class Response(NamedTuple):
     text: str
     seed: int
     finish_reason: str  # stop (an end token) or length
+
+
+def decoded(tokenizer, rows: list, tags=thoughts.THINK) -> list[str]:
+    """The texts of token ids, without special tokens but for the tags of a thought: `tags` and those that
+    thoughts.py knows.
+
+    Where they are special tokens of a tokenizer they would vanish, and what the thought holds be graded.
+    """
+    special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tags = {tag for pair in (tags, *thoughts.THOUGHTS) for tag in pair}
+    if not tags & set(special.values()):
+        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    dropped = {i for i, name in special.items() if name not in tags}
+    kept = [[int(i) for i in row if int(i) not in dropped] for row in rows]
+    return tokenizer.batch_decode(kept, skip_special_tokens=False)
 
 
 def cut(items: list[tuple], size: int) -> list[list[tuple]]:
@@ -65,7 +80,7 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
     start, produced = time.perf_counter(), 0
     with beat:
         for number, responses, sampling in engines.generate(args, tokenizer, todo, gpus) if todo else []:
-            texts = tokenizer.batch_decode([out for out, _ in responses], skip_special_tokens=True)
+            texts = decoded(tokenizer, [out for out, _ in responses], getattr(args, "think", thoughts.THINK))
             rows = [
                 row(what, Response(ids, out, text, seed, "stop" if out and out[-1] in ends else "length"))
                 for (what, ids), (out, seed), text in zip(work[number], responses, texts, strict=True)

@@ -234,3 +234,39 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
     widest = max((job["gpus"] for job in jobs), default=0)
     at_once = sorted(states, reverse=True)[: max(1, gpus // max(1, widest))]
     return end, end + sum(at_once) * costs["state_bytes_a_parameter"]
+
+
+class Prices:
+    """What cells cost in GPU-seconds: training a run once, generating each cell's responses; measured where it was."""
+
+    def __init__(self, config: dict, preset: str = "paper", measured: dict | None = None):
+        self.config, self.constants, self.measured = config, load(), measured or {}
+        self.preset, self.known = self.constants["presets"][preset], {}
+
+    def _job(self, rule: str, model: str, run: str, task: str | None = None) -> float:
+        if (rule, model, run, task) not in self.known:
+            self.known[rule, model, run, task] = self._priced(rule, model, run, task)
+        return self.known[rule, model, run, task]
+
+    def _priced(self, rule: str, model: str, run: str, task: str | None) -> float:
+        gpus = max(1, grid.training_gpus(self.config, model, run if rule == "rl" else "base"))
+        job = {"rule": rule, "gpus": gpus, "wildcards": {"model": model, "run": run, "task": task}}
+        return seconds(job, self.config, self.constants, self.preset, self.measured)[0]
+
+    def training(self, model: str, run: str) -> float:
+        """Seconds of training a run, without what it starts from; 0 for a base."""
+        stage = grid.parse_run(run).stage
+        return 0.0 if stage == "base" else self._job(stage, model, grid.parse_run(run).whole)
+
+    def generating(self, model: str, run: str, task: str) -> float:
+        """Seconds of generating a cell's responses to a task."""
+        return self._job("generate", model, run, task)
+
+    def hours(self, cells, times: dict[str, float] | None = None) -> float:
+        """GPU-hours of cells: each training once, whatever checkpoints of it are evaluated; `times` the samples of a task."""
+        trained = {(cell.model, cell.parsed.whole, cell.seed) for cell in cells}
+        spent = sum(self.training(model, run) for model, run, _ in trained)
+        for cell in cells:
+            for task in self.config["grid"]["tasks"]:
+                spent += self.generating(cell.model, cell.run, task) * (times or {}).get(task, 1)
+        return spent / 3600

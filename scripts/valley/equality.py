@@ -1,130 +1,557 @@
-"""Is this answer the gold answer? Two graders: Math-Verify for our headline, the Qwen2.5-Math evaluator's
-for the paper's.
+"""Is this answer the gold answer? By structure and exact numbers first, by algebra where that leaves it open.
 
-Strings and numbers are compared at once. What needs algebra goes to worker processes that are killed when one
-answer takes too long or too much memory (`Comparer`), for sympy can hang for ever on what a model writes.
-Nothing is evaluated as code.
+The headline's comparison is `same`: words as words, lists, intervals, sets and matrices entry by entry,
+numbers as fractions and relative to their size, and what is left by sympy as Math-Verify reads it. The
+paper's is `evaluator.graded_equal`. Algebra runs in worker processes that are killed when one answer takes
+too long or too much memory (`Comparer`), for sympy can hang for ever on what a model writes. Nothing is
+evaluated as code.
 """
 
 import functools
 import logging
-import math
+import os
 import re
 import resource
 import signal
 import sys
 import time
-from decimal import Decimal
+from fractions import Fraction
 from typing import NamedTuple
 
-from valley import environment
+from valley import environment, evaluator, notation
+from valley.notation import as_written, normal, number
 
-# characters; a longer answer is compared as a string only (10⁶ digits cost Math-Verify 4 s and 600 MB)
-LONGEST = 500
-# of CPU for one comparison, after which it counts as `timeout`: CPU, or a busy machine would change grades
-SECONDS = 2.0
-# seconds of wall time, for what runs in C code that the worker's own alarm cannot interrupt
-KILL_AFTER = 15.0
-MEMORY = 2 << 30  # bytes of address space a worker may have
+LONGEST = 500  # characters; a longer answer is compared as a string only
+# Seconds for one comparison, after which it counts as `timeout`: of CPU and of wall time. The worker's own
+# alarms come first; what runs in C code, which they cannot interrupt, is killed with its process. A
+# comparison that had to wait for a busy machine gets a second try bound by CPU, or the load would change
+# grades.
+SECONDS, KILL_AFTER, KILL_WHEN_BUSY = 1.7, 2.0, 20.0
+MEMORY = 1 << 30  # bytes of address space that a worker may have beyond what it starts with
+ENTRIES = 30  # of a list; more are compared in their order only
+DIGITS = 6  # significant digits that an approximation must have to stand for an exact value
 
-DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
-TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{([^{}]*)\}")
-NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)?(?:\.\d*)?(?<=[\d.])")
-SCIENTIFIC = re.compile(r"(?<=\d)[eE]([+-]?\d+)")
 PROSE = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){4}")
 MODULUS = re.compile(r"\\[bp]?mod\b")
+MATRIX_ROWS = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+RELATION = re.compile(r"<|>|\\l[et](?![a-z])|\\g[et](?![a-z])")
+CHAIN = re.compile(
+    r"(?:(?P<low>[^<>]+?)\s*(?P<first><|\\le)\s*)?(?P<name>\\?[A-Za-z]\w*)\s*(?:(?P<second><|>|\\le|\\ge)\s*(?P<high>[^<>]+))?"
+)
+
+
+class Rules(NamedTuple):
+    """What a gold answer asks beside its value; None where nothing is said.
+
+    `order`: do entries of a list stand in order? (None: by how the gold is written.) `tolerance`: how far a
+    number may be off, absolute. `unit`: the unit that is asked for; another one is wrong, none is not.
+    `base`: the base that is asked for; the gold's digits without it are then right.
+    """
+
+    order: bool | None = None
+    tolerance: float | None = None
+    unit: str | None = None
+    base: int | None = None
+
+
+NO_RULES = Rules()
 
 
 class Pair(NamedTuple):
-    """A comparison to be made: by which grader (`headline`, `paper`; `gold`: can it be read at all?), of
-    what with what.
+    """A comparison to be made: by which grader (`headline`, `paper`; `gold`: can it be read at all? `plain`:
+    Math-Verify as it comes, to measure beside), of what with what, under which rules.
     """
 
     grader: str
     gold: str
     answer: str
+    rules: Rules = NO_RULES
 
 
-def normal(answer: str) -> str:
-    """An answer without white space, dollar signs, thin spaces, size commands and a final full stop."""
-    plain = re.sub(r"\\(?:[!,;: ]|left\b|right\b|\$)|\$", "", answer)
-    plain = re.sub(r"\\[dt]frac\b", r"\\frac", plain)
-    return re.sub(r"\s+", "", plain).rstrip(".")
+class TooLarge(Exception):
+    """A number that an answer names is too large to be worked out; the comparison is given up."""
 
 
-def number(answer: str) -> Decimal | None:
-    """The decimal number an answer writes (`27.0`, `1,234`, `025`), None when it is not one."""
-    plain = normal(answer)
-    if len(plain) > 100 or not re.search(r"\d", plain) or not NUMBER.fullmatch(plain):
-        return None
-    return Decimal(plain.replace(",", ""))
+class Open(Exception):
+    """Only algebra can tell."""
 
 
-def words(answer: str) -> str | None:
-    """The words of an answer that is `\\text{…}` as a whole, or of one with letters only; None for anything
-    else.
+# ---- the headline's comparison
+
+
+def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
+    """Whether an answer says what the gold answer says.
+
+    `algebra(gold, answer)` decides what strings, numbers and structure leave open; by default sympy, in this
+    process and without a time limit. Raises TooLarge.
     """
-    inner = TEXT.fullmatch(answer.strip())
-    plain = (inner.group(1) if inner else answer).strip().rstrip(".").strip()
-    plain = re.fullmatch(r"\(?([^\W\d_]+(?:[ -][^\W\d_]+)*)\)?", plain)
-    return re.sub(r"\s+", " ", plain.group(1)).casefold() if plain else None
-
-
-def quick(pair: Pair) -> bool | None:
-    """The verdict where strings, numbers or words decide; None where algebra has to."""
-    gold, answer = pair.gold, pair.answer
-    if pair.grader == "gold":
-        return True if number(gold) is not None or words(gold) is not None else None
-    if normal(gold) == normal(answer) != "":
-        return True
-    left, right = number(gold), number(answer)
-    if left is not None and right is not None:
-        if pair.grader == "paper":
-            return close(float(left), float(right))
-        whole = left == left.to_integral() and right == right.to_integral()
-        if left == right or whole or abs(left - right) > Decimal("0.01") * max(1, abs(left)):
-            return left == right
-    # A word is no product of letters: for Math-Verify \text{even} equals \text{neve} unless this comes first.
-    if TEXT.fullmatch(gold.strip()) and words(gold) is not None and words(answer) is not None:
-        return words(gold) == words(answer)
-    if len(gold) > LONGEST or len(answer) > LONGEST or not normal(answer):
+    algebra = algebra or algebraically_same
+    if not normal(answer):
         return False
+    if normal(gold) == normal(answer):
+        return True
+    if (word := by_words(gold, answer)) is not None:
+        return word
+    left, right = as_written(gold), as_written(answer)
+    if (based := same_base(left, right, rules.base)) is not None:
+        return based
+    if rules.unit == "percent":
+        left = left._replace(percent=True)
+    elif not same_unit(rules.unit or left.unit, right.unit):
+        return False
+    if max(len(gold), len(answer)) > LONGEST:
+        return False
+    gold, answer = (side.text + "%" * side.percent for side in (left, right))
+    return alike(gold, answer, rules, algebra)
+
+
+def by_words(gold: str, answer: str) -> bool | None:
+    """The grade where words or the letter of a choice decide; None where they do not."""
+    letter, word, other = notation.chosen_letter(gold), notation.words(gold), notation.words(answer)
+    if letter and (notation.chosen_letter(answer) or notation.without_fonts(notation.spaced(gold)) != letter):
+        return notation.chosen_letter(answer) == letter
+    if word is not None:
+        empty = word in notation.NO_SOLUTION and (
+            other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
+        )
+        return word == other or empty
+    if normal(gold) in ("\\emptyset", "\\{\\}"):
+        return other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
+    if other is not None and " " in other:
+        counted = evaluator.number_of_words(other)
+        return counted == normal(gold) if counted != other and number(normal(gold)) is not None else False
+    return evaluator.number_of_words(other) == normal(gold) or None if other else None
+
+
+def same_base(gold: notation.Written, answer: notation.Written, base: int | None) -> bool | None:
+    """The grade of numbers with a base, None where neither has one. Digits are compared, not values: the base
+    is asked for.
+    """
+    if gold.base is None and answer.base is None:
+        return None
+    asked = gold.base or base or 10
+    if (answer.base or (asked if base or gold.base is None else None)) != asked:
+        return False
+    return gold.text.lstrip("0").casefold() == answer.text.lstrip("0").casefold()
+
+
+def same_unit(gold: str | None, answer: str | None) -> bool:
+    """Whether the unit of an answer is none, or one of the gold's kind; things that are counted are all
+    alike.
+    """
+    if None in (gold, answer) or gold == answer:
+        return True
+    return any(re.match(r"thing|unit|time", unit) for unit in (gold, answer))
+
+
+def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
+    """Whether two normal forms are the same list, interval, set or matrix, or the same single value."""
+    if re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer):
+        return True
+    names = name_and_value(gold), name_and_value(answer)
+    if (
+        names[0][0]
+        and names[1][0]
+        and names[0][0] != names[1][0]
+        and len(names[0][0]) == len(names[1][0]) == 1
+    ):
+        return "=" in gold and "=" in answer and equations(gold, answer, algebra)
+    if any(name for name, _ in names):
+        plain = [value if name else text for text, (name, value) in zip((gold, answer), names, strict=True)]
+        if alike(*plain, rules, algebra):
+            return True
+        return equations(gold, answer, algebra)
+    gold, answer = as_interval(gold, answer), as_interval(answer, gold)
+    kinds = [entries(text) for text in (gold, answer)]
+    kind = (kinds[0][0], kinds[1][0])
+    if kind == ("one", "one"):
+        return single(gold, answer, rules, algebra)
+    if kind[0] == kind[1] == "matrix":
+        rows = [[row.split("&") for row in found[1]] for found in kinds]
+        if list(map(len, rows[0])) != list(map(len, rows[1])):
+            return False
+        rules = rules._replace(order=None)
+        return all(
+            alike(*(entry.strip() for entry in pair), rules, algebra)
+            for lines in zip(*rows, strict=True)
+            for pair in zip(*lines, strict=True)
+        )
+    if not comparable(*kind, *kinds[0][1:], *kinds[1][1:]):
+        return False
+    ordered = {"tuple", "union"} & {*kind} if rules.order is None else rules.order
+    return entries_alike(kinds[0][1], kinds[1][1], bool(ordered) and "union" not in kind, rules, algebra)
+
+
+def comparable(kind: str, other: str, entries: list[str], *rest) -> bool:
+    """Whether lists of these kinds may be the same: a set is no point, an open end no closed one."""
+    brackets, others, other_brackets = rest
+    if {kind, other} == {"set", "tuple"} or (kind != other and {"matrix", "union"} & {kind, other}):
+        return False
+    if kind == other == "tuple" and brackets != other_brackets:
+        return len(entries) > 2 and brackets in ("()", "[]") and other_brackets in ("()", "[]")
+    return len(set(entries)) == len(set(others))
+
+
+def entries_alike(gold: list[str], answer: list[str], ordered: bool, rules: Rules, algebra) -> bool:
+    """Whether lists of one length have the same entries, each used once."""
+    rules = rules._replace(order=None)  # of this list, not of the intervals or points in it
+    if ordered or len(gold) > ENTRIES:
+        return len(gold) == len(answer) and all(
+            alike(*pair, rules, algebra) for pair in zip(gold, answer, strict=True)
+        )
+    gold, left, undecided = list(dict.fromkeys(gold)), list(dict.fromkeys(answer)), False
+    for entry in gold:
+        for at, other in enumerate(left):
+            try:
+                if alike(entry, other, rules, algebra):
+                    del left[at]
+                    break
+            except Open:
+                undecided = True
+        else:
+            if undecided:
+                raise Open
+            return False
+    return not left
+
+
+def top_level(text: str, sign: str) -> list[str]:
+    """The pieces of a text between the signs that stand in no bracket."""
+    pieces, depth, start = [], 0, 0
+    for match in re.finditer(rf"\\[{{}}]|\\?[a-zA-Z]+|{re.escape(sign)}|.", text, re.DOTALL):
+        token = match.group()
+        depth += {"(": 1, "[": 1, "{": 1, "\\{": 1, ")": -1, "]": -1, "}": -1, "\\}": -1}.get(token, 0)
+        if token == sign and depth == 0:
+            pieces.append(text[start : match.start()])
+            start = match.end()
+    return [piece.strip() for piece in [*pieces, text[start:]]]
+
+
+@functools.lru_cache(maxsize=8192)
+def entries(text: str) -> tuple[str, list[str], str]:
+    """(kind, entries, brackets) of a normal form: `matrix` (its rows), `union`, `set`, `tuple` (in brackets,
+    intervals too), `list` (commas alone, `and`, `or`, ± written out), `one`.
+    """
+    text = text.strip()
+    if match := MATRIX_ROWS.fullmatch(text):
+        return "matrix", [row for row in re.split(r"\\\\(?:\[.*?\])?", match.group(1)) if row.strip()], ""
+    if len(pieces := top_level(text, "\\cup")) > 1:
+        return "union", pieces, ""
+    inner = re.fullmatch(r"\\\{(.*)\\\}", text, re.DOTALL)
+    if inner and len(top_level(text, ",")) == 1 and not re.search(r"\\mid|[:|]", inner.group(1)):
+        return "set", spread(top_level(inner.group(1), ",")), "{}"
+    text = re.sub(r"\\langle(.*)\\rangle", r"(\1)", text)
+    if text[:1] in "([" and text[-1:] in ")]" and encloses(text) and number(text[1:-1]) is None:
+        inside = top_level(text[1:-1], ",")
+        if len(inside) > 1:
+            return "tuple", inside, text[0] + text[-1]
+        return entries(text[1:-1]) if text[0] + text[-1] == "()" else ("one", [text], "")
+    if number(text) is None:
+        listed = re.sub(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;", ",", text)
+        found = spread([entry for entry in top_level(listed, ",") if entry])
+        if len(found) > 1:
+            return "list", found, ""
+    return "one", [text], ""
+
+
+def encloses(text: str) -> bool:
+    """Whether the first bracket of a text closes with the last."""
+    depth = 0
+    for at, char in enumerate(text):
+        depth += (char in "([") - (char in ")]")
+        if depth == 0:
+            return at == len(text) - 1
+    return False
+
+
+def spread(found: list[str]) -> list[str]:
+    """Entries with their one ± written out as two."""
+    spread_out = []
+    for entry in found:
+        signs = ("+", "-") if len(re.findall(r"\\(?:pm|mp)(?![a-z])", entry)) == 1 else ("",)
+        for sign in signs:
+            spread_out.append(
+                re.sub(r"^\+", "", re.sub(r"\s*\\(?:pm|mp)(?![a-z])\s*", sign, entry)) if sign else entry
+            )
+    return spread_out
+
+
+def name_and_value(text: str) -> tuple[str, str]:
+    """(name, value) of `x = 5`, `f(x)=…`, `x \\in …`; the name is empty where there is none."""
+    match = notation.NAME.match(text)
+    if match is None or text.count("=") > 1 or (match.group().strip().endswith("in") and "=" in text):
+        return "", text
+    name = re.sub(r"\s|=|\\in$", "", match.group().strip().removesuffix("\\in"))
+    return name, text[match.end() :].strip()
+
+
+def as_interval(text: str, other: str) -> str:
+    """An inequality in one letter as the interval that it is, where the other side is an interval."""
+    if not RELATION.search(text) or not re.match(r"[(\[].*,.*[)\]]$", other.strip()):
+        return text
+    match = CHAIN.fullmatch(text.strip())
+    if (
+        match is None
+        or not (match["low"] or match["high"])
+        or (match["low"] and not (match["second"] or "<").startswith(("<", "\\le")))
+    ):
+        return text
+    low, high, first, second = match["low"], match["high"], match["first"], match["second"]
+    if second in (">", "\\ge"):
+        low, high, first, second = high, None, {">": "<", "\\ge": "\\le"}[second], None
+    opening = ("[" if first == "\\le" else "(") + (low or "-\\infty")
+    return opening + ", " + (high or "\\infty") + ("]" if second == "\\le" else ")")
+
+
+# ---- single values
+
+
+def single(gold: str, answer: str, rules: Rules, algebra) -> bool:
+    """Whether two values that are no lists are the same."""
+    if ":" in gold + answer:
+        sides = gold.split(":"), answer.split(":")
+        return len(sides[0]) == len(sides[1]) and all(
+            single(*(s.strip() for s in pair), rules, algebra) for pair in zip(*sides, strict=True)
+        )
+    plain = [text.rstrip("%").strip() for text in (gold, answer)]
+    values = [rational(text) for text in plain]
+    percent = [text.endswith("%") for text in (gold, answer)]
+    if None not in values:
+        return any(near(wanted, found, plain, rules.tolerance) for wanted, found in scaled(values, percent))
     # Math-Verify reads 7^{30000000} \bmod 13 as 13, and a sentence as a product of its letters.
     if any(pattern.search(answer) and not pattern.search(gold) for pattern in (MODULUS, PROSE)):
         return False
+    if not answer or "\\ldots" in gold + answer:
+        return False
+    if too_large(plain[0]) or too_large(plain[1]):
+        raise TooLarge
+    return algebra(*plain) if rules.tolerance is None else algebra(*plain, rules.tolerance)
+
+
+def rational(text: str) -> Fraction | None:
+    """The exact value of a whole number, decimal, fraction or mixed number; None for anything else."""
+    text = text.strip()
+    if (decimal := number(text)) is not None:
+        return Fraction(decimal) if abs(decimal.adjusted()) < 1000 else None
+    plain = re.sub(r"\s+", "", text)
+    if match := notation.PLAIN_FRACTION.fullmatch(plain):
+        sign, top, bottom = match.group(1), match.group(2) or match.group(4), match.group(3) or match.group(5)
+        return (-1 if sign == "-" else 1) * Fraction(int(top), int(bottom)) if int(bottom) else None
+    if match := notation.MIXED.fullmatch(text):
+        sign, whole, top, bottom = match.groups()
+        return (
+            (-1 if sign == "-" else 1) * (int(whole) + Fraction(int(top), int(bottom)))
+            if int(bottom)
+            else None
+        )
     return None
 
 
-def as_math(text: str) -> str:
-    """An answer as Math-Verify takes it: in a box unless it brings delimiters of its own, `3.8e5` as a power
-    of ten.
+def scaled(values: list[Fraction], percent: list[bool]) -> list[tuple[Fraction, Fraction]]:
+    """The pairs (gold, answer) of which one must be equal: 12.5 % is 12.5 and 0.125, but 900 % is not 9."""
+    gold, answer = values
+    if percent == [True, False]:
+        return [(gold, answer), (gold / 100, answer)]
+    if percent == [False, True] and gold.denominator > 1:
+        return [(gold, answer), (gold, answer / 100)]
+    return [(gold, answer)]
+
+
+def significant(text: str) -> int:
+    """Significant digits of the decimals in a text; 0 where there is no decimal point."""
+    return max(
+        (len(re.sub(r"^0*|\.", "", found.lstrip("0."))) for found in re.findall(r"\d*\.\d+", text)), default=0
+    )
+
+
+def near(gold, answer, texts: list[str], tolerance: float | None = None) -> bool:
+    """Equal, or off by no more than the tolerance; or one of both a decimal with at least DIGITS digits, all
+    of them right, of a value that the other writes exactly.
     """
-    text = SCIENTIFIC.sub(r" \\times 10^{\1}", text)
-    return text if DELIMITED.search(text) else f"\\boxed{{{text}}}"
+    if gold == answer:
+        return True
+    difference = abs(gold - answer)
+    if tolerance is not None:
+        return difference <= tolerance * (1 + 1e-9)
+    if not gold or not answer:
+        return False
+    digits = [significant(text) for text in texts]
+    if all(digits) or not any(digits):
+        # 3.2 and 3.2000000001: an artefact of floating point, no other value.
+        return max(digits) > 12 and difference < abs(gold) / 10**12
+    return max(digits) >= DIGITS and difference <= abs(gold) * Fraction(
+        11, 2 * 10 ** max(DIGITS, min(max(digits), 12))
+    )
+
+
+BIG_POWER = re.compile(r"\^\s*(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|(\w))")
+BIG = 3000  # a factorial's operand, an exponent's digits times the base's; a sum's or product's limit
+
+
+def too_large(text: str) -> bool:
+    """Whether working out what a text names could take more than moments: towers, factorials, binomials, long
+    sums.
+
+    An upper bound by what stands there, on text alone: sympy would compute the number while it reads it.
+    """
+    numbers = [int(found) for found in re.findall(r"\d+", text) if len(found) < 400]
+    largest = max(numbers, default=0)
+    if re.search(r"[)\]}!]\s*!", text) or any(
+        int(found) > BIG for found in re.findall(r"(?<![.\d])(\d{1,400})\s*!", text)
+    ):
+        return True
+    for braced, bare in BIG_POWER.findall(text):
+        exponent = braced or bare
+        digits = [int(found) for found in re.findall(r"\d+", exponent) if len(found) < 400]
+        if (
+            "^" in exponent
+            and any(value > 3 for value in digits)
+            and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-z]+", "", exponent))
+        ):
+            return True
+        if max(digits, default=0) > 20_000 or (
+            max(digits, default=0) > 60
+            and re.search(r"\)\s*\^", text)
+            and re.search(r"[a-z]\w*\s*[+-]", text)
+        ):
+            return True
+    bounded = re.search(r"\\(?:binom|sum|prod|lfloor|lceil|int|iint|gcd|lcm)(?![a-z])|\\[dt]binom", text)
+    if bounded and (
+        largest > BIG
+        or (
+            "^" in re.sub(r"\\(?:sum|prod|i*int)(?:_\{[^{}]*\}|_\w)?\^", "", text)
+            and largest > 9
+            and re.search(r"\\[dt]?binom|\\lfloor|\\lceil", text)
+        )
+    ):
+        return True
+    matrices = (
+        re.findall(r"\\begin\{\w*matrix\}(.*?)\\end", text, re.DOTALL)
+        if re.search(r"\\det|vmatrix", text)
+        else []
+    )
+    nested = text.count("\\int") > 1 or (text.count("\\int") and re.search(r"\^\s*\{?[^{}]*\^", text))
+    crowded = text.count("\\frac") > 40 or text.count("(") > 60 or text.count("{") > 120
+    return any(matrix.count("\\\\") > 2 for matrix in matrices) or bool(nested) or crowded
+
+
+def equations(gold: str, answer: str, algebra) -> bool:
+    """Whether two equations say the same, by their sides; an equation is no expression."""
+    if gold.count("=") != 1 or answer.count("=") != 1:
+        return False
+    if too_large(gold) or too_large(answer):
+        raise TooLarge
+    return algebra(gold, answer)
+
+
+# ---- by algebra
 
 
 @functools.lru_cache(maxsize=256)
-def parsed(text: str) -> list:
-    """What Math-Verify reads in an answer: sympy objects, and the string itself. No time limit of its own."""
-    import math_verify
+def parsed(text: str):
+    """The sympy object that Math-Verify's parser reads in a normal form, None where it reads none.
 
-    return math_verify.parse(as_math(text), parsing_timeout=None)
+    Its own list of units is off: it takes a letter behind a number for one.
+    """
+    from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
+
+    config = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
+    text = normalize_latex(notation.SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text), config)
+    try:
+        return latex2sympy(
+            text, is_real=not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text), normalization_config=None
+        )
+    except MemoryError:
+        raise
+    except Exception:  # whatever the parser makes of a bad text: it reads nothing
+        return None
+
+
+def algebraically_same(gold: str, answer: str, tolerance: float | None = None) -> bool:
+    """By sympy: numbers by their value, equations by their sides, everything else as Math-Verify compares it.
+
+    No time limit: run it where it can be killed.
+    """
+    import math_verify
+    import sympy
+
+    left, right = parsed(gold), parsed(answer)
+    if left is None or right is None:
+        return False
+    if all(isinstance(item, sympy.Expr) and item.is_number for item in (left, right)):
+        values = [item.evalf(40) for item in (left, right)]
+        if all(value.is_number and value.is_finite for value in values):
+            return near_values(values, [gold, answer], tolerance)
+    if isinstance(left, sympy.Eq) and isinstance(right, sympy.Eq):
+        sides = [item.lhs - item.rhs for item in (left, right)]
+        if any(sympy.expand(sides[0] + sign * sides[1]) == 0 for sign in (1, -1)):
+            return True
+        if any(item.has(sympy.Sum, sympy.Product, sympy.Integral) for item in sides):
+            return False
+        factor = sympy.simplify(sides[0] / sides[1])
+        return bool(factor.is_number and factor != 0 and factor.is_finite)
+    if (
+        isinstance(left, sympy.Expr)
+        and isinstance(right, sympy.Expr)
+        and left.free_symbols != right.free_symbols
+    ):
+        left, right = sympy.simplify(left), sympy.simplify(right)
+        if left.free_symbols != right.free_symbols:
+            return False
+    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
+        under_roots = {
+            power.base
+            for power in left.atoms(sympy.Pow)
+            if power.base.is_Symbol and power.exp.is_Rational and power.exp.q == 2
+        }
+        positive = {
+            symbol: sympy.Dummy(symbol.name, positive=True) for symbol in under_roots
+        }  # √n: n is no negative number
+        left, right = left.subs(positive), right.subs(positive)
+    return math_verify.verify([left], [right], timeout_seconds=None)
+
+
+def near_values(values: list, texts: list[str], tolerance: float | None) -> bool:
+    """`near` for sympy numbers, complex ones too; without a decimal they must agree to 25 digits."""
+    gold, answer = values
+    if not (gold.is_real and answer.is_real):
+        size = abs(gold)
+        return bool(abs(gold - answer) <= size * (5e-7 if any(map(significant, texts)) else 1e-25))
+    gold, answer = (Fraction(str(value)) for value in (gold, answer))
+    if not any(map(significant, texts)) and tolerance is None:
+        return abs(gold - answer) <= abs(gold) / 10**25
+    return near(gold, answer, texts, tolerance)
+
+
+def is_expression(gold: str) -> bool:
+    """Whether a mathematical object can be read in a gold answer, or in every entry of its list."""
+    found = entries(name_and_value(as_written(gold).text)[1])
+    pieces = [cell for row in found[1] for cell in row.split("&")] if found[0] == "matrix" else found[1]
+    return all(
+        parsed(piece.rstrip("%").strip()) is not None or rational(piece.rstrip("%")) is not None
+        for piece in pieces
+    )
 
 
 def equivalent(
     gold: str, answer: str, precision: int = 6, strict: bool = True, allow_set_relation_comp: bool = False
 ) -> bool:
-    """Math-Verify's verdict on two answers, the gold one first (its comparison is not symmetric).
-
-    No time limit of its own: run it where it can be killed. Options as in `math_verify.verify`.
+    """Plain Math-Verify's grade of two answers, each in a box unless it brings delimiters: what ours is
+    measured beside.
     """
     import math_verify
 
-    if "%" not in gold + answer and far_apart(expression(gold), expression(answer)):
-        return False
+    delimited = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
+    left, right = (
+        math_verify.parse(text if delimited.search(text) else rf"\boxed{{{text}}}", parsing_timeout=None)
+        for text in (gold, answer)
+    )
     return math_verify.verify(
-        parsed(gold),
-        parsed(answer),
+        left,
+        right,
         float_rounding=precision,
         strict=strict,
         allow_set_relation_comp=allow_set_relation_comp,
@@ -132,172 +559,63 @@ def equivalent(
     )
 
 
-def far_apart(left, right) -> bool:
-    """True for two real numbers that differ by more than a hundredth: sympy needs no algebra to tell them
-    apart.
-    """
-    import sympy
-
-    if not all(isinstance(item, sympy.Expr) and item.is_number for item in (left, right)):
-        return False
-    values = [item.evalf(10) for item in (left, right)]
-    if not all(value.is_Float or value.is_Integer for value in values):
-        return False
-    return bool(abs(values[0] - values[1]) > 0.01 * max(1, abs(values[0])))
-
-
-def expression(text: str):
-    """The sympy object that Math-Verify reads in an answer, None where it reads none."""
-    return next((item for item in parsed(text) if not isinstance(item, str)), None)
-
-
-def is_expression(gold: str, _answer: str) -> bool:
-    """True when Math-Verify reads a mathematical object in a gold answer."""
-    return expression(gold) is not None
-
-
-# ---- the paper's grader
-
-
-UNITS = [
-    "degrees?",
-    "degree",
-    "inches",
-    "inch",
-    "feet",
-    "foot",
-    "cm",
-    "meters?",
-    "metres?",
-    "miles?",
-    "mph",
-    "km",
-    "kg",
-    "grams?",
-    "units?",
-    "square",
-    "cubic",
-    "cents?",
-    "dollars?",
-    "hours?",
-    "minutes?",
-    "seconds?",
-    "days?",
-    "weeks?",
-    "months?",
-    "years?",
-    "points?",
-    "students?",
-    "ways",
-    "people",
-]
-SIMPLER = [
-    (r"\n|\\[!,;: ]|\\left\b|\\right\b|\\\$|\$|\^\{?\\circ\}?|\\degree", ""),
-    (r"\\[dt]frac\b", r"\\frac"),
-    (
-        r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf)\s*\{(?:\s*(?:"
-        + "|".join(UNITS)
-        + r")\s*)+\}(?:\^\{?\d\}?)?",
-        "",
-    ),
-    (TEXT.pattern, r"\1"),
-    (r"(?<=[\d}])\s*(?:" + "|".join(UNITS) + r")\b\.?", ""),
-    (r"\\?%|\\%", ""),
-    (r"\s+", ""),
-    (r"^[a-zA-Z]{1,2}(?:=|\\in)(?=.)", ""),
-    (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac(\d)\{", r"\\frac{\1}{"),
-    (r"\\frac\{([^{}]*)\}(\d)", r"\\frac{\1}{\2}"),
-    (r"\\sqrt(\w)", r"\\sqrt{\1}"),
-    (r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}"),
-    (r"(?<![\d.])\.(?=\d)", "0."),
-    (r"(\d)\.0+(?!\d)", r"\1"),
-    (r"[.,:/]+$", ""),
-]
-SIMPLER = [(re.compile(pattern), replacement) for pattern, replacement in SIMPLER]
-
-
-def paper_normal(answer: str) -> str:
-    """An answer without units, degree and percent signs, size commands, `x=` in front, and with full
-    fractions and roots.
-    """
-    for pattern, replacement in SIMPLER:
-        answer = pattern.sub(replacement, answer)
-    return answer
-
-
-def close(gold: float, answer: float) -> bool:
-    """Equal within 10⁻⁴, the answer read as it stands, as a percentage and as a share."""
-    return any(math.isclose(answer, value, rel_tol=1e-4) for value in (gold, gold / 100, gold * 100))
-
-
-def parts(text: str) -> list[str]:
-    """The entries of a tuple, interval, set or matrix row in brackets; one entry where there are none."""
-    if not re.fullmatch(r"[(\[].+[)\]]", text):
-        return [text]
-    found, depth, start = [], 0, 1
-    for at, char in enumerate(text[1:-1], 1):
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(char, 0)
-        if char == "," and depth == 0:
-            found.append(text[start:at])
-            start = at + 1
-    return [*found, text[start:-1]]
-
-
-def paper_equal(gold: str, answer: str) -> bool:
-    """The paper's verdict on two answers: equal as normalised strings, as numbers, entry by entry, or by
-    sympy.
-
-    Written from the published behaviour of the Qwen2.5-Math evaluator (paper, section 4). It is generous, as
-    that is: brackets are not told apart, percentages equal shares, four digits suffice. Known to differ:
-    expressions are read by Math-Verify's parser in place of latex2sympy 1, and the list of units is shorter.
-    """
-    gold, answer = paper_normal(gold), paper_normal(answer)
-    if gold.casefold() == answer.casefold() != "":
-        return True
-    if re.fullmatch(r"\(?[A-E]\)?", gold) and (letters := re.findall(r"\b[A-E]\b", answer)):
-        return letters[-1] == gold.strip("()")
-    left, right = number(gold), number(answer)
-    if left is not None and right is not None:
-        return close(float(left), float(right))
-    if re.sub(r"[{}()]", "", gold) == re.sub(r"[{}()]", "", answer) != "":
-        return True
-    if len(parts(gold)) == len(parts(answer)) > 1:
-        return all(map(paper_equal, parts(gold), parts(answer)))
-    if "{,}" in gold + answer:
-        return False  # no thousands separator there: 10{,}000 equals no number
-    return symbolically_equal(gold, answer)
-
-
-def symbolically_equal(gold: str, answer: str) -> bool:
-    """True when sympy finds the difference of both zero, or their values within 10⁻⁴; equations by their two
-    sides.
-    """
-    import sympy
-
-    left, right = expression(gold), expression(answer)
-    if left is None or right is None:
-        return False
-    if left == right:
-        return True
-    if isinstance(left, sympy.Equality) and isinstance(right, sympy.Equality):
-        left, right = left.lhs - left.rhs, right.lhs - right.rhs
-        return bool(sympy.simplify(left - right) == 0 or sympy.simplify(left + right) == 0)
-    if isinstance(left, sympy.MatrixBase) and isinstance(right, sympy.MatrixBase):
-        return left.shape == right.shape and all(
-            sympy.simplify(a - b) == 0 for a, b in zip(left, right, strict=True)
-        )
-    if not isinstance(left, sympy.Expr) or not isinstance(right, sympy.Expr):
-        return False
-    if left.is_number and right.is_number:
-        left, right = complex(left), complex(right)
-        return abs(left - right) <= 1e-4 * abs(left)
-    return bool(sympy.simplify(left - right) == 0)
-
-
 # ---- comparisons that may be killed
 
-DECIDE = {"headline": equivalent, "paper": paper_equal, "gold": is_expression}
+
+def quick(pair: Pair) -> bool | None:
+    """The grade where strings, numbers, words or structure decide; None where algebra has to."""
+    gold, answer = pair.gold, pair.answer
+    if pair.grader == "plain":
+        return None
+    if pair.grader == "gold":
+        return (
+            True
+            if rational(as_written(gold).text) is not None
+            or notation.words(gold)
+            or notation.chosen_letter(gold)
+            else None
+        )
+    if pair.grader == "headline" and max(len(gold), len(answer)) > LONGEST:
+        return gold == answer
+    if pair.grader == "paper":
+        left, right = evaluator.stripped(gold[: LONGEST + 1]), evaluator.stripped(answer[: LONGEST + 1])
+        values = evaluator.as_float(left), evaluator.as_float(right)
+        if (
+            left.lower() == right.lower()
+            and len(answer) <= LONGEST
+            and None not in (*map(evaluator.plain_word, (gold, answer)), "")
+        ):
+            return None
+        if left.lower() == right.lower():
+            return True
+        if None not in values and len(answer) <= LONGEST:
+            return evaluator.equal(left, right)
+        return False if len(gold) > LONGEST or len(answer) > LONGEST else None
+
+    def undecided(*_):
+        raise Open
+
+    try:
+        return same(gold, answer, pair.rules, undecided)
+    except (Open, TooLarge):
+        return None
+
+
+def by_paper(gold: str, answer: str) -> bool:
+    """The evaluator's grade; TooLarge where working it out could take more than moments (there: a
+    time-out).
+    """
+    if too_large(gold) or too_large(answer):
+        raise TooLarge
+    return evaluator.graded_equal(gold, answer)
+
+
+DECIDE = {
+    "headline": lambda pair: same(pair.gold, pair.answer, pair.rules),
+    "paper": lambda pair: by_paper(pair.gold, pair.answer),
+    "gold": lambda pair: is_expression(pair.gold),
+    "plain": lambda pair: equivalent(pair.gold, pair.answer),
+}
 
 
 class TookTooLong(BaseException):
@@ -305,35 +623,47 @@ class TookTooLong(BaseException):
 
 
 def prepare_worker():
-    """In a new worker: bound its memory, quieten the parsers."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    """In a new worker: read something once, so that no answer pays for the tables; bound memory; quieten the
+    parsers.
+    """
     logging.disable(logging.CRITICAL)
+    for text in (r"\frac{1}{2}+\sqrt{3}", "x^2-1", r"\frac{\pi}{4}"):
+        parsed(text), evaluator.by_sympy(text)
+    algebraically_same("x^2-1", "(x-1)(x+1)")
+    with open("/proc/self/statm", encoding="ascii") as pages:
+        held = int(pages.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
 
 
-def decide(pair: Pair) -> tuple[bool | None, float]:
-    """In a worker: the verdict on one pair (None: it took too long or too much memory) and the seconds it
-    took.
+def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
+    """In a worker: the grade of one pair (None: given up, it took too long or too much memory) and the
+    seconds it of CPU it took.
     """
 
     def stop(_signal, _frame):
         raise TookTooLong
 
-    begun = time.perf_counter()
-    signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    begun = time.process_time()
+    timers = {signal.SIGALRM: (signal.ITIMER_REAL, wall), signal.SIGPROF: (signal.ITIMER_PROF, SECONDS)}
+    for alarm, (timer, seconds) in timers.items():
+        signal.signal(alarm, stop)
+        signal.setitimer(timer, seconds)
     try:
-        verdict = DECIDE[pair.grader](pair.gold, pair.answer)
+        grade = DECIDE[pair.grader](pair)
+    except TooLarge:
+        return None, SECONDS
     except (TookTooLong, MemoryError):
-        verdict = None
+        grade = None
     except Exception:  # what a parser cannot digest is no answer; any bad text may raise anything there
-        verdict = False
+        grade = False
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-    return verdict, time.perf_counter() - begun
+        for timer, _ in timers.values():
+            signal.setitimer(timer, 0)
+    return grade, time.process_time() - begun
 
 
 class Comparer:
-    """Verdicts on pairs: the quick ones at once, the others from `workers` processes, each pair decided once.
+    """Grades of pairs: the quick ones at once, the others from `workers` processes, each pair decided once.
 
     A comparison that overruns its time inside C code is killed with its process, which is replaced. Workers
     start on the first pair that needs one: a study whose answers are whole numbers never waits for sympy.
@@ -351,38 +681,48 @@ class Comparer:
             self.pool.join()
 
     def start(self):
-        """The pool, started on the first call. Workers fork from a server that has imported Math-Verify once."""
+        """The pool, started on the first call. Workers fork from a server that has imported Math-Verify
+        once.
+        """
         import multiprocessing
 
         from pebble import ProcessPool
 
         environment.short_tmp()  # the server listens in a folder below it
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["math_verify"])
+        context.set_forkserver_preload(["math_verify", "sympy.parsing.latex._parse_latex_antlr"])
         self.pool = ProcessPool(self.workers, context=context, initializer=prepare_worker)
         return self.pool
 
     def __call__(self, pairs) -> dict[Pair, tuple[bool | None, float]]:
-        """Verdict (None: timeout) and seconds of every pair."""
+        """Grade (None: given up) and seconds of CPU of every pair."""
         open_pairs = []
         for pair in dict.fromkeys(pairs):
             if pair not in self.known:
-                verdict = quick(pair)
-                if verdict is None:
+                grade = quick(pair)
+                if grade is None:
                     open_pairs.append(pair)
                 else:
-                    self.known[pair] = verdict, 0.0
+                    self.known[pair] = grade, 0.0
         pool = (self.pool or self.start()) if open_pairs else None
         waiting = {pair: pool.schedule(decide, args=[pair], timeout=KILL_AFTER) for pair in open_pairs}
         for count, (pair, future) in enumerate(waiting.items()):
-            self.known[pair] = outcome(future)
+            grade = outcome(future)
+            if grade[0] is None and (grade[1] < SECONDS / 2 or (grade[1] == KILL_AFTER and busy())):
+                grade = outcome(pool.schedule(decide, args=[pair, KILL_WHEN_BUSY], timeout=KILL_WHEN_BUSY))
+            self.known[pair] = grade
             if count and count % 1000 == 0:
                 print(f"{count} of {len(waiting)} answers compared by algebra", file=sys.stderr, flush=True)
         return {pair: self.known[pair] for pair in pairs}
 
 
+def busy() -> bool:
+    """Whether far more processes want this machine than it has processors."""
+    return os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+
+
 def outcome(future) -> tuple[bool | None, float]:
-    """The result of a worker; a killed or broken one gives no verdict."""
+    """The result of a worker; a killed or broken one gives no grade."""
     from concurrent.futures import TimeoutError as Overrun
 
     from pebble import ProcessExpired
@@ -399,5 +739,5 @@ def unreadable(golds: list[str]) -> list[str]:
     """
     pairs = [Pair("gold", gold, gold) for gold in golds]
     with Comparer() as comparer:
-        verdicts = comparer(pairs)
-    return [pair.gold for pair in dict.fromkeys(pairs) if not verdicts[pair][0]]
+        grades = comparer(pairs)
+    return [pair.gold for pair in dict.fromkeys(pairs) if not grades[pair][0]]

@@ -124,12 +124,12 @@ def line(settings: dict, names) -> str:
     )
 
 
-def identity(settings: dict, table: dict[str, Flag]) -> str:
+def what(settings: dict, table: dict[str, Flag]) -> str:
     """The command line of what a job makes: the settings of a table that are not of operation."""
     return line(settings, [name for name, flag in table.items() if not flag.operation])
 
 
-def operation(settings: dict, table: dict[str, Flag]) -> str:
+def how(settings: dict, table: dict[str, Flag]) -> str:
     """The command line of how a job is run: the settings of a table that are of operation."""
     return line(settings, [name for name, flag in table.items() if flag.operation])
 
@@ -176,6 +176,34 @@ def add_prompt(parser: argparse.ArgumentParser):
     """The flags of every script that renders prompts."""
     parser.add_argument("--system", default=None, help="system turn (none by default)")
     parser.add_argument("--suffix", default="", help="instruction appended to the problem in the user turn")
+
+
+def answer_form(text: str) -> str:
+    """A form of answers (`grading.asked`), refused where it cannot work."""
+    from valley import grading
+
+    try:
+        grading.check_form(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the answer pattern {text!r} {error}") from None
+    return text
+
+
+def add_think(parser: argparse.ArgumentParser):
+    """The flag of every script that tells a thought from an answer."""
+    parser.add_argument(
+        "--think",
+        nargs=2,
+        default=["<think>", "</think>"],
+        help="the family's tags of a thought, opening and closing",
+    )
+
+
+def add_answer(parser: argparse.ArgumentParser):
+    """The flags of every script that reads answers in responses."""
+    forms = "box, <answer>, ####, or a regular expression with a group"
+    parser.add_argument("--answer", type=answer_form, default="box", help=f"form of an answer: {forms}")
+    add_think(parser)
 
 
 def add_tasks(parser: argparse.ArgumentParser):

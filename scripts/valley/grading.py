@@ -1,30 +1,60 @@
-"""Is a response right, and if not, how did it fail? One grader for evaluation (grade.py) and for the RL
+"""Is a response right, and if not, how did it fail? One grading for evaluation (grade.py) and for the RL
 reward (rl.py).
 
-Three verdicts, from the strictest idea of an answer to the loosest:
+Three graders, from the strictest idea of an answer to the loosest:
 
-- **boxed**: the response finished by itself and the last `\\boxed{}` after its reasoning equals the gold
-  answer (Math-Verify, gold first).
+- **boxed**: the response finished by itself and the last `\\boxed{}` after its thought equals the gold answer
+  (`equality.same`).
 - **headline**: the same; a response without a box may state its answer in words ("the final answer is …").
   Never a bare last number. Untrained instruct models box less often than trained ones: boxes alone would bend
-  the valley.
-- **paper**: the protocol of the Qwen2.5-Math evaluator (paper, section 4): the last box, else what follows
-  "answer is", else the last number of the text, text that was cut off included. See `equality.paper_equal`.
+  the valley. An answer that only repeats a formula of the problem counts for neither (`is_copied`).
+- **paper**: the protocol of the Qwen2.5-Math evaluator (paper, section 4), text that was cut off included:
+  `evaluator.py`.
+
+A study may ask for another form than the box (`prompt.answer`, see `asked`).
 """
 
 import collections
 import re
+from typing import NamedTuple
 
-from valley.equality import LONGEST, Comparer, Pair, normal
+from valley import evaluator, notation, thoughts
+from valley.equality import LONGEST, Comparer, Pair, Rules, rational
+from valley.notation import normal
 
-# Each grader's name and the column of its grades.
+# What each grader is called, and the column of its grade.
 GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
-BOX = re.compile(r"\\boxed\s*\{")
-STATEMENT = re.compile(r"\b(?:final\s+answer|answer)\**\s*(?:is|:|=)[\s:*]*", re.IGNORECASE)
-MATHS = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+BOX_OR_BRACE = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
+SIGN_BEFORE = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
+JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
+STATEMENT = re.compile(
+    r"\b(?:final\s+answer|answer)\**(?:\s+(?:to|of|for|in)\b[^.\n:=]{1,60}?)?\s*(?:\bis\b|:|=)[\s:*]*",
+    re.IGNORECASE,
+)
+LABEL = re.compile(r"\\text(?:bf)?\s*\{\s*((?:final\s+)?answer)\s*:?\s*\}\s*:?", re.IGNORECASE)
+MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b|\\neq?(?![a-z])|≠", re.IGNORECASE)
+VERB = re.compile(r"\b(?:is|are|equals|equal to|be)\b", re.IGNORECASE)
 SINGLE = re.compile(r"(?<![\w.^_{\\/-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\d^_}/])")
-LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+
+FORMS = {"<answer>": r"(?is)<answer>(.*?)</answer>", "####": r"(?m)^.*####[ \t]*(.+?)[ \t]*$"}
+PATTERN_SECONDS = 1.0  # for one response; what takes longer answers nothing
+
+
+class Case(NamedTuple):
+    """What is graded: a response, its finish reason (`stop`: the model ended by itself), the gold answer, the
+    problem (for answers that only repeat it), the gold's rules.
+    """
+
+    text: str
+    finish: str
+    gold: str
+    problem: str = ""
+    rules: Rules = Rules()
+
+
+# ---- what a response answers
 
 
 def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
@@ -32,59 +62,102 @@ def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
     return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{…}` of a text, of the inner one where boxes nest; None if empty or not
-    closed.
+def boxes(text: str) -> list[tuple[int, int, str | None]]:
+    """Start, end and content of every box that holds something, the inner one where boxes nest; at the end, with
+    content None, one that is never closed. One pass over the text.
     """
-    box = last_match(BOX, text)
-    if box is None:
+    found, opened = [], []  # of each open brace: where its box begins and its content, None for a plain one
+    for token in BOX_OR_BRACE.finditer(text):
+        sign = token.group()
+        if sign.endswith("{") and not sign.startswith("\\{"):
+            opened.append((token.start(), token.end()) if len(sign) > 1 else None)
+        elif sign == "}" and opened and (box := opened.pop()):
+            content = text[box[1] : token.start()].strip()
+            if content and not (found and found[-1][0] > box[0]):
+                found.append((box[0], token.end(), content))
+    left = [box[0] for box in opened if box]
+    if left and left[-1] > (found[-1][0] if found else -1):
+        found.append((left[-1], len(text), None))
+    return found
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last box of a text that holds something; boxes that `and` or a comma joins are one
+    answer; a sign in front of the box belongs to it. None where the last box is never closed.
+    """
+    found = boxes(text)
+    if not found or found[-1][2] is None:
         return None
-    depth = 1
-    for token in re.finditer(r"\\.|[{}]", text[box.end() :], re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(token.group(), 0)
-        if depth == 0:
-            return text[box.end() : box.end() + token.start()].strip() or None
-    return None
+    start, _, answer = found[-1]
+    for before, end, content in reversed(found[:-1]):
+        between = text[end:start]
+        if content is None or not between.strip() or len(between) > 40 or not JOINED.fullmatch(between):
+            break
+        start, answer = before, f"{content}, {answer}"
+    return f"-({answer})" if SIGN_BEFORE.search(text[max(0, start - 8) : start]) else answer
 
 
 def stated(text: str) -> str | None:
-    """What the last "the final answer is …" of a text states: its first formula, else its only number, else
-    the sentence.
+    """What the last "the final answer is …" of a text states: its value, None where it is negated or several
+    stand.
 
-    `John spends **35 hours** a week` states 35; of several numbers none is chosen.
+    The value follows the last `is` or `equals` of the sentence: its only formula, else its only number, else
+    its words. `John spends **35 hours** a week` states 35.
     """
+    text = LABEL.sub(r"\1: ", text)
     statement = last_match(STATEMENT, text)
     if statement is None:
         return None
     rest = text[statement.end() : statement.end() + 2000]
-    formula = MATHS.search(rest)
-    sentence = re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0]
-    if formula and formula.start() <= len(sentence):
-        return next(group for group in formula.groups() if group is not None).strip()
-    sentence = sentence.strip(" *`\t")
-    numbers = (
-        SINGLE.findall(sentence)
-        if re.search(r"[A-Za-z]{2}", sentence) and "\\" not in sentence.replace("\\$", "")
-        else []
-    )
-    return numbers[0] if len(numbers) == 1 else sentence or None
+    formulas = list(MATHS.finditer(rest))
+    # A full stop inside a formula ends nothing.
+    masked = MATHS.sub(lambda match: "$" * len(match.group()), rest)
+    sentence = re.split(r"\n|\.(?=\s|$)|(?<=[^$])\s(?=[-✅])", masked, maxsplit=1)[0]
+    if NEGATED.search(sentence):
+        return None
+    start = max((verb.end() for verb in VERB.finditer(sentence)), default=0)
+    formulas = [match for match in formulas if start <= match.start() < len(sentence)]
+    if len(formulas) > 1:
+        return None
+    if formulas:
+        value = next(group for group in formulas[0].groups() if group is not None).strip()
+        return None if NEGATED.search(value) else value or None
+    words = rest[start : len(sentence)].strip(" *`\t:")
+    plain = words.replace("\\$", "")
+    if re.search(r"[A-Za-z]{2}", plain) and "\\" not in plain:
+        numbers = SINGLE.findall(words)
+        if numbers:
+            return numbers[0] if len(numbers) == 1 else None
+    return words or None
 
 
-def paper_answer(text: str) -> tuple[str | None, str | None]:
-    """The answer as the Qwen2.5-Math evaluator extracts it, and from where: `box`, `statement` or `last
-    number`.
-
-    Known to differ: a statement ends with its sentence here, there with the text.
+def asked(text: str, form: str) -> str | None:
+    """The last answer that a response gives in the form that the study asks for: `box`, `<answer>`, `####`,
+    or a regular expression whose group holds it.
     """
-    if "boxed" in text:
-        if (boxed := last_boxed(text)) is not None:
-            return boxed, "box"
-        return text[text.rindex("boxed") + len("boxed") :].lstrip("{ ").split("$")[0].strip() or None, "box"
-    at = text.lower().rfind("answer is")
-    if at >= 0 and (answer := stated(text[at:])):
-        return answer, "statement"
-    number = last_match(LAST_NUMBER, text)
-    return (number.group().rstrip(",").replace(",", ""), "last number") if number else (None, None)
+    if form == "box":
+        return last_boxed(text)
+    import regex
+
+    found = None
+    try:
+        for match in regex.finditer(FORMS.get(form, form), text, timeout=PATTERN_SECONDS):
+            found = next((group for group in match.groups() if group is not None), found)
+    except TimeoutError:
+        return None
+    return (found and (last_boxed(found) or found).strip()) or None
+
+
+def check_form(form: str):
+    """Raise ValueError, saying why, for an answer pattern that cannot work."""
+    import regex
+
+    try:
+        groups = regex.compile(FORMS.get(form, form)).groups
+    except regex.error as error:
+        raise ValueError(f"is no regular expression ({error})") from None
+    if form != "box" and not groups:
+        raise ValueError("has no group that would hold the answer")
 
 
 def is_looping(text: str) -> bool:
@@ -104,14 +177,16 @@ def is_looping(text: str) -> bool:
     return False
 
 
-def extract(response: str, finish_reason: str) -> dict:
-    """What a response answers: `answer` (headline), `boxed` (it comes from a box), `answer_paper` and
-    `source_paper`.
+def extract(
+    response: str, finish_reason: str, form: str = "box", tags: tuple[str, str] = thoughts.THINK
+) -> dict:
+    """What a response answers: `answer` (headline), `boxed` (it stands in the form asked for), `answer_paper`
+    and `source_paper`.
     """
-    final = response.rsplit("</think>", 1)[-1]
-    box = last_boxed(final)
+    final = thoughts.answered(response, tags)
+    box = asked(final, form)
     answer = box if box is not None else stated(final)
-    paper, source = paper_answer(response)
+    paper, source = evaluator.answer(response)
     # Beyond LONGEST an answer equals nothing, and none is kept whole: it may be the entire text.
     answer, paper = (text and text[: LONGEST + 1] for text in (answer, paper))
     return {
@@ -123,35 +198,120 @@ def extract(response: str, finish_reason: str) -> dict:
     }
 
 
-def grade(responses: list[tuple[str, str, str]], comparer: Comparer, paper: bool = True) -> list[dict]:
-    """Verdicts on (response, finish reason, gold answer) triples; finish reason `stop` means the model ended
-    by itself.
+# ---- answers that repeat the problem
+
+
+def formulas(problem: str) -> list[str]:
+    """The formulas of a problem, and the sides of those that relate two."""
+    found = [next(filter(None, groups), "").strip() for groups in MATHS.findall(problem)]
+    sides = [
+        side.strip()
+        for formula in found
+        for side in re.split(r"=|<|>|\\(?:le|ge|leq|geq|ne|neq|equiv)(?![a-z])", formula)
+    ]
+    return list(dict.fromkeys(formula for formula in [*found, *sides] if formula))
+
+
+def longest_formula(problem: str) -> str | None:
+    """The longest formula of a problem: what the policy that boxes it would answer."""
+    whole = [next(filter(None, groups), "").strip() for groups in MATHS.findall(problem)]
+    return max(whole, key=len, default=None)
+
+
+def copy_shape(answer: str):
+    """An answer as far as copying goes: its value as it is written, whatever the notation, the order of a
+    list or the name in front. `3/2` and `\\frac{3}{2}` have one shape, `1.5` another.
+    """
+    text = re.sub(
+        r"(?<![\w}])(\d+)/(\d+)(?![\w{])", r"\\frac{\1}{\2}", normal(notation.as_written(answer).text)
+    )
+    text = notation.NAME.sub("", text)
+    plain = rational(text)
+    if plain is not None and "frac" not in text and "." not in text:
+        return plain
+    return tuple(sorted(re.sub(r"[()\[\]]|\\[{}]", "", text).split(",")))
+
+
+def is_copied(answer: str, gold: str, problem: str) -> bool:
+    """Whether an answer only repeats a formula of the problem where the gold answer is written in another
+    form.
+
+    A problem without formulas is searched as text: `93/3+77` is copied from "Compute … 93/3+77".
+    """
+    if (
+        not problem
+        or copy_shape(answer) == copy_shape(gold)
+        or notation.words(answer)
+        or notation.chosen_letter(answer)
+    ):
+        return False
+    wanted = copy_shape(answer)
+    if any(copy_shape(formula) == wanted for formula in formulas(problem)):
+        return True
+    bare = normal(answer)
+    if not re.search(r"[-+*/^]|\\(?:times|cdot|div|frac|sqrt)", bare):
+        return False
+    return bool(
+        re.search(rf"(?<![\w.+*/^-]){re.escape(bare)}(?![\w*/^]|\.\d)", normal(re.sub(r"[$]", "", problem)))
+    )
+
+
+# ---- grades
+
+
+def grade(
+    responses: list[tuple],
+    comparer: Comparer,
+    paper: bool = True,
+    form: str = "box",
+    tags: tuple[str, str] = thoughts.THINK,
+) -> list[dict]:
+    """Grades of Cases (or tuples that start with their first three fields).
 
     Each has `answer`, `boxed`, `answer_paper`, `source_paper`; `correct`, `correct_boxed`, `correct_paper`;
+    `copied`: the answer equals the gold one and only repeats the problem, the headline does not count it;
     `outcome` (one of OUTCOMES, by the headline); `timeout`: a comparison was given up, and counts as wrong;
-    `seconds` of comparing. Without `paper` the paper's verdict is not sought (and False): a reward has no use
+    `seconds` of comparing. Without `paper` the paper's grade is not sought (and False): a reward has no use
     for it.
     """
-    rows = [extract(response, finish) for response, finish, _ in responses]
+    responses = [Case(*response) for response in responses]
+    rows = [extract(response.text, response.finish, form, tags) for response in responses]
     pairs = []
-    for row, (_, _, gold) in zip(rows, responses, strict=True):
-        headline = (
-            Pair("headline", gold, row["answer"]) if row["finished"] and row["answer"] is not None else None
-        )
+    for row, response in zip(rows, responses, strict=True):
+        asked_for = row["finished"] and row["answer"] is not None
+        headline = Pair("headline", response.gold, row["answer"], response.rules) if asked_for else None
         loose = (
-            Pair("paper", gold, row["answer_paper"]) if paper and row["answer_paper"] is not None else None
+            Pair("paper", response.gold, row["answer_paper"])
+            if paper and row["answer_paper"] is not None
+            else None
         )
         pairs.append((headline, loose))
-    verdicts = comparer([pair for both in pairs for pair in both if pair])
-    verdicts[None] = (False, 0.0)
-    for row, (headline, loose), (response, _, _) in zip(rows, pairs, responses, strict=True):
-        row["correct"], row["correct_paper"] = bool(verdicts[headline][0]), bool(verdicts[loose][0])
+    grades = comparer([pair for both in pairs for pair in both if pair])
+    grades[None] = (False, 0.0)
+    for row, (headline, loose), response in zip(rows, pairs, responses, strict=True):
+        equal, row["correct_paper"] = bool(grades[headline][0]), bool(grades[loose][0])
+        row["copied"] = equal and is_copied(row["answer"], response.gold, response.problem)
+        row["correct"] = equal and not row["copied"]
         row["correct_boxed"] = row["correct"] and row["boxed"]
-        row["timeout"] = None in (verdicts[headline][0], verdicts[loose][0])
-        row["seconds"] = verdicts[headline][1] + verdicts[loose][1]
-        row["outcome"] = outcome(row, response)
+        row["timeout"] = None in (grades[headline][0], grades[loose][0])
+        row["seconds"] = grades[headline][1] + grades[loose][1]
+        row["outcome"] = outcome(row, response.text)
         del row["finished"]
     return rows
+
+
+def floor(problems: list[tuple[str, str, Rules]], comparer: Comparer) -> dict[str, float]:
+    """What the policy "box the longest formula of the problem" would score on (problem, gold, rules): the
+    share that is equal to the gold answer by the headline's comparison (`headline`: without what is copied)
+    and by the paper's.
+    """
+    policy = [
+        (f"\\boxed{{{longest_formula(problem)}}}", "stop", gold, problem, rules)
+        for problem, gold, rules in problems
+    ]
+    rows = grade(policy, comparer)
+    shares = {"headline": "correct", "copied": "copied", "paper": "correct_paper"}
+    return {name: sum(row[column] for row in rows) / max(len(rows), 1) for name, column in shares.items()}
 
 
 def outcome(row: dict, response: str) -> str:

@@ -8,6 +8,7 @@ A *cell* is model × run × seed. A *run* composes stages and is written as the 
 No other module takes a run's name apart. Used by the Snakefile and by every table; it imports nothing heavy.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -88,6 +89,7 @@ def parse_cell(text: str) -> Cell:
     return Cell(match["model"], match["run"], int(match["seed"]))
 
 
+@functools.cache
 def parse_run(run: str) -> Run:
     """Split a run's name into its parts; ConfigError when it is not one."""
     match = RUN.fullmatch(run)
@@ -179,6 +181,24 @@ def sft_settings(config: dict, model: str, run: str) -> dict:
     if "steps" in recipe:  # a recipe in steps replaces the epochs of the size
         settings.pop("epochs", None)
     return settings
+
+
+def passes(config: dict, model: str, run: str) -> float:
+    """How often an SFT run sees each example: its epochs, or what its steps come to."""
+    settings = sft_settings(config, model, run)
+    if "steps" not in settings:
+        return settings["epochs"]
+    return settings["steps"] * settings["batch"] / examples_of(config, parse_run(run).size)
+
+
+def crosses_epochs(config: dict) -> bool:
+    """True where the grid trains a model on several sizes, and on one of them for several numbers of epochs by recipe."""
+    found: dict[str, dict[str, set]] = {}
+    for model, run in dict.fromkeys((cell.model, cell.run) for cell in cells(config)):
+        parsed = parse_run(run)
+        if parsed.stage == "sft" and set(config["sft"]["recipes"].get(parsed.recipe, {})) == {"epochs"}:
+            found.setdefault(model, {}).setdefault(parsed.size, set()).add(passes(config, model, run))
+    return any(len(sizes) > 1 and max(map(len, sizes.values())) > 1 for sizes in found.values())
 
 
 def rl_settings(config: dict, model: str, run: str) -> dict:

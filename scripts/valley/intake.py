@@ -75,7 +75,7 @@ def listed(value, of) -> list | None:
     return [of(item) for item in value]
 
 
-def generation(value) -> str | None:
+def one_generation(value) -> str | None:
     """The text of one generation; None for a null, which is none."""
     return None if value is None else text(value)
 
@@ -91,11 +91,11 @@ def checked_trace(row: dict) -> dict:
                 if not value.strip():
                     raise Wrong("an empty text")
             elif column == "generations":
-                made[column] = listed(value, generation) or []
+                made[column] = listed(value, one_generation) or []
             elif column in ABSENT:
                 made[column] = written(value)
             else:
-                made[column] = listed(value, generation if column == "finish_reasons" else yes_or_no)
+                made[column] = listed(value, one_generation if column == "finish_reasons" else yes_or_no)
         except Wrong as error:
             raise Wrong(f"{column} holds {error}") from None
     return made

@@ -133,21 +133,6 @@ def weights_hashes(folder: Path) -> dict[str, str]:
     return {name: told["sha256"] for name, told in listed.items() if name.endswith(".safetensors")}
 
 
-def count_weights(folder: Path) -> int:
-    """Number of weights in a model folder, by the headers of its safetensors files."""
-    count = 0
-    for path in folder.glob("*.safetensors"):
-        with open(path, "rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                size = 1
-                for extent in entry["shape"]:
-                    size *= extent
-                count += size
-    return count
-
-
 def check_model(folder: Path):
     """Stop unless the weights of a model folder are those that were written; said in one line with its cost.
 

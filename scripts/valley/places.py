@@ -31,6 +31,11 @@ def folder(results, cell: Cell) -> Path:
     return Path(results) / cell.model / cell.run / f"seed{cell.seed}"
 
 
+def page_of(cell: Cell) -> str:
+    """The page of a cell beside the page of its study."""
+    return f"cells/{cell.model}/{cell.run}/seed{cell.seed}.html"
+
+
 def all_grades(root: Path):
     """The grades of all cells of a study, or of a released folder, that are there."""
     return Path(root).glob("results/*/*/seed*/grades.parquet")

@@ -36,7 +36,8 @@ PACKAGES = (
 )
 
 
-# How parquet is written: every page with a checksum, which readers compare, for zstd notices few flipped bits.
+# How parquet is written: every page with a checksum, which readers compare, for zstd notices few flipped
+# bits.
 FORM = {"compression": "zstd", "write_page_checksum": True}
 # What a column may hold, by the names of pyarrow's types.
 COLUMN_KINDS = {
@@ -55,7 +56,9 @@ def fail(where, what: str, todo: str):
 
 
 class Passing(SystemExit):
-    """The end of a script for a reason that can pass by itself, such as a full disk: not remembered as a failure."""
+    """The end of a script for a reason that can pass by itself, such as a full disk: not remembered as a
+    failure.
+    """
 
 
 def fail_for_now(where, what: str, todo: str):
@@ -64,7 +67,9 @@ def fail_for_now(where, what: str, todo: str):
 
 
 def room(folder, needed: float, what: str):
-    """Stop unless the disk below a folder has so many bytes free, before hours are spent on what cannot be saved."""
+    """Stop unless the disk below a folder has so many bytes free, before hours are spent on what cannot be
+    saved.
+    """
     there = next(p for p in [Path(folder).absolute(), *Path(folder).absolute().parents] if p.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -89,8 +94,8 @@ def disk_faults(folder):
 
 
 def disk_fault(error: BaseException, folder) -> str | None:
-    """What is wrong with the disk, where an error comes from that: by its number, by what libraries make of it (those
-    written in Rust and C++ lose the number), or because torch failed to write and the disk is full.
+    """What is wrong with the disk, where an error comes from that: by its number, by what libraries make of
+    it (those written in Rust and C++ lose the number), or because torch failed to write and the disk is full.
     """
     chain = []
     while error is not None and error not in chain:
@@ -125,8 +130,8 @@ def failing_once(note: Path, identity):
     """Remember a failure that no retry can cure, in the file `note`, and stop a retry of the same work on it
     at once.
 
-    What `fail` reports (bad data, divergence, a config that cannot work) is such a failure; a kill, a broken node
-    or a full disk is not. `identity` is JSON content that names the work; with the code it makes the
+    What `fail` reports (bad data, divergence, a config that cannot work) is such a failure; a kill, a broken
+    node or a full disk is not. `identity` is JSON content that names the work; with the code it makes the
     fingerprint, so mended work runs.
     """
     fingerprint = hashlib.sha256(
@@ -255,7 +260,9 @@ def check_columns(path, file, columns):
 
 
 def check_kinds(path, table, kinds: dict[str, str]):
-    """Stop when a column of a table holds something else than its kind (COLUMN_KINDS; with a `?` it may be empty in places)."""
+    """Stop when a column of a table holds something else than its kind (COLUMN_KINDS; with a `?` it may be
+    empty in places).
+    """
     import pyarrow.types
 
     for name, kind in kinds.items():
@@ -275,8 +282,8 @@ def check_kinds(path, table, kinds: dict[str, str]):
 
 
 def read_parquet(path, columns: list[str] | dict[str, str] | None = None):
-    """Read a parquet file into an arrow table; a corrupt file, a missing column, or one of another kind than `columns`
-    gives (as in `check_kinds`) stops with a clear error.
+    """Read a parquet file into an arrow table; a corrupt file, a missing column, or one of another kind than
+    `columns` gives (as in `check_kinds`) stops with a clear error.
     """
     import pyarrow
     import pyarrow.parquet
@@ -285,7 +292,7 @@ def read_parquet(path, columns: list[str] | dict[str, str] | None = None):
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             check_columns(path, file, columns or [])
             table = file.read(list(columns) if columns else None)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
     if isinstance(columns, dict):
         check_kinds(path, table, columns)
@@ -299,7 +306,7 @@ def parquet_rows(path) -> int:
 
     try:
         return pyarrow.parquet.read_metadata(path).num_rows
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
 
 
@@ -310,7 +317,7 @@ def parquet_columns(path) -> list[str]:
 
     try:
         return pyarrow.parquet.read_schema(path).names
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
 
 
@@ -332,7 +339,7 @@ def parquet_batches(path, columns: list[str], size: int, optional: tuple = ()):
             yield from file.iter_batches(
                 size, columns=[*columns, *(c for c in optional if c in file.schema_arrow.names)]
             )
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         unreadable(path, error)
 
 
@@ -385,7 +392,8 @@ def settings(arguments, *without: str) -> dict:
 class RowsHash:
     """Hash of the content of rows (dicts), whatever file they came from and whenever it was written.
 
-    It equals the hash of the JSON of their list, taken row by row so that they need not be in memory together.
+    It equals the hash of the JSON of their list, taken row by row so that they need not be in memory
+    together.
     """
 
     def __init__(self):

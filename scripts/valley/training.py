@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from valley import checkpoints, environment, locks, manifests, pulse, records
 from valley.environment import process_rank
+from valley.weights import stored_parameters
 
 STUCK = 10  # steps in a row without a difference of reward in any group that are worth a warning
 HOPELESS = 20  # steps from the first one without a single right response, and half the run: it ends
@@ -45,7 +46,7 @@ def check_room(args, folder: Path, kept: int | None, steps: int):
     each = weights + 8 + (4 if args.deepspeed else 0)
     count = 0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every)
     there = len(checkpoints.of(folder))
-    needed = manifests.count_weights(args.model) * (each * max(0, count - there) + weights)
+    needed = stored_parameters(args.model) * (each * max(0, count - there) + weights)
     records.room(args.out.parent, needed, f"training with {count} checkpoints at a time")
 
 

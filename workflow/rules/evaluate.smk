@@ -26,7 +26,7 @@ rule generate:
         operation=how(sampling, flags.SAMPLING),
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags,
-        stop=stop_flags,
+        stop=lambda w: f"{stop_flags(w)} {think_flags(w)}".strip(),
     message:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
@@ -57,11 +57,13 @@ rule grade:
     params:
         samples=[config["tasks"][task]["samples"] for task in TASKS],
         calculations=config["report"]["calculations"],
+        answer=answer_flags,
     message:
         "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:
         "python {input.script:q} --responses {input.responses:q} --tasks {input.tasks:q} --samples {params.samples:q}"
-        " --calculations {params.calculations:q} --judged {input.judged:q} --workers {threads} --out {output:q} 2> {log:q}"
+        " --calculations {params.calculations:q} --judged {input.judged:q} {params.answer} --workers {threads}"
+        " --out {output:q} 2> {log:q}"
 
 
 rule score:

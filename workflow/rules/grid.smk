@@ -124,10 +124,7 @@ def judge_prompt_of(wildcards):
     labels = Path(cell(wildcards.model, wildcards.run, wildcards.seed, "judged.parquet"))
     try:
         asked = records.parquet_provenance(labels).get("prompt_sha256")
-    except (
-        OSError,
-        ValueError,
-    ):  # no labels yet. Snakemake takes an error here for a rule that does not apply
+    except SystemExit:  # no labels yet. Snakemake takes an error here for a rule that does not apply
         asked = None
     return by_content(JUDGE_PROMPT, asked == records.sha256(JUDGE_PROMPT)) if asked else JUDGE_PROMPT
 
@@ -136,6 +133,20 @@ def prompt_flags(wildcards):
     """The flags of every script that renders prompts."""
     given = {"--system": config["prompt"]["system"], "--suffix": config["prompt"]["suffix"]}
     return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
+
+
+def think_flags(wildcards):
+    """The flag of a family's own tags of a thought, where the config sets them."""
+    tags = config["families"][config["models"][wildcards.model]["family"]].get("think")
+    return f"--think {' '.join(map(shlex.quote, tags))}" if tags else ""
+
+
+def answer_flags(wildcards):
+    """The flags of how answers are read; nothing for a box behind <think> tags."""
+    form = config["prompt"].get("answer", "box")
+    return " ".join(
+        filter(None, [f"--answer {shlex.quote(form)}" if form != "box" else "", think_flags(wildcards)])
+    )
 
 
 def problems_of(name):
@@ -304,14 +315,14 @@ def what(file, settings, table):
     """A function of wildcards: the flags of what the job of `file` makes."""
 
     def line(wildcards):
-        return as_recorded(file.format(**wildcards), flags.identity(settings(wildcards), table), table)
+        return as_recorded(file.format(**wildcards), flags.what(settings(wildcards), table), table)
 
     return line
 
 
 def how(settings, table):
     """A function of wildcards: the flags of how a job is run, not recorded; given last, they count."""
-    return lambda wildcards, resources: flags.operation(settings(wildcards), table)
+    return lambda wildcards, resources: flags.how(settings(wildcards), table)
 
 
 def sft_settings(wildcards):

@@ -1,7 +1,11 @@
 # From scores to a page: tables, figures, what it cost, the finding in one line.
 
-# With `unfinished` (make page) what has been scored so far is reported, and what is missing is named.
-DONE = [c for c in CELLS if not config["unfinished"] or PLACES.of(c, "scores.json").exists()]
+# With `unfinished` (make page) what has been scored so far is reported, and what is missing is named. With `grid.now`
+# (make next) the cells it lists are made, and all others are left until they are asked for.
+NOW = set(config["grid"].get("now", map(str, CELLS)))
+DONE = [
+    c for c in CELLS if PLACES.of(c, "scores.json").exists() or (str(c) in NOW and not config["unfinished"])
+]
 SCORES = [str(PLACES.of(c, "scores.json")) for c in DONE]
 GRADES = [str(PLACES.of(c, "grades.parquet")) for c in DONE]
 CURVES = [str(PLACES.of(c, "curve.parquet")) for c in DONE if c.parsed.rl and c.parsed.step is None]
@@ -11,12 +15,15 @@ SHOWN = [
     for c in by_size(DONE)
     if c.parsed.step is None and c.seed == min(d.seed for d in DONE if d[:2] == c[:2])
 ]
+PAGED = [c for c in DONE if c.parsed.step is None]  # the cells with a page of their own
 CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
 AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
 RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
+FORECAST = ["forecast", "forecast_models", "forecast_tested"]
+REPEATED = ["repetition", "repetition_matched"] if grid.crosses_epochs(config) else []
 
 # A figure is drawn where the grid has what it shows.
 FIGURES = [
@@ -29,6 +36,8 @@ FIGURES = [
     *(["arithmetic", "errors"] if config["report"]["calculations"] else []),
     *(["recipes"] if any(c.parsed.recipe for c in CELLS) else []),
     *(["rl"] if any(c.parsed.rl for c in CELLS) else []),
+    *(["forecast"] if len({c.run for c in CELLS if c.parsed.is_protocol}) > 2 else []),
+    *(["repetition"] if REPEATED else []),
 ]
 
 
@@ -64,6 +73,27 @@ rule aggregate:
         "python {input.script:q} --scores {input.scores:q} --curves {input.curves:q} --cards {input.cards:q}"
         " --examples {params.examples} --headline {params.headline:q} --reference {input.reference:q} --names {params.names:q}"
         " --confidence {params.confidence:q} --tables {params.tables:q} --finding {output.finding:q} 2> {log:q}"
+
+
+# What policies that solve nothing score: once a study, of the problems alone.
+rule floors:
+    input:
+        script="scripts/floors.py",
+        code=imports("floors"),
+        tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
+    output:
+        report(table("floors"), category="Tables", caption="../report/tables.rst"),
+    log:
+        at("logs/floors.log"),
+    benchmark:
+        at("benchmarks/floors.tsv")
+    localrule: True
+    conda:
+        CPU_ENV
+    message:
+        "Score the policies that solve nothing"
+    shell:
+        "python {input.script:q} --tasks {input.tasks:q} --workers {threads} --out {output:q} 2> {log:q}"
 
 
 rule analyse:
@@ -117,7 +147,7 @@ rule claims:
     input:
         script="scripts/claims.py",
         code=imports("claims"),
-        claims="workflow/reference/claims.yaml",
+        claims=config["report"]["claims"],
         schema="workflow/schemas/claims.schema.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
@@ -142,6 +172,56 @@ rule claims:
     shell:
         "python {input.script:q} --claims {input.claims:q} --tables {params.tables:q} {params.study} --parameters {params.parameters:q} --cards {input.cards:q}"
         " {params.known} 2> {log:q}"
+
+
+if REPEATED:
+
+    # Few traces many times, or many once: where a grid crosses sizes and epochs.
+    rule repetition:
+        input:
+            script="scripts/repetition.py",
+            code=imports("repetition"),
+            problems=at("report/tables/problems.parquet"),
+            config=at("report/config.json"),
+        output:
+            report([table(name) for name in REPEATED], category="Tables", caption="../report/tables.rst"),
+        log:
+            at("logs/repetition.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            tables=lambda w: at("report/tables"),
+            study=study_flags(),
+        message:
+            "Map accuracy over examples and epochs"
+        shell:
+            "python {input.script:q} --tables {params.tables:q} --config {input.config:q} {params.study} 2> {log:q}"
+
+
+# What larger sizes would give: make forecast. Its tables are its own; none of it stands beside a measurement.
+rule forecast:
+    input:
+        script="scripts/forecast.py",
+        code=imports("forecast"),
+        cells=table("cells"),
+        config=at("report/config.json"),
+        reference="workflow/reference/paper_fig2.csv",
+    output:
+        report([table(name) for name in FORECAST], category="Forecast", caption="../report/forecast.rst"),
+    log:
+        at("logs/forecast.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        tables=lambda w: at("report/tables"),
+        others=config["report"]["others"],
+    message:
+        "Forecast the sizes that are not measured"
+    shell:
+        "python {input.script:q} --cells {input.cells:q} --config {input.config:q} --others {params.others:q}"
+        " --reference {input.reference:q} --tables {params.tables:q} 2> {log:q}"
 
 
 # Where responses are, which a released folder lacks: it brings the examples.
@@ -169,6 +249,38 @@ if not config["unfinished"] or all(map(Path.exists, SHOWN_RESPONSES)):
             "Pick example responses"
         shell:
             "python {input.script:q} --results {params.results:q} --cells {params.cells:q} --out {output:q} 2> {log:q}"
+
+
+PAGED_RESPONSES = [PLACES.responses(c, task) for c in PAGED for task in TASKS]
+if not config["unfinished"] or all(map(Path.exists, PAGED_RESPONSES)):
+
+    # A page for every cell but the checkpoints along RL, with a sample of its responses.
+    rule cell_pages:
+        input:
+            script="scripts/cell_pages.py",
+            code=imports("cell_pages"),
+            template="workflow/report/cell.html.jinja",
+            shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
+            config=at("report/config.json"),
+            scores=[str(PLACES.of(c, "scores.json")) for c in PAGED],
+            grades=[str(PLACES.of(c, "grades.parquet")) for c in PAGED],
+            responses=list(map(str, PAGED_RESPONSES)),
+            cards=CARDS,
+        output:
+            directory(at("report/cells")),
+        log:
+            at("logs/cell_pages.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            study=lambda w: config["root"],
+            cells=list(map(str, PAGED)),
+        message:
+            "Write the pages of the cells"
+        shell:
+            "python {input.script:q} --study {params.study:q} --config {input.config:q} --cells {params.cells:q}"
+            " --template {input.template:q} --out {output:q} 2> {log:q}"
 
 
 # The whole configuration, whatever files and flags it came from: what a released report is rebuilt with.
@@ -215,7 +327,7 @@ rule figure:
     input:
         script="scripts/figure.py",
         code=imports("figure"),
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED]],
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *REPEATED, "forecast"]],
     output:
         svg=report(at("report/figures/{figure}.svg"), category="Figures", caption="../report/figure.rst"),
         png=at("report/figures/{figure}.png"),
@@ -270,7 +382,10 @@ rule page:
         script="scripts/page.py",
         code=imports("page"),
         template="workflow/report/page.html.jinja",
-        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs"]],
+        shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
+        claims=config["report"]["claims"],
+        cells=at("report/cells"),
+        tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs", "floors"]],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
         config=at("report/config.json"),
@@ -293,7 +408,8 @@ rule page:
         "Write the page"
     shell:
         "python {input.script:q} --study {params.study:q} --report {params.report:q} --figures {params.figures:q} --captions"
-        " workflow/report --template {input.template:q} --grid {params.grid:q} {params.miniature:q} --out {output:q} 2> {log:q}"
+        " workflow/report --template {input.template:q} --claims {input.claims:q} --grid {params.grid:q} {params.miniature:q}"
+        " --out {output:q} 2> {log:q}"
 
 
 # What others need to check the study or redraw its page, without weights: make release.

@@ -167,6 +167,12 @@ class Study:
         """True for a run whose weights a seed of this study made."""
         return run != "base" or model in self.trained_bases
 
+    def base_of(self, cell: Cell) -> Cell | None:
+        """The base beside a cell: that of its seed, or the only one of its model, which was evaluated once."""
+        bases = [other for other in self.cells if other.run == "base" and other.model == cell.model]
+        beside = [base for base in bases if base.seed == cell.seed]
+        return beside[0] if beside else bases[0] if len(bases) == 1 else None
+
     def resolve(self, model: str, selector: str, rl: bool = False) -> tuple[list[dict[str, float]], str]:
         """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side
         each.
@@ -174,6 +180,12 @@ class Study:
         `rl`: RL is compared, so sizes are those from which it starts. What is called the largest size must
         not be the smallest of the grid, nor the smallest another; a mean of sizes needs two.
         """
+        key = ("resolve", model, selector, rl)
+        if key not in self.remembered:
+            self.remembered[key] = self._resolved(model, selector, rl)
+        return self.remembered[key]
+
+    def _resolved(self, model: str, selector: str, rl: bool) -> tuple[list[dict[str, float]], str]:
         match = SELECTOR.fullmatch(selector)
         if not match:
             whole = (

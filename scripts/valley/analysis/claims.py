@@ -47,7 +47,7 @@ class Known(NamedTuple):
         return Tasks(*[self.tasks.calculations] * 3) if part.get("tasks") == "calculations" else self.tasks
 
 
-def read(path: Path, schema: Path) -> dict:
+def load(path: Path, schema: Path) -> dict:
     """The claims; ConfigError with every place where they are not in the language of the schema."""
     import yaml
 
@@ -213,11 +213,11 @@ def judge(study: Study, part: dict, known: Known) -> tuple[dict, list[Row]]:
         if set(others.values()) >= {"holds", "fails"}:
             said.append(", ".join(f"{name}: {other}" for name, other in others.items()))
             return {"verdict": "grader-dependent", "why": "; ".join(said)}, rows
-    but = sanity.doubts(study, part, rows, known, verdict) if verdict in ("holds", "fails") else []
+    but = sanity.doubts(study, part, rows, known, verdict)
     if verdict == "undecided" and there:
         said.append(would_decide(part, [row.estimate for row in rows], confidence))
     return {
-        "verdict": verdict + (", but" if but else ""),
+        "verdict": verdict + (", but" if but and verdict != "undecided" else ""),
         "why": "; ".join(said),
         "but": "; ".join(but),
         "these_trainings": decide(part, rows, confidence, training=False),
@@ -293,7 +293,7 @@ def table_rows(part: dict, rows: list[Row], confidence: float) -> list[dict]:
     return found
 
 
-def held(study: Study, claims: dict, known: Known) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+def judged(study: Study, claims: dict, known: Known) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """Tables `claims` (a row a claim and part, the claim first) and `claims_models` (a row a part and model)."""
     parts, models = [], []
     for name, claim in claims.items():

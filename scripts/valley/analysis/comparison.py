@@ -30,7 +30,7 @@ PAPER_TASKS = (
     {"math500"},
 )  # its headline; by name or by its footnote
 KEYS = ["model", "run", "seed", "task"]
-SAME = 0.05  # accuracy by which a replication may be off
+REPLICATED = 0.05  # accuracy by which a replication may be off
 ACCURACY = ["a", "b", "difference", "low", "high", "seeds_low", "seeds_high"]
 LENGTH = ["length_a", "length_b", "length_difference", "length_low", "length_high"]
 
@@ -237,9 +237,15 @@ def replication(
 
 
 def replicated(difference: Interval, confidence: float) -> str:
-    """`replicated` when the whole interval is within SAME, `not` when it excludes zero, else `cannot tell`."""
+    """`replicated` when the whole interval is within REPLICATED, `not` when it excludes zero, else `cannot tell`."""
     low, high = difference.ends(confidence)
-    return "replicated" if low > -SAME and high < SAME else "not" if low > 0 or high < 0 else "cannot tell"
+    return (
+        "replicated"
+        if low > -REPLICATED and high < REPLICATED
+        else "not"
+        if low > 0 or high < 0
+        else "cannot tell"
+    )
 
 
 def paper_rows(side: Side, reference: pandas.DataFrame, paper_is_b: bool, confidence: float):
@@ -247,7 +253,7 @@ def paper_rows(side: Side, reference: pandas.DataFrame, paper_is_b: bool, confid
     values, lacking = paper_cells(side, reference)
     every = {Cell(*name, seed): made for name, seeds in side.cells.items() for seed, made in seeds.items()}
     tasks = Tasks(side.headline, side.length, [])
-    noise = estimates.noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
+    noise = estimates.pooled_noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
     found = []
     for name, row in values.items():
         seeds = side.cells[name]

@@ -24,7 +24,7 @@ from valley.grid import HEADLINE, Cell
 STEP = 1e-30  # of the complex steps that give gradients: any will do, nothing cancels
 
 
-class Side(NamedTuple):
+class Measured(NamedTuple):
     """A measure of a weighted mean of cells: its value, its linear part problem by problem, what trainings it
     holds.
     """
@@ -38,7 +38,7 @@ class Side(NamedTuple):
     )
 
 
-def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Side:
+def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Measured:
     """A measure of one cell and its gradient times what each problem shows (Squire & Trapp 1998)."""
     used = list(dict.fromkeys(tasks_of(measure, tasks)))
     means = numpy.array([answers.columns[task].mean(axis=0) for task in used])
@@ -46,19 +46,21 @@ def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Side:
     by_task = {task: moved[:, i] for i, task in enumerate(used)}
     gradient = (measured(measure, by_task, tasks, grader).imag / STEP).reshape(means.shape)
     value = float(measured(measure, dict(zip(used, means, strict=True)), tasks, grader))
-    return Side(value, {task: answers.columns[task] @ row for task, row in zip(used, gradient, strict=True)})
+    return Measured(
+        value, {task: answers.columns[task] @ row for task, row in zip(used, gradient, strict=True)}
+    )
 
 
-def weighted(terms: list[tuple[float, Side]], trainings: float = 0.0) -> Side:
+def weighted(terms: list[tuple[float, Measured]], trainings: float = 0.0) -> Measured:
     """A weighted sum of sides on the same problems."""
     total: dict = collections.defaultdict(float)
     for weight, side in terms:
         for task, values in side.by_problem.items():
             total[task] = total[task] + weight * values
-    return Side(sum(weight * side.value for weight, side in terms), dict(total), trainings)
+    return Measured(sum(weight * side.value for weight, side in terms), dict(total), trainings)
 
 
-def of_cell(study: Study, cell: Cell, measure: str, tasks: Tasks, grader: str) -> Side:
+def of_cell(study: Study, cell: Cell, measure: str, tasks: Tasks, grader: str) -> Measured:
     """A measure of one cell, worked out once."""
     key = (cell, measure, str(tasks), grader)
     if key not in study.remembered:
@@ -66,9 +68,9 @@ def of_cell(study: Study, cell: Cell, measure: str, tasks: Tasks, grader: str) -
     return study.remembered[key]
 
 
-def side(
+def mean_of_runs(
     study: Study, model: str, weights: dict[str, float], seeds: dict, measure: str, tasks: Tasks, grader: str
-) -> Side:
+) -> Measured:
     """The weighted mean of runs, each the mean of its seeds; checkpoints of a run are of one training."""
     terms, trainings = [], collections.Counter()
     for run, weight in weights.items():
@@ -88,7 +90,7 @@ def residuals(count: int, sizes: tuple | None = None) -> numpy.ndarray:
     return numpy.linalg.qr(design, mode="complete")[0][:, design.shape[1] :]
 
 
-def noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple[float, float]:
+def pooled_noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple[float, float]:
     """(variance of one training, degrees of freedom), of a share in its own unit, else relative to the value.
 
     From contrasts between the seeds of a run, and of each model's curve around a parabola in log size. The
@@ -109,7 +111,7 @@ def noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple[float,
                 groups.append((several, residuals(len(seeds)), 1.0))
         curve = [run for run in study.sizes(model)[1:] if alone[run]]
         if len(curve) > 3:
-            sides = [side(study, model, {run: 1.0}, alone, measure, tasks, grader) for run in curve]
+            sides = [mean_of_runs(study, model, {run: 1.0}, alone, measure, tasks, grader) for run in curve]
             share = float(numpy.mean([one.trainings for one in sides]))
             groups.append((sides, residuals(len(curve), tuple(map(study.count, curve))), share))
     for sides, contrasts, share in groups:
@@ -130,7 +132,7 @@ def noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple[float,
 
 
 def combined(
-    left: Side, right: Side | None, measure: str, how: str, trained: tuple[float, float]
+    left: Measured, right: Measured | None, measure: str, how: str, trained: tuple[float, float]
 ) -> Interval:
     """One side alone (`value`), `minus` another or `over` it; `trained` is the noise of one training."""
     value, slopes = left.value, (1.0, 0.0)
@@ -171,10 +173,10 @@ class Row(NamedTuple):
     @property
     def names(self) -> tuple[str, str | None]:
         """Both sides in words."""
-        return named(self.left), self.right and named(self.right)
+        return name_of_side(self.left), self.right and name_of_side(self.right)
 
 
-def named(weights: dict[str, float]) -> str:
+def name_of_side(weights: dict[str, float]) -> str:
     """A side's name: its run (the end of an RL run by the run), or the first and last of those it is the mean
     of.
     """
@@ -200,10 +202,10 @@ def estimate(
     found = None
     if all(seeds.values()):
         sides = [
-            weights and side(study, model, weights, seeds, measure, tasks, grader)
+            weights and mean_of_runs(study, model, weights, seeds, measure, tasks, grader)
             for weights in (left, right)
         ]
-        found = combined(*sides, measure, how, noise(study, measure, tasks, grader))
+        found = combined(*sides, measure, how, pooled_noise(study, measure, tasks, grader))
     return Row(model, left, right, found, min(counts, default=0), samples), missing
 
 

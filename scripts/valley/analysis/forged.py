@@ -44,7 +44,7 @@ class Truth(NamedTuple):
 
 
 @functools.cache
-def rates(tasks: tuple[str, ...]) -> numpy.ndarray:
+def mean_accuracy(tasks: tuple[str, ...]) -> numpy.ndarray:
     """Mean accuracy over tasks at each ABILITY, problems of their kind integrated out."""
     from scipy import special
 
@@ -59,10 +59,10 @@ def rates(tasks: tuple[str, ...]) -> numpy.ndarray:
 
 def ability(accuracy: float, tasks: tuple[str, ...]) -> float:
     """The ability at which the mean accuracy over tasks is as wanted."""
-    return float(numpy.interp(accuracy, rates(tasks), ABILITY))
+    return float(numpy.interp(accuracy, mean_accuracy(tasks), ABILITY))
 
 
-def answers(
+def forged_answers(
     truths: dict[grid.Cell, Truth],
     tasks: dict[str, tuple[int, int]],
     headline: tuple[str, ...],
@@ -119,7 +119,7 @@ def answers(
     return made
 
 
-PAPER_TASKS = {"aime24": (30, 8), "amc23": (40, 8), "math500": (500, 4), "arithmetic": (400, 4)}
+PAPER_DESIGN = {"aime24": (30, 8), "amc23": (40, 8), "math500": (500, 4), "arithmetic": (400, 4)}
 PAPER_HEADLINE = ("aime24", "amc23", "math500")
 
 # What the paper does not print, filled in from its sentences (section 5): accuracies of 0.5B between its two
@@ -129,7 +129,8 @@ FILLED = {
     ("Qwen2.5-0.5B-Instruct", 220000): (11.0, 7000.0),
     ("Qwen2.5-0.5B-Instruct", 0): (14.0, 600.0),
 }
-RL_ENDS = {  # accuracy after RL from the base, the smallest size, a larger one: 0.5B ends 13 % above the first
+# Accuracy after RL from the base, the smallest size, a larger one: 0.5B ends 13 % above the first.
+RL_ENDS = {
     "Qwen2.5-0.5B-Instruct": (0.161, 0.115, 0.182),
     "Qwen2.5-1.5B-Instruct": (0.33, 0.28, 0.41),
     "Qwen2.5-3B-Instruct": (0.43, 0.37, 0.53),

@@ -230,13 +230,6 @@ def mean(benchmarks: list[numpy.ndarray], least: float = -math.inf, most: float 
     )
 
 
-def change(left: list[numpy.ndarray], right: list[numpy.ndarray]) -> Interval:
-    """The paired change of two cells: left minus right, benchmark by benchmark, the same problems in the same
-    order.
-    """
-    return mean([numpy.subtract(a, b) for a, b in zip(left, right, strict=True)], -1.0, 1.0)
-
-
 def training_noise(contrasts: list[tuple[float, float, float]], prior: float) -> tuple[float, float]:
     """(variance of one training, degrees of freedom) from contrasts between cells that no effect should move,
     and a prior.

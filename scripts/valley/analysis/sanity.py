@@ -18,8 +18,8 @@ from valley.grading import GRADERS
 from valley.grid import Cell
 
 CUT = 0.02  # a difference in the share of responses that are cut off which cannot explain much
-UNREADABLE = 0.05  # share of responses without an answer
-SAME = 0.9  # share of the problems whose k samples are all the same: they are one sample
+WITHOUT_ANSWER = 0.05  # share of responses without an answer
+IDENTICAL = 0.9  # share of the problems whose k samples are all the same: they are one sample
 
 Answered = dict[str, numpy.ndarray]  # one side, task by task: problems × COLUMNS
 
@@ -36,7 +36,7 @@ class Question(NamedTuple):
 
     def right(self, side: Answered, task: str) -> numpy.ndarray:
         """The share of right responses to each problem."""
-        return of(side, task, GRADERS[self.part.get("grader", "headline")])
+        return shown(side, task, GRADERS[self.part.get("grader", "headline")])
 
     def again(self, differences: Callable) -> tuple[str, float]:
         """(verdict, mean change) by the part's rule, `differences` of (left, right, task) giving each
@@ -52,14 +52,14 @@ class Question(NamedTuple):
         return intervals.verdict(*p_values, self.confidence), float(numpy.mean(means)) if means else numpy.nan
 
 
-def of(side: Answered, task: str, name: str) -> numpy.ndarray:
+def shown(side: Answered, task: str, name: str) -> numpy.ndarray:
     """One measure of a side, problem by problem."""
     return side[task][:, COLUMNS.index(name)]
 
 
 def cut(side: Answered, task: str) -> numpy.ndarray:
     """Share of the responses to each problem that did not finish."""
-    return of(side, task, "truncated") + of(side, task, "looping")
+    return shown(side, task, "truncated") + shown(side, task, "looping")
 
 
 def averaged(study: Study, model: str, weights: dict[str, float], tasks: list[str]) -> Answered:
@@ -75,21 +75,24 @@ def averaged(study: Study, model: str, weights: dict[str, float], tasks: list[st
 
 
 def doubts(study: Study, part: dict, rows: list, known, verdict: str) -> list[str]:
-    """What speaks against taking a part's verdict as it reads, a sentence each; `known` is claims.Known."""
+    """What speaks against taking a part's verdict as it reads, a sentence each; `known` is claims.Known.
+
+    Faults of the data are named whatever the verdict; what else could explain it is asked where there is one.
+    """
     rows, tasks = [row for row in rows if row.estimate], known.of(part).headline
     found = [*copies(study, rows), *same_samples(study, rows)]
     if part["measure"] in ("accuracy", "efficiency"):
         golds = sorted(study.other_gold & set(tasks))
         found += [f"right answers of {task} differ between cells under the same ids" for task in golds]
-    if part["measure"] != "accuracy" or "minus" not in part or not rows:
+    leaking = [task for task in known.leaking if task in tasks]
+    if leaking and part["measure"] == "accuracy":
+        found.append(f"the problems of {', '.join(leaking)} were not taken out of the traces")
+    if verdict == "undecided" or part["measure"] != "accuracy" or "minus" not in part:
         return found
     sides = [tuple(averaged(study, row.model, side, tasks) for side in (row.left, row.right)) for row in rows]
     asked = Question(part, rows, sides, tasks, verdict, known.confidence)
     found += [*truncation(asked), *unreadable(asked), *one_benchmark(asked)]
     found += leaked(asked, known.leaks, next(iter(study.cells.values())).ids)
-    leaking = [task for task in known.leaking if task in tasks]
-    if leaking and any(run != "base" for row in rows for run in row.left):
-        found.append(f"the problems of {', '.join(leaking)} were not taken out of the traces")
     return found
 
 
@@ -128,11 +131,11 @@ def unreadable(asked: Question) -> list[str]:
     """Would it be the same had every finished response in which no grader finds an answer been right?"""
 
     def none(side: Answered, task: str) -> numpy.ndarray:
-        return of(side, task, "no answer")
+        return shown(side, task, "no answer")
 
     left, right = share(asked, none)
     bound, _ = asked.again(lambda a, b, t: asked.right(a, t) + none(a, t) - asked.right(b, t) - none(b, t))
-    if max(left, right) < UNREADABLE or bound == asked.verdict:
+    if max(left, right) < WITHOUT_ANSWER or bound == asked.verdict:
         return []
     return [
         f"no grader can read {left:.0%} of responses against {right:.0%}: had they been right it would be {bound}"
@@ -191,6 +194,8 @@ def same_samples(study: Study, rows: list) -> list[str]:
     """Cells whose k samples of a problem are all the same."""
     tables = [(cell, task) for cell in used(study, rows) for task in study.cells[cell].columns]
     found = [
-        f"{task} in {cell}" for cell, task in tables if study.cells[cell].column(task, "same").mean() > SAME
+        f"{task} in {cell}"
+        for cell, task in tables
+        if study.cells[cell].column(task, "same").mean() > IDENTICAL
     ]
     return [f"the samples of {found[0]} are all the same, {len(found)} such in all"] if found else []

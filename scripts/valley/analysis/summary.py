@@ -37,8 +37,7 @@ def add_changes(
     """The rows of cells with `change`, `change_low`, `change_high`: minus the base of their model and seed."""
     rows = []
     for cell, mine in study.cells.items():
-        base = cell.sibling("base")
-        if cell != base and base in study.cells:
+        if cell.run != "base" and (base := study.base_of(cell)):
             for task, ends in changes(mine, study.cells[base], headline, confidence).items():
                 named = zip(("change", "change_low", "change_high"), ends, strict=True)
                 rows.append(cell._asdict() | {"task": task} | dict(named))
@@ -80,11 +79,13 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
     rows = []
     ends = end_points(cells)
     base = ends[ends.stage == "base"].set_index(["model", "seed", "task"]).accuracy
+    only = base.groupby(level=["model", "task"]).agg(lambda found: found.iat[0] if len(found) == 1 else None)
     for (model, run, task), group in ends.groupby(["model", "run", "task"], sort=False):
         accuracy = group.accuracy.tolist()
         interval = intervals.over_seeds(accuracy, confidence) or (None, None)
-        bases = [base.get((model, seed, task)) for seed in group.seed]
-        pairs = [(a, b) for a, b in zip(accuracy, bases, strict=True) if b is not None]
+        # A base that was evaluated once stands beside all seeds.
+        bases = [base.get((model, seed, task), only.get((model, task))) for seed in group.seed]
+        pairs = [(a, b) for a, b in zip(accuracy, bases, strict=True) if pandas.notna(b)]
         rows.append(
             {
                 "model": model,
@@ -129,8 +130,14 @@ def finding(table: pandas.DataFrame) -> str:
         if base.empty or sft.empty:
             continue
         base, low, high = base.iloc[0], sft.iloc[0], sft.iloc[-1]
-        span = lambda row: f"{short(row.accuracy)} [{short(row.lowest)}–{short(row.highest)}]"  # noqa: E731
-        seeds = f"{base.seeds} seed{'s' if base.seeds > 1 else ''}"
+
+        def span(row) -> str:  # the lowest and highest of one are no spread
+            return short(row.accuracy) + (
+                f" [{short(row.lowest)}–{short(row.highest)}]" if row.seeds > 1 else ""
+            )
+
+        count = max(low.seeds, high.seeds)
+        seeds = f"{count} seed{'s' if count > 1 else ''}"
         sentence = f"{model}, {seeds}: base {span(base)} → {span(low)} at n={low.examples:,}"
         if high.examples > low.examples:
             sentence += (

@@ -2,13 +2,14 @@
 
 import pandas
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from valley.analysis.measures import Tasks
 from valley.figures import panels, tidy
 from valley.figures.style import GREY, OUTCOMES, look, looks
 from valley.grid import HEADLINE
 
-BAR = 0.24  # inches
+BAR, THIN = 0.24, 0.15  # inches, the latter where models are many
 
 
 def outcomes(tables: dict, tasks: Tasks):
@@ -36,11 +37,15 @@ def outcomes(tables: dict, tasks: Tasks):
         "change": "change against base (share)",
         "of_solved": "share of what the base solved",
     }
-    heights = [BAR * len(place) + 0.1 for place in places.values()]
-    figure, axes = panels.lay_out(models, list(measures), "measures", heights, left=1.25, gap=0.3, foot=0.62)
+    many = len(models) > panels.MANY
+    heights = [(THIN if many else BAR) * len(place) + 0.1 for place in places.values()]
+    below = {"foot": 0.12, "last": 0.62} if many else {"foot": 0.62}
+    figure, axes = panels.lay_out(models, list(measures), "measures", heights, left=1.25, gap=0.3, **below)
     for (model, measure), ax in axes.items():
         rows, place = data[(data.model == model) & (data.measure == measure)], places[model]
-        ax.set(ylim=(-len(place) + 0.4, 0.6), xlabel=measures[measure])
+        last = not many or model == models[-1]
+        ax.set(ylim=(-len(place) + 0.4, 0.6), xlabel=measures[measure] if last else "")
+        ax.tick_params(axis="x", labelbottom=last)
         ax.set_yticks(list(place.values()), list(place) if measure == "share" else [""] * len(place))
         ax.grid(axis="y", visible=False)
         stack(ax, rows[rows.kind == "bar"], place, measures[measure])
@@ -53,6 +58,12 @@ def outcomes(tables: dict, tasks: Tasks):
             ax.autoscale_view(scaley=False)
         if not len(rows):
             panels.remark(ax, "no data yet: no base" if measure != "share" else "no data yet")
+    if many:
+        changes = [ax for (_, measure), ax in axes.items() if measure == "change"]
+        low, high = zip(*(ax.get_xlim() for ax in changes if ax.lines), strict=True)
+        for ax in changes:
+            ax.set_xlim(min(low), max(high))
+            ax.xaxis.set_major_locator(MaxNLocator(5))
     notes = ["Bars: mean over seeds. Dots: accuracy of each seed with its confidence interval over problems; the change is paired problem by problem.",
              "Right: how responses to the problems that the base solved end, weighted by how often it solved them; the base's own row is "
              "below 1 where it solves them only at times. Truncated and looping responses reached the limit.",
@@ -80,7 +91,7 @@ def stack(ax, rows: pandas.DataFrame, place: dict, what: str):
         ends = {True: 0.0, False: 0.0}
         group = group.set_index("series").reindex(list(OUTCOMES)).dropna(subset="value").reset_index()
         for row in group.itertuples():
-            left, text = ends[row.value < 0], panels.hover(row, what)
+            left, text = ends[row.value < 0], tidy.hover(row, what)
             panels.bar(ax, left, place[run], row.value, text, **OUTCOMES[row.series])
             ends[row.value < 0] += row.value
 
@@ -92,7 +103,7 @@ def beside(ax, rows: pandas.DataFrame, place: dict, what: str):
         y = place[row.run] + (0.5 / len(seeds)) * ((len(seeds) - 1) / 2 - seeds.index(row.seed))
         if pandas.notna(row.low) and pandas.notna(row.high):
             ax.plot([row.low, row.high], [y, y], color="black", linewidth=0.8, zorder=3)
-        panels.dot(ax, row.value, y, look("black"), panels.hover(row, what), 4)
+        panels.dot(ax, row.value, y, look("black"), tidy.hover(row, what), 4)
 
 
 def recipes(tables: dict, tasks: Tasks):
@@ -119,13 +130,13 @@ def recipes(tables: dict, tasks: Tasks):
         rows, place = data[data.model == model], places[model]
         for row in rows[rows.kind == "bar"].itertuples():
             long = row.measure == "long minus short"
-            text = panels.hover(row, "long minus short" if long else "change against base")
+            text = tidy.hover(row, "long minus short" if long else "change against base")
             fill = {"facecolor": found[row.series]["color"], "hatch": "///" if long else ""}
             panels.bar(ax, 0, place[row.run], row.value, text, **fill)
         beside(ax, rows[rows.kind == "point"], place, "change of accuracy")
         ax.axvline(0, color=GREY, linewidth=0.9)
         ax.autoscale_view(scaley=False)
-        band, limits = panels.noise(tables, model, "accuracy"), ax.get_xlim()
+        band, limits = panels.reach_of_noise(tables, model, "accuracy"), ax.get_xlim()
         if band is not None:
             panels.noise_band(ax.axvspan, 0, band)
             ax.set_xlim(limits)

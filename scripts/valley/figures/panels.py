@@ -11,30 +11,42 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from valley.figures.style import GREY, OUTCOMES
+from valley.figures import tidy
+from valley.figures.style import GREY
 from valley.figures.svg import TITLED
 
 WIDTH = 10.4  # inches: 1,000 pixels in a browser
 # Inches above a block of panels, below it, between its panels, below all.
 TITLE, FOOT, BETWEEN, LAST = 0.32, 0.5, 0.16, 0.25
+MANY = 6  # more models than this stand in a denser grid and share their scales
 BAND = "noise between trainings"
 
 
 def lay_out(
-    models: list, measures: list, across="models", height=1.75, left=0.75, gap=0.56, title=TITLE, foot=FOOT
+    models: list,
+    measures: list,
+    across="models",
+    height=1.75,
+    left=0.75,
+    gap=0.56,
+    title=TITLE,
+    foot=FOOT,
+    last=LAST,
 ):
     """A figure with a panel a model and measure: `across` stands side by side; `height` of one row.
 
-    Models side by side wrap after three, their measures below each other. Returns the figure and {(model,
-    measure): axes}.
+    Models side by side wrap after three, or after five where they are many, their measures below each other. Returns
+    the figure and {(model, measure): axes}.
     """
+    if len(models) > MANY and across == "models":
+        gap = 0.14
     wide = len(measures) if across == "measures" else models_wide(models)
     stacked = 1 if across == "measures" else len(measures)
     heights = height if isinstance(height, list) else [height] * len(models)
     blocks = heights if across == "measures" else heights[: math.ceil(len(models) / wide)]
     tops = numpy.cumsum([0] + [title + stacked * one + (stacked - 1) * BETWEEN + foot for one in blocks])
     width = min(4.4, (WIDTH - left + gap) / wide)
-    size = (left + wide * width - gap + 0.12, tops[-1] + LAST)
+    size = (left + wide * width - gap + 0.12, tops[-1] + last)
     figure, axes = plt.figure(figsize=size), {}
     for i, model in enumerate(models):
         for j, measure in enumerate(measures):
@@ -50,7 +62,7 @@ def lay_out(
 
 def models_wide(models: list) -> int:
     """How many models stand side by side."""
-    return min(len(models), 3) if len(models) != 4 else 2
+    return 5 if len(models) > MANY else min(len(models), 3) if len(models) != 4 else 2
 
 
 def empty(what: str) -> plt.Figure:
@@ -67,21 +79,6 @@ def remark(ax, text: str, height: float = 0.5):
     ax.text(0.5, height, text, **middle, fontsize=8.5, color="0.35", bbox=box)
     if not ax.lines:
         ax.set(xticks=[], yticks=[])
-
-
-def short(value: float) -> str:
-    """A value as a reader wants it: 8,170 or 0.203."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def hover(row, what: str) -> str:
-    """The hover text of a row: what it is (`{x}` in it stands for where), its value and interval."""
-    run = "paper" if row.series == "paper" else row.run
-    seed = "" if pandas.isna(row.seed) else f", seed {row.seed:g}"
-    several = f", {row.series}" if row.series in (*OUTCOMES, "reflective", "other") else ""
-    known = pandas.notna(row.low) and pandas.notna(row.high)
-    interval = f" [{short(row.low)}, {short(row.high)}]" if known else ""
-    return f"{row.model}, {run}{seed}{several}: {what.format(x=short(row.x))} = {short(row.value)}{interval}"
 
 
 def draw(
@@ -103,7 +100,7 @@ def draw(
             line = {"color": look["color"], "linestyle": look["linestyle"], "linewidth": 1.3}
             ax.plot(mean.index.map(place) + shift, mean, **line)
         for x, row in zip(at, group.itertuples(), strict=True):
-            dot(ax, x, row.value, look, hover(row, what))
+            dot(ax, x, row.value, look, tidy.hover(row, what))
     ax.autoscale_view(scaley=False)
 
 
@@ -124,12 +121,12 @@ def mark(look: dict, line: bool, size: float, width: float) -> dict:
 def dot(ax, x: float, y: float, look: dict, text: str, size: float = 4.5):
     """One point with its hover text; an artist of its own, so that the text cannot go to another."""
     looks = mark(look, False, size, 0.4 if look["fill"] else 1.1)
-    ax.add_line(Line2D([x], [y], **looks, zorder=4, gid=TITLED + text))
+    ax.add_line(Line2D([x], [y], **looks, zorder=4, clip_on=False, gid=TITLED + text))
 
 
 def bar(ax, left: float, y: float, width: float, text: str, **look):
     """One horizontal bar with its hover text."""
-    edge = {"edgecolor": "white", "linewidth": 0.3}
+    edge = {"edgecolor": "white", "linewidth": 0.3, "clip_on": False}
     ax.add_patch(Rectangle((left, y - 0.4), width, 0.8, **edge, zorder=2, gid=TITLED + text, **look))
 
 
@@ -142,7 +139,9 @@ def from_zero(ax, rows: pandas.DataFrame):
 
 
 def label(axes: dict, measures: dict[str, str], x: str | dict, across: str = "models"):
-    """Axis labels, once a row and column."""
+    """Axis labels, once a row and column; many models side by side share their scales too."""
+    if across == "models" and len(axes) > MANY * len(measures):
+        share_scales(axes)
     models, lowest = list(dict.fromkeys(model for model, _ in axes)), list(measures)[-1]
     wide = models_wide(models) if across == "models" else 1
     for (model, measure), ax in axes.items():
@@ -154,11 +153,32 @@ def label(axes: dict, measures: dict[str, str], x: str | dict, across: str = "mo
         ax.yaxis.set_label_coords(-0.52 / (ax.get_position().width * ax.figure.get_figwidth()), 0.5)
 
 
+def share_scales(axes: dict):
+    """One scale a measure for all models, its numbers in the first column alone; names of sizes stand aslant."""
+    wide = models_wide(dict(axes))
+    for measure in dict.fromkeys(measure for _, measure in axes):
+        same = [ax for (_, name), ax in axes.items() if name == measure]
+        low, high = zip(*(ax.get_ylim() for ax in same if ax.lines), strict=True)
+        for i, ax in enumerate(same):
+            ax.set_ylim(min(low), max(high))
+            ax.tick_params(axis="x", labelrotation=40)
+            ax.tick_params(axis="y", labelleft=i % wide == 0)
+
+
 def reference(ax, value: float, band: float | None = None, color: str = GREY):
     """A dashed line at the value of the base, and around it the noise band where it is known."""
     ax.axhline(value, color=color, linestyle="--", linewidth=1, zorder=1.5)
     if band is not None:
         noise_band(ax.axhspan, value, band)
+
+
+def scales(models) -> str:
+    """What the scales of panels are, for the note."""
+    return (
+        "Panels of a measure share one scale."
+        if len(models) > MANY
+        else "Each panel has a scale of its own, from 0."
+    )
 
 
 def noise_band(span, value: float, reach: float):
@@ -171,7 +191,7 @@ def has_band(figure) -> bool:
     return any(patch.get_label() == BAND for ax in figure.axes for patch in ax.patches)
 
 
-def noise(tables: dict, model: str, measure: str) -> float | None:
+def reach_of_noise(tables: dict, model: str, measure: str) -> float | None:
     """What two trainings of the same cell differ by at most, where the study has enough of them."""
     table = tables["replicates"]
     found = table[(table.model == model) & (table.measure == measure)] if len(table) else table
@@ -190,7 +210,7 @@ def band_note(figure, tables: dict, measures=("accuracy", "length")) -> str:
     if not has_band(figure):
         return ""
     known = [row for row in tables["replicates"].itertuples() if row.measure in measures]
-    found = ", ".join(f"{row.model} {row.measure} ±{short(row.band)}" for row in known)
+    found = ", ".join(f"{row.model} {row.measure} ±{tidy.short(row.band)}" for row in known)
     return f"Grey band: two trainings of the same cell differ by no more than this (over seeds; {found})."
 
 

@@ -73,7 +73,7 @@ def errors(tables: dict, tasks: Tasks):
         return panels.empty("calculations in responses"), data
     data = by_run(data, cells)
     models, found = tidy.in_order(data, tables), looks(cells)
-    axis = sizes.axis_of(data[data.measure == "rate"])
+    axis = tidy.axis_of(data[data.measure == "rate"])
     measures = {"steps": "accuracy", "length": "accuracy", "hazard": "P(first error here)",
                 "rate": "wrong calculations (share)"}  # fmt: skip
     across = {"steps": "calculations in the response", "length": "tokens of the response",
@@ -81,8 +81,10 @@ def errors(tables: dict, tasks: Tasks):
     what = {"steps": "accuracy at {x} calculations", "length": "accuracy at {x} tokens",
             "hazard": "P(first error) at position {x}"}  # fmt: skip
     said = {model: of_fits(by_run(fits[fits.model == model], cells)) for model in models}
-    title = 0.35 + 0.15 * max(text.count("\n") + 1 for text in said.values())
-    figure, axes = panels.lay_out(models, list(measures), "measures", 1.9, gap=0.72, title=title)
+    lines = max(text.count("\n") + 1 for text in said.values())
+    height, foot = (1.1, 0.36) if len(models) > panels.MANY else (1.9, panels.FOOT)
+    size = {"height": height, "foot": foot, "title": 0.35 + 0.15 * lines}
+    figure, axes = panels.lay_out(models, list(measures), "measures", gap=0.72, **size)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
         points = rows[rows.kind == "point"]
@@ -97,7 +99,9 @@ def errors(tables: dict, tasks: Tasks):
                 fit = fits[(fits.model == model) & (fits.run == run)].verdict.iat[0]
                 ax.plot(curve.x, curve.value, FITS.get(fit, "--"), color=found[run]["color"], linewidth=1.3)
             ax.text(0, 1.03, said[model], transform=ax.transAxes, fontsize=8.5, va="bottom", color="0.3")
-            ax.set_title(model, loc="left", fontweight="bold", y=1.05 + 0.08 * (said[model].count("\n") + 1))
+            ax.set_title(
+                model, loc="left", fontweight="bold", y=1.05 + 0.152 / height * (said[model].count("\n") + 1)
+            )
         if measure == "hazard" and len(points):
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -202,7 +206,7 @@ def rl(tables: dict, tasks: Tasks):
         panels.from_zero(ax, rows)
         zero = rows[(rows.x == 0) & (rows.run == "base")]
         if len(zero):
-            panels.reference(ax, zero.value.mean(), panels.noise(tables, model, measure))
+            panels.reference(ax, zero.value.mean(), panels.reach_of_noise(tables, model, measure))
         if not len(rows):
             panels.remark(ax, "no data yet")
     panels.label(axes, measures, "RL step", "measures")

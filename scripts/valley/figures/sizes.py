@@ -4,11 +4,8 @@
 What no cell has yet is a gap, or a sentence in the panel.
 """
 
-import math
-
 import pandas
 
-from valley import grid
 from valley.analysis.measures import Tasks
 from valley.figures import panels, tidy
 from valley.figures.style import looks
@@ -16,30 +13,11 @@ from valley.grid import HEADLINE
 
 MEASURES = {"accuracy": "accuracy (avg@k)", "length": "length (tokens)"}
 OVER_PROBLEMS = "Bars: confidence interval over problems, those of one training."
-OWN_SCALES = "Each panel has a scale of its own, from 0."
-
-
-def sft_cells(tables: dict) -> pandas.DataFrame:
-    """Bases and SFT cells with their place on the axis of sizes; the series is the recipe."""
-    cells = tables["cells"]
-    cells = cells[cells.stage.isin(["base", "sft"])]
-    return cells.assign(x=cells.examples, series=cells.recipe.where(cells.stage == "sft", "base"))
 
 
 def mean_of(tasks: list[str]) -> str:
     """`math500`, or `mean of aime24, amc23, math500`."""
     return tasks[0] if len(tasks) == 1 else f"mean of {', '.join(tasks)}"
-
-
-def axis_of(data: pandas.DataFrame):
-    """(place, ticks) of an axis of data sizes: doublings, with the base one doubling left of the smallest."""
-    sizes = data[data.x > 0].sort_values("x")
-    left = math.log2(sizes.x.iat[0]) - 1 if len(sizes) else 0.0
-    ticks = {left: "base"} if (data.x == 0).any() else {}
-    for x, run in zip(sizes.x, sizes.run, strict=True):
-        name = grid.parse_run(run).size if isinstance(run, str) else f"{x / 1000:.0f}k"
-        ticks[math.log2(x)] = f"{int(name):,}" if name.isdigit() else name
-    return lambda x: math.log2(x) if x > 0 else left, ticks
 
 
 def panel(ax, rows: pandas.DataFrame, looks: dict, what: str, axis, band: float | None = None):
@@ -58,11 +36,11 @@ def panel(ax, rows: pandas.DataFrame, looks: dict, what: str, axis, band: float 
 
 def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, across: str = "models"):
     """A figure over data sizes; `measures` names each panel's axis. Returns figure, axes and the looks of series."""
-    models, found, axis = tidy.in_order(data, tables), looks(tables["cells"]), axis_of(data)
+    models, found, axis = tidy.in_order(data, tables), looks(tables["cells"]), tidy.axis_of(data)
     figure, axes = panels.lay_out(models, list(measures), across, gap=0.8 if across == "measures" else 0.56)
     for (model, measure), ax in axes.items():
         rows = data[(data.model == model) & (data.measure == measure)]
-        panel(ax, rows, found, measure, axis, panels.noise(tables, model, measure))
+        panel(ax, rows, found, measure, axis, panels.reach_of_noise(tables, model, measure))
         if across == "measures":
             ax.tick_params(axis="x", labelrotation=40)
         if not len(rows):
@@ -75,7 +53,7 @@ def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, acro
 
 def valley(tables: dict, tasks: Tasks):
     """Accuracy and length against data size, a column a model, with the paper's values."""
-    table, paper = sft_cells(tables), tables["paper"].assign(series="paper")
+    table, paper = tidy.sft_cells(tables), tables["paper"].assign(series="paper")
     table = table[table.task == HEADLINE]
     paper = paper.assign(x=paper.examples)
     data = tidy.join(
@@ -92,7 +70,7 @@ def valley(tables: dict, tasks: Tasks):
         OVER_PROBLEMS,
         panels.seeds(data),
         panels.band_note(figure, tables),
-        OWN_SCALES,
+        panels.scales(set(data.model)),
     ]
     if "paper" in set(data.series):
         notes.append("Open circles: the paper's values by the paper's grader, published without error bars; "
@@ -103,7 +81,7 @@ def valley(tables: dict, tasks: Tasks):
 
 def benchmarks(tables: dict, tasks: Tasks):
     """Accuracy and length of each task against data size, the protocol alone."""
-    table = sft_cells(tables)
+    table = tidy.sft_cells(tables)
     table = table[(table.task != HEADLINE) & (table.recipe == "protocol")]
     table = table.assign(series=table.task)
     data = tidy.join(
@@ -113,14 +91,20 @@ def benchmarks(tables: dict, tasks: Tasks):
         return panels.empty("accuracy and length of each task"), data
     figure, _, found = by_size(data, MEASURES, tables)
     headline = f"The headline is the {mean_of(tasks.headline)}." if len(tasks.headline) > 1 else ""
-    notes = ["Dashed lines: the base.", OVER_PROBLEMS, panels.seeds(data), OWN_SCALES, headline]
+    notes = [
+        "Dashed lines: the base.",
+        OVER_PROBLEMS,
+        panels.seeds(data),
+        panels.scales(set(data.model)),
+        headline,
+    ]
     panels.finish(figure, panels.legend(data, found), notes)
     return figure, data
 
 
 def efficiency(tables: dict, tasks: Tasks):
     """Accuracy per 1,000 tokens against data size."""
-    table = sft_cells(tables)
+    table = tidy.sft_cells(tables)
     table = table[table.task == HEADLINE]
     thousands = table.length.where(table.length > 0) / 1000
     table = table.assign(spent_low=table.problems_low / thousands, spent_high=table.problems_high / thousands)
@@ -133,7 +117,7 @@ def efficiency(tables: dict, tasks: Tasks):
         f"Accuracy: {mean_of(tasks.headline)}; tokens: {mean_of(tasks.length)}.",
         "Bars: confidence interval of the accuracy over problems, at the mean length that was measured.",
         panels.seeds(data),
-        OWN_SCALES,
+        panels.scales(set(data.model)),
     ]
     panels.finish(figure, panels.legend(data, found), notes)
     return figure, data
@@ -141,7 +125,7 @@ def efficiency(tables: dict, tasks: Tasks):
 
 def reflection(tables: dict, tasks: Tasks):
     """Share of reflective responses, and lengths of these and of the others, against data size."""
-    table = sft_cells(tables)
+    table = tidy.sft_cells(tables)
     table = table[table.task == HEADLINE]
     protocol = table[table.recipe == "protocol"]
     data = tidy.join(
@@ -172,7 +156,7 @@ def reflection(tables: dict, tasks: Tasks):
 
 def arithmetic(tables: dict, tasks: Tasks):
     """Accuracy, length, calculations and errors a calculation against data size, on the tasks whose calculations count."""
-    table = sft_cells(tables)
+    table = tidy.sft_cells(tables)
     table = table[table.task.isin(tasks.calculations) & (table.recipe == "protocol")]
     table = table.assign(series=table.task)
     data = tidy.join(
@@ -184,12 +168,13 @@ def arithmetic(tables: dict, tasks: Tasks):
     if data.empty:
         return panels.empty("tasks whose calculations are counted"), data
     made = {"calculations": "calculations a response", "error rate": "wrong calculations (share)"}
-    figure, _, found = by_size(data, MEASURES | made, tables, across="measures")
+    across = "models" if data.model.nunique() > panels.MANY else "measures"
+    figure, _, found = by_size(data, MEASURES | made, tables, across)
     notes = [
         "Dashed lines: the base.",
         OVER_PROBLEMS + " Calculations made: no interval.",
         panels.seeds(data),
-        "Only calculations written as an equation are counted. " + OWN_SCALES,
+        "Only calculations written as an equation are counted. " + panels.scales(set(data.model)),
     ]
     panels.finish(figure, panels.legend(data, found), notes)
     return figure, data

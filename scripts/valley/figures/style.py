@@ -16,7 +16,7 @@ from valley.grid import HEADLINE
 seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
 # Text stays text in the SVG; all sizes are legible where the figure is shown 1,000 pixels wide.
 plt.rcParams |= {
-    "svg.fonttype": "none", "figure.dpi": 100, "hatch.linewidth": 0.6,
+    "svg.fonttype": "none", "font.sans-serif": ["Arial", "DejaVu Sans"], "figure.dpi": 100, "hatch.linewidth": 0.6,
     "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
     "grid.color": "0.88", "grid.linewidth": 0.7, "axes.edgecolor": "0.75", "axes.linewidth": 0.8,
 }  # fmt: skip

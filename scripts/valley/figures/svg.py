@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 from valley import records
 
 TITLED = "title "  # begins the id of what has a hover text
+PLACES = {"d", "transform", "x", "y", "width", "height"}
 SVG = "http://www.w3.org/2000/svg"
 
 
@@ -32,6 +33,12 @@ def with_titles(text: str) -> str:
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
+        # A page holds many figures: no layout of the file, and a hundredth of a point is enough.
+        element.text, element.tail = (
+            part if (part or "").strip() else None for part in (element.text, element.tail)
+        )
+        for place in PLACES.intersection(element.keys()):
+            element.set(place, re.sub(r"(\d\.\d\d)\d+| (?= |$)", r"\1", element.get(place)))
         name = element.get("id", "")
         if name.startswith(TITLED):
             title = xml.Element(f"{{{SVG}}}title")
@@ -40,10 +47,21 @@ def with_titles(text: str) -> str:
             element.set("class", "hover")
         if name and name not in used:
             del element.attrib["id"]
+        if "style" in element.attrib:
+            element.set("style", re.sub(r"([:;]) |; stroke-linejoin: miter", r"\1", element.get("style")))
+    unwrap(root)
     # From the removed rule of style, which would have held for a whole page.
     root.set("stroke-linejoin", "round")
     root.set("stroke-linecap", "butt")
     return xml.tostring(root, encoding="unicode") + "\n"
+
+
+def unwrap(parent: xml.Element):
+    """Put the children of groups that say nothing in the place of these groups."""
+    for child in parent:
+        unwrap(child)
+    bare = lambda child: child.tag == f"{{{SVG}}}g" and not child.attrib  # noqa: E731
+    parent[:] = [one for child in parent for one in (child if bare(child) else [child])]
 
 
 def extent(figure) -> Bbox:

@@ -5,6 +5,7 @@ A row for each point, bar and curve, with `kind`, `measure` (which panel), `mode
 """
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,11 +31,13 @@ NEEDED = {
     "accuracy_by_steps": ["model", "run", "calculations", "accuracy", "low", "high"],
     "accumulation": ["model", "run", "p", "verdict", "error_rate", "error_rate_low", "error_rate_high"],
     "recipes": ["model", "run", "recipe", "seed", "to_protocol", "to_protocol_low", "to_protocol_high"],
+    "repetition": ["model", "run", "examples", "epochs", "accuracy"],
+    "forecast": ["model", "seed", "run", "examples", "forecast", "low", "high"],
     "hazard": ["model", "run", "first", "last", "hazard", "low", "high"],
 }  # fmt: skip
 
 
-def read(path: Path) -> pandas.DataFrame:
+def read_table(path: Path) -> pandas.DataFrame:
     """A table of the report; one without rows may be without columns too."""
     text = path.read_text(encoding="utf-8")
     table = pandas.read_csv(io.StringIO(text)) if text.strip() else pandas.DataFrame()
@@ -81,3 +84,36 @@ def ranked(runs, cells: pandas.DataFrame) -> list[str]:
     """Runs, each once, in the order of `rank`."""
     examples = cells.drop_duplicates("run").set_index("run").examples
     return sorted(set(runs), key=lambda run: rank(run, examples.get(run, 0)))
+
+
+def sft_cells(tables: dict) -> pandas.DataFrame:
+    """Bases and SFT cells with their place on the axis of sizes; the series is the recipe."""
+    cells = tables["cells"]
+    cells = cells[cells.stage.isin(["base", "sft"])]
+    return cells.assign(x=cells.examples, series=cells.recipe.where(cells.stage == "sft", "base"))
+
+
+def axis_of(data: pandas.DataFrame):
+    """(place, ticks) of an axis of data sizes: doublings, with the base one doubling left of the smallest."""
+    sizes = data[data.x > 0].sort_values("x")
+    left = math.log2(sizes.x.iat[0]) - 1 if len(sizes) else 0.0
+    ticks = {left: "base"} if (data.x == 0).any() else {}
+    for x, run in zip(sizes.x, sizes.run, strict=True):
+        name = grid.parse_run(run).size if isinstance(run, str) else f"{x / 1000:.0f}k"
+        ticks[math.log2(x)] = f"{int(name):,}" if name.isdigit() else name
+    return lambda x: math.log2(x) if x > 0 else left, ticks
+
+
+def short(value: float) -> str:
+    """A value as a reader wants it: 8,170 or 0.203."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def hover(row, what: str) -> str:
+    """The hover text of a row: what it is (`{x}` in it stands for where), its value and interval."""
+    run = "paper" if row.series == "paper" else row.run
+    seed = "" if pandas.isna(row.seed) else f", seed {row.seed:g}"
+    several = f", {row.series}" if row.series in (*grading.OUTCOMES, "reflective", "other") else ""
+    known = pandas.notna(row.low) and pandas.notna(row.high)
+    interval = f" [{short(row.low)}, {short(row.high)}]" if known else ""
+    return f"{row.model}, {run}{seed}{several}: {what.format(x=short(row.x))} = {short(row.value)}{interval}"

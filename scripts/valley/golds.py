@@ -1,0 +1,92 @@
+"""Gold answers and their rules: what is none, what a task's columns say of it, and the reviewed list of our
+benchmarks.
+
+`workflow/reference/golds.tsv` has a row for every problem of AIME24, AMC23 and MATH500 (30 + 40 + 500), each
+read once beside its problem: do entries stand in order, how far off may a number be, which unit or base is
+asked for. A row is found by its problem's text, so the same problem has the same rules wherever it comes
+from.
+"""
+
+import csv
+import hashlib
+import math
+from pathlib import Path
+
+from valley import records
+from valley.equality import Rules
+
+REVIEWED = Path(__file__).parents[2] / "workflow" / "reference" / "golds.tsv"
+COLUMNS = {"order": bool, "tolerance": float, "unit": str, "base": int}
+NONE = {"nan", "proof", "notfound", "not found", "null", "n/a", "no answer", "unknown"}
+
+
+def no_gold(answer) -> str | None:
+    """Why a value of a task's answer column is no gold answer, None where it is one: text or a number that
+    says something.
+    """
+    if answer is None or (isinstance(answer, float) and math.isnan(answer)):
+        return "has no answer"
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        return f"has an answer of type {type(answer).__name__}, text is needed"
+    plain = str(answer).strip()
+    if not plain:
+        return "has no answer"
+    return (
+        f"has no answer that could be compared ({plain!r})"
+        if plain.strip(" .\\{}$").casefold() in NONE
+        else None
+    )
+
+
+def rules(row: dict) -> Rules:
+    """The rules that a row of a task carries in COLUMNS; a missing column says nothing."""
+    return Rules(**{name: row.get(name) for name in COLUMNS})
+
+
+def no_rule(row: dict) -> str | None:
+    """Why a row's own rules cannot be used, None where they can."""
+    for name, kind in COLUMNS.items():
+        value = row.get(name)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        fits = (
+            isinstance(value, bool)
+            if kind is bool
+            else isinstance(value, int | float if kind is float else kind)
+        )
+        if not fits or (kind is not bool and isinstance(value, bool)):
+            return f"has `{name}` {value!r}, {kind.__name__} is needed"
+    return None
+
+
+def problem_key(problem: str) -> str:
+    """What finds a problem in the reviewed list: a hash of its text without white space."""
+    return hashlib.sha256("".join(problem.split()).encode()).hexdigest()[:12]
+
+
+def reviewed(path: Path = REVIEWED) -> dict[str, dict]:
+    """The reviewed rules by key: `answer`, and what of COLUMNS is set."""
+    read = {"order": {"yes": True, "no": False}.get, "tolerance": float, "unit": str, "base": int}
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return {
+        row["key"]: {"answer": row["answer"]} | {name: read[name](row[name]) for name in COLUMNS if row[name]}
+        for row in rows
+    }
+
+
+def task_schema():
+    """The arrow schema of a task with rules: columns of their type even where no row has a rule."""
+    import pyarrow
+
+    types = {bool: pyarrow.bool_(), float: pyarrow.float64(), str: pyarrow.string(), int: pyarrow.int64()}
+    texts = [(name, pyarrow.string()) for name in ("id", "problem", "answer", "level")]
+    return pyarrow.schema([*texts, *((name, types[kind]) for name, kind in COLUMNS.items())])
+
+
+def task(path: Path) -> list[dict]:
+    """The rows of a task or a set of RL problems: problem, answer, and the columns of rules where it has
+    them.
+    """
+    records.read_parquet(path, {"problem": "text", "answer": "text"})  # or an error that says what is missing
+    return records.read_parquet(path).to_pylist()

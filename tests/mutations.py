@@ -1,0 +1,257 @@
+"""Answers made from gold answers by named changes whose truth is known by construction: what the graders are
+measured on, class by class.
+
+`pairs()` gives (class, gold, answer, same). A class that keeps the value measures refusals of right answers, one that
+changes it acceptance of wrong ones. The golds are ours, of the kinds that AIME, AMC and MATH500 have.
+"""
+
+import random
+import re
+
+WHOLE = ["7", "42", "360", "-5", "1296", "20736", "113", "0", "9", "58000", "-318", "2025"]
+DECIMALS = ["3.75", "0.0025", "12.5", ".375", "0.000417", "18.6"]
+FRACTIONS = [
+    r"\frac{3}{7}",
+    r"-\frac{5}{12}",
+    r"\frac{22}{9}",
+    r"\dfrac{1}{6}",
+    r"\frac{125}{216}",
+    r"\frac{9}{4}",
+]
+SURDS = [
+    r"3\sqrt{5}",
+    r"\frac{\sqrt{6}}{4}",
+    r"12\pi",
+    r"2+3\sqrt{7}",
+    r"\sqrt[3]{10}",
+    r"\frac{\pi}{8}",
+    r"4\sqrt{2}-1",
+    r"e^3",
+]
+COMPLEX = ["3-4i", "5+2i", "-7+i"]
+POLYNOMIALS = [
+    "x^2-5x+6",
+    "2k+1",
+    "3n^2-4n+7",
+    "(x-2)(x+9)",
+    r"\frac{a+2b}{3}",
+    "6r^2-4r-24",
+    r"\sin x",
+    "t^4+t^2+1",
+]
+TUPLES = ["(3,-4)", r"\left(2, \frac{\pi}{3}\right)", "(1,5,-2)", "(-6,11)"]
+INTERVALS = ["(2,5]", r"[-3,\infty)", r"(-\infty,1) \cup (4,\infty)", r"\left[0,\frac{7}{2}\right)"]
+LISTS = ["2,-7", "1, 4, 9", r"\{3,8\}", r"3 \pm \sqrt{2}"]
+MATRICES = [r"\begin{pmatrix} 2 \\ -5 \end{pmatrix}", r"\begin{pmatrix} 1/4 & 3 \\ 0 & -1/2 \end{pmatrix}"]
+WORDS = [r"\text{blue}", r"\text{Monday}", "even", r"\text{parabola}", "Marta"]
+CHOICES = [r"\text{(B)}", r"\text{(D)}"]
+BASES = ["73_8", "2041_5", "1101_{2}"]
+EQUATIONS = ["y = 3x - 2", "2x - 3y + 7z - 1 = 0"]
+TINY = [r"2.88 \times 10^{-19}", r"\frac{1}{2004!}", "0.0000672", r"3 \cdot 10^{-12}"]
+NUMBERS = [*WHOLE, *DECIMALS, *FRACTIONS]
+VALUES = [*NUMBERS, *SURDS]
+MATHS = [*VALUES, *COMPLEX, *POLYNOMIALS, *TUPLES, *INTERVALS, *LISTS, *MATRICES, *EQUATIONS]
+EVERYTHING = [*MATHS, *WORDS, *CHOICES, *BASES, *TINY]
+
+UNITS = [
+    r"\text{ cm}",
+    r"\,\text{cm}^2",
+    r"~\mathrm{cm}^2",
+    r" \mathrm{~m}^3",
+    " hours",
+    r"\ \text{inches}",
+    r"\text{ square units}",
+    " km",
+    r"\text{ people}",
+    " dollars",
+]
+SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def top(gold: str) -> str:
+    """The gold answer with its last digit raised by one, so that its value is another."""
+    at = list(re.finditer(r"\d", gold))[-1]
+    return gold[: at.start()] + str((int(at.group()) + 1) % 10) + gold[at.end() :]
+
+
+def changes(gold: str):
+    """Yield (class, answer, same) of one gold answer."""
+    maths, number = gold in MATHS, gold in NUMBERS
+    whole = gold in WHOLE
+    yield "as it is", gold, True
+    for name, wrapped in {"dollars": f"${gold}$", "parentheses": rf"\({gold}\)", "brackets": rf"\[{gold}\]", "full stop": f"{gold}.",
+                          "spaces": f"  {gold} ", "braces": f"{{{gold}}}", "box": rf"\boxed{{{gold}}}"}.items():  # fmt: skip
+        yield name, wrapped, True
+    if gold in WHOLE[:4]:
+        yield "many braces", "{" * 200 + gold + "}" * 200, True
+    if maths:
+        yield (
+            "size commands",
+            gold.replace("(", r"\left(")
+            .replace(")", r"\right)")
+            .replace("[", r"\left[")
+            .replace("]", r"\right]")
+            if "left" not in gold and "sqrt[" not in gold
+            else gold,
+            True,
+        )
+        yield "no spaces", re.sub(r"(?<![a-z]) | (?![A-Za-z])", "", gold), True
+        yield (
+            "thin spaces",
+            gold.replace("+", r"\,+\,").replace(",", r",\ ") if "," not in gold or "(" in gold else gold,
+            True,
+        )
+        yield "bold", rf"\mathbf{{{gold}}}" if "{" not in gold else gold, True
+        yield "display fractions", gold.replace(r"\frac", r"\dfrac").replace(r"\ddfrac", r"\dfrac"), True
+        yield "dashes", gold.replace("-", "−") if "begin" not in gold else gold, True
+        yield "invisible signs", f"\u200e{gold}\u200b", True
+    if number:
+        yield "name", f"x = {gold}", True
+        yield "named function", f"f(3) = {gold}", True
+        yield "text", rf"\text{{{gold}}}" if "{" not in gold else gold, True
+        yield "approximately", rf"\approx {gold}", True
+        yield "money", rf"\${gold}", True
+        for unit in UNITS:
+            yield "units", f"{gold}{unit}", True
+        yield "degrees", rf"{gold}^\circ", True
+        yield "degree sign", f"{gold}°", True
+        yield "sum", f"{gold}+0" if gold[0] != "." else gold, True
+    if whole:
+        yield "decimal zero", f"{gold}.0", True
+        yield "over one", rf"\frac{{{gold}}}{{1}}", True
+        yield "zero-padded", re.sub(r"^(-?)", r"\g<1>0", gold), True
+        yield "product", rf"1 \cdot {gold}" if gold[0] != "-" else gold, True
+        yield "scientific", f"{gold}e0", True
+        if len(gold) > 4:
+            yield "thousands", f"{int(gold):,}", True
+            yield "thousands in LaTeX", f"{int(gold):,}".replace(",", "{,}"), True
+            yield "thousands by spaces", f"{int(gold):,}".replace(",", "\u202f"), True
+        yield "percent of it", rf"{int(gold) * 100}\%", int(gold) == 0
+        yield "off by one", str(int(gold) + 1), False
+        yield "negated", str(-int(gold)), int(gold) == 0
+        yield "a digit more", f"{gold}7", False
+        yield "ten times", f"{gold}0", int(gold) == 0
+        for letter in "nkx":
+            yield "letter behind", f"{gold}{letter}", int(gold) == 0
+        yield "squared", f"({gold})^2", gold == "0"
+        yield "one of two", rf"{gold} \text{{ or }} {int(gold) + 3}", False
+        yield "modulus left open", rf"{gold}^{{30000000}} \bmod {abs(int(gold)) + 1}", False
+        yield "prose", f"the number of ways to do it is at least {gold}", False
+        yield "near", f"{gold}.0004", False
+    if gold in FRACTIONS:
+        t, b = map(int, re.search(r"\{(\d+)\}\{(\d+)\}", gold).groups())
+        sign = "-" if gold.startswith("-") else ""
+        yield "slash", f"{sign}{t}/{b}", True
+        yield "doubled", rf"{sign}\frac{{{2 * t}}}{{{2 * b}}}", True
+        yield "twelve places", f"{sign}{t / b:.12f}", True
+        yield "sign on top", rf"\frac{{{sign}{t}}}{{{b}}}", True
+        yield "upside down", rf"{sign}\frac{{{b}}}{{{t}}}", False
+        yield "two places", f"{sign}{t / b:.2f}", float(f"{t / b:.2f}") == t / b
+        yield "other top", rf"{sign}\frac{{{t + 1}}}{{{b}}}", False
+        if t > b and t % b:
+            yield "mixed number", rf"{sign}{t // b}\frac{{{t % b}}}{{{b}}}", True
+    if gold in SURDS:
+        yield "double negation", f"-(-({gold}))", True
+        yield "over one", rf"\frac{{{gold}}}{{1}}", True
+        yield "Unicode", gold.replace(r"\sqrt{", "√{").replace(r"\pi", "π"), True
+        yield "a letter more", f"{gold}c", False
+        yield "no root", gold.replace(r"\sqrt", ""), r"\sqrt" not in gold
+        yield "negated", f"-({gold})", False
+        yield "other number", top(gold), False
+    if gold in COMPLEX:
+        real, sign, imaginary = re.fullmatch(r"(-?\d)([+-])(\d?)i", gold).groups()
+        yield "turned", f"{sign.strip('+')}{imaginary}i{'' if real[0] == '-' else '+'}{real}", True
+        yield "decimals", f"{real}.0 {sign} {imaginary or 1}.0i", True
+        yield "conjugate", f"{real}{'-' if sign == '+' else '+'}{imaginary}i", False
+    if gold in POLYNOMIALS:
+        yield "name", f"y = {gold}", True
+        yield "named function", f"f(x) = {gold}", True
+        yield "in brackets", f"({gold})", True
+        yield "times one", f"1({gold})", True
+        yield "other constant", f"{gold}+1", False
+        yield "negated", f"-({gold})", False
+        if letter := re.search(r"(?<![\\a-z])[xknrt](?![a-z])", gold):
+            yield "other letter", re.sub(rf"(?<![\\a-z]){letter.group()}(?![a-z])", "w", gold), False
+    if gold in TUPLES:
+        inner = gold.replace(r"\left", "").replace(r"\right", "")[1:-1].split(",")
+        yield "tight", f"({','.join(part.strip() for part in inner)})", True
+        yield "names in front", f"(x,y)=({','.join(inner)})" if len(inner) == 2 else gold, True
+        yield "swapped", f"({','.join(reversed(inner))})", False
+        yield "one short", f"({','.join(inner[:-1])})", False
+        yield "a set", rf"\{{{','.join(inner)}\}}", False
+    if gold in INTERVALS:
+        yield "in x", rf"x \in {gold}", True
+        yield "other bracket", gold.replace("(", "[", 1) if "(" in gold else gold.replace("[", "(", 1), False
+        yield "other end", top(gold), False
+    if gold in LISTS:
+        inner = re.sub(r"\\[{}]", "", gold).split(",")
+        if len(inner) > 1:
+            yield "other order", ", ".join(reversed(inner)), True
+            yield "and", r" \text{ and } ".join(inner), True
+            yield "as a set", rf"\{{{','.join(inner)}\}}", True
+            yield "one short", ",".join(inner[1:]), False
+            yield "one more", ",".join([*inner, "77"]), False
+            yield "other entry", ",".join([*inner[:-1], "78"]), False
+        else:
+            yield "written out", gold.replace(r"\pm", "+") + ", " + gold.replace(r"\pm", "-"), True
+            yield "one short", gold.replace(r"\pm", "+"), False
+    if gold in MATRICES:
+        yield "square brackets", gold.replace("pmatrix", "bmatrix"), True
+        yield "tight", gold.replace(r" \\ ", r"\\").replace(" & ", "&"), True
+        yield "lines", gold.replace(r"\\ ", "\\\\\n"), True
+        yield "decimals", gold.replace("1/4", "0.25").replace("1/2", "0.5"), True
+        yield "other entry", top(gold), False
+        yield (
+            "turned",
+            gold.replace(r"\\", "&")
+            if "&" not in gold
+            else gold.replace("3", "0", 1).replace("0 & -1/2", "3 & -1/2"),
+            False,
+        )
+    if gold in WORDS:
+        word = re.sub(r"\\text\{(.*)\}", r"\1", gold)
+        yield "plain", word, True
+        yield "other case", rf"\text{{{word.upper()}}}", True
+        yield "another font", rf"\mathrm{{{word}}}", True
+        yield "stars", f"**{word}**", True
+        yield "article", rf"\text{{the {word}}}", True
+        yield "anagram", word[1:] + word[0], False
+        yield "backwards", word[::-1], False
+        yield "other word", r"\text{banana}", False
+        yield "a letter less", word[:-1], False
+    if gold in CHOICES:
+        letter = gold[-3]
+        yield "plain", letter, True
+        yield "brackets only", f"({letter})", True
+        yield "with its text", f"({letter}) 12", True
+        yield "other choice", chr(ord(letter) + 1), False
+    if gold in BASES:
+        digits, base = gold.replace("{", "").replace("}", "").split("_")
+        yield "braces of the base", f"{digits}_{{{base}}}", True
+        yield "other base", f"{digits}_9", False
+        yield "no base", str(int(digits, int(base))), False
+        yield "other digits", f"{top(digits)}_{base}", False
+    if gold in EQUATIONS:
+        left, right = (side.strip() for side in gold.split("="))
+        yield "sides swapped", f"{right} = {left}", True
+        yield "times two", f"2({left}) = 2({right})" if right != "0" else f"2({left}) = 0", True
+        yield "other number", top(gold) if right != "0" else gold.replace("7z", "8z"), False
+    if gold in TINY:
+        yield (
+            "another tiny number",
+            {"0": "0.0000668", "3": r"5 \cdot 10^{-12}", "2": r"3.69 \times 10^{-19}"}.get(
+                gold[0], r"\frac{1}{2006!}"
+            ),
+            False,
+        )
+        yield "negated", f"-{gold}", False
+        yield "zero", "0", False
+        if gold == "0.0000672":
+            yield "scientific", r"6.72 \times 10^{-5}", True
+
+
+def pairs(share: float = 1.0, seed: int = 0) -> list[tuple[str, str, str, bool]]:
+    """(class, gold, answer, same) of all golds and changes, or of a random share of them."""
+    made = [(name, gold, answer, same) for gold in EVERYTHING for name, answer, same in changes(gold)]
+    made = list(dict.fromkeys(made))
+    return made if share == 1 else random.Random(seed).sample(made, round(share * len(made)))
