@@ -60,14 +60,13 @@ def main():
 
     rng = random.Random(args.seed)
     provenance = records.provenance(args)
-    train = chain.draw_many(rng, args.traces + args.rl, args.lengths, test=False)
+    traces = chain.draw_even(rng, args.traces, args.lengths)
     records.write_parquet(
-        args.traces_out,
-        [trace_row(p, args.recheck, args.slip) for p in train[: args.traces]],
-        provenance=provenance,
+        args.traces_out, [trace_row(p, args.recheck, args.slip) for p in traces], provenance=provenance
     )
     # RL problems differ from the traces': what RL adds is then not a second look at the same problems.
-    records.write_parquet(args.rl_out, [task_row(p) for p in train[args.traces :]], provenance=provenance)
+    others = chain.draw_many(rng, args.rl, args.lengths, test=False, but={p.text for p in traces})
+    records.write_parquet(args.rl_out, [task_row(p) for p in others], provenance=provenance)
     held_out = chain.draw_many(rng, args.task, args.lengths, test=True)
     records.write_parquet(args.task_out, [task_row(p) for p in held_out], provenance=provenance)
     records.done(
