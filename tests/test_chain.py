@@ -80,6 +80,29 @@ def test_training_and_held_out_problems_never_meet():
     assert not train & held_out
 
 
+def test_traces_are_laid_out_so_that_few_of_them_meet_many_facts():
+    even = chain.draw_even(random.Random(0), 320, [2, 3, 4, 5])
+    loose = chain.draw_many(random.Random(0), 320, [2, 3, 4, 5], test=False)
+    assert len({p.text for p in even}) == 320
+    assert not any(map(chain.is_test, even))
+
+    def facts(drawn, start, count):
+        return len({fact for problem in drawn[start : start + count] for fact in problem.facts})
+
+    for start in range(0, 320, chain.BLOCK):
+        assert facts(even, start, 8) == 28
+        assert facts(even, start, 16) >= 55
+        assert facts(even, start, chain.BLOCK) > facts(loose, start, chain.BLOCK) + 20
+    additions = [sum(o > 0 for p in even[i : i + 16] for _, o in p.steps) for i in range(0, 320, 16)]
+    assert min(additions) >= 21  # of 56
+    assert max(additions) <= 35
+
+
+def test_more_even_problems_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="of 999 different problems with .1. operands"):
+        chain.draw_even(random.Random(0), 999, [1])
+
+
 def test_a_side_without_problems_is_an_error_and_no_endless_search(monkeypatch):
     monkeypatch.setattr(chain, "is_test", lambda problem: False)
     with pytest.raises(ValueError, match="only 0 of 5"):

@@ -86,6 +86,11 @@ def is_test(problem: Problem) -> bool:
     return hashlib.md5(problem.text.encode()).digest()[0] < 16
 
 
+def too_few(found: int, count: int, lengths: list[int]) -> str:
+    """What is wrong where so many different problems are not there."""
+    return f"only {found} of {count} different problems with {lengths} operands were found"
+
+
 def draw_many(
     rng: random.Random, count: int, lengths: list[int], test: bool, but: Container[str] = ()
 ) -> list[Problem]:
@@ -99,7 +104,7 @@ def draw_many(
         problem = draw(rng, lengths[len(found) % len(lengths)])
         if is_test(problem) == test and problem.text not in but:
             found.setdefault(problem.text, problem)
-    raise ValueError(f"only {len(found)} of {count} different problems with {lengths} operands were found")
+    raise ValueError(too_few(len(found), count, lengths))
 
 
 def draw_even(rng: random.Random, count: int, lengths: list[int], candidates: int = 24) -> list[Problem]:
@@ -120,18 +125,22 @@ def draw_even(rng: random.Random, count: int, lengths: list[int], candidates: in
             own.update([fact, kind(fact)])
         return total
 
-    while len(found) < count:
+    for _ in range(100 * count):
+        if len(found) == count:
+            return list(found.values())
         if len(found) % GROUP == 0:
             group.clear()
         if len(found) % BLOCK == 0:
             block.clear()
         length = lengths[len(found) % len(lengths)]
         drawn = sorted((draw(rng, length) for _ in range(candidates)), key=met)
-        chosen = next(p for p in drawn if not is_test(p) and p.text not in found)
+        chosen = next((p for p in drawn if not is_test(p) and p.text not in found), None)
+        if chosen is None:
+            continue
         found[chosen.text] = chosen
         group.update([*chosen.facts, *map(kind, chosen.facts)])
         block.update(chosen.facts)
-    return list(found.values())
+    raise ValueError(too_few(len(found), count, lengths))
 
 
 def without_carry(total: int, operand: int) -> int | None:
