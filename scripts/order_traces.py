@@ -78,7 +78,17 @@ def forbidden_ngrams(tasks: list[Path]) -> dict[str, set]:
     return {task: set().union(*map(ngrams, texts)) for task, texts in problems.items()}
 
 
-def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict):
+def place_of(number: int, seed: int, block: int, drawn: float) -> float:
+    """The place (0–1) of a row: `drawn`, or that of its block of so many rows, whose rows stay in order."""
+    if block == 1:
+        return drawn
+    first, within = divmod(number, block)
+    return random.Random(f"{seed}:block {first}").random() + within * 2**-40  # less than between two blocks
+
+
+def sifted(
+    batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict, block: int = 1
+):
     """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order
     (0–1).
 
@@ -93,7 +103,8 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
             rng = random.Random(
                 f"{seed}:{number}"
             )  # of its own, so that no row changes another's choice or place
-            choice, place = rng.random(), rng.random()
+            choice, drawn = rng.random(), rng.random()
+            place = place_of(number, seed, block, drawn)
             chosen, cut = intake.correct_ones(row, rule), intake.cut_off(row)
             traces = [row["generations"][i] for i in chosen if i not in cut]
             if cut:
@@ -199,6 +210,7 @@ def main():
     parser.add_argument(
         "--seed", type=int, required=True, help="drives which correct trace is taken, and the order"
     )
+    parser.add_argument("--block", type=int, default=1, help="rows that stay together, in their order")
     parser.add_argument("--workers", type=int, default=1, help="processes that count tokens")
     flags.add_prompt(parser)
     args = parser.parse_args()
@@ -225,7 +237,8 @@ def main():
     batches = records.parquet_batches(
         args.traces, list(intake.TRACES), BATCH, (*intake.ABSENT, *intake.LISTS)
     )
-    clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
+    forbidden = forbidden_ngrams(args.decontaminate)
+    clean = sifted(batches, forbidden, args.correct, args.think, args.seed, tally, args.block)
     with bucket_folder(args.out) as folder:
         measured = token_counts.counted(
             clean, args.workers, args.tokenizers, args.system, args.suffix, args.max_tokens

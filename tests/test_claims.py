@@ -409,6 +409,24 @@ def test_claims_in_another_language_are_refused_with_the_place(tmp_path, wrong, 
     assert faults[0].startswith("C1.")
 
 
+def test_every_claim_of_the_miniature_is_asked_of_its_demo():
+    """In the language of the schema, on runs that its grid has, and none that only the paper can answer."""
+    config = check.load([REPOSITORY / "config/miniature.yaml"])
+    asked = claims.load(REPOSITORY / config["report"]["claims"], SCHEMA)
+    assert asked.keys() == CLAIMS.keys()
+    cells = grid.cells(config)
+    accuracy = {cell: 0.5 for cell in cells}
+    examples = {size: grid.examples_of(config, size) for size in config["sizes"]}
+    found = claims.judged(*on_one_task(accuracy, cells, examples, asked))
+    silent = found[0][(found[0].verdict == "not applicable") & (found[0].part != "sooner")]
+    assert silent.empty, silent
+
+
+def test_one_model_has_no_order_of_sizes():
+    accuracy = {("m0", run, 0): 0.5 for run in PLAIN}
+    assert verdict("C2", "sooner", study(accuracy), parameters={"m0": 1.0}) == "not applicable"
+
+
 def test_the_papers_claims_are_in_their_language_and_speak_of_models_there_are():
     assert [*claims.lint(CLAIMS, SCHEMA)] == []
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
