@@ -86,9 +86,7 @@ def place_of(number: int, seed: int, block: int, drawn: float) -> float:
     return random.Random(f"{seed}:block {first}").random() + within * 2**-40  # less than between two blocks
 
 
-def sifted(
-    batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict, block: int = 1
-):
+def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict, block: int = 1):
     """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order
     (0–1).
 

@@ -43,7 +43,13 @@ def wanted(config: dict, seeds: int | None) -> list[grid.Cell]:
 
 
 def tallied(
-    config: dict, cells: list[grid.Cell], asked: dict, noise: float, effect: bool, repetitions: int, pilot=None
+    config: dict,
+    cells: list[grid.Cell],
+    asked: dict,
+    noise: float,
+    effect: bool,
+    repetitions: int,
+    pilot=None,
 ) -> dict[tuple[str, str], collections.Counter]:
     """How often each verdict was given, by claim and part ("" is the claim), in so many forged studies."""
     paper = pandas.read_csv(REFERENCE / "paper_fig2.csv")
@@ -84,13 +90,30 @@ def shares(counts: collections.Counter) -> str:
 def print_of_pilot(config: dict, cells: list[grid.Cell], asked: dict, pilot, repetitions: int):
     """How often each verdict is given where the pilot is right, and where nothing happens."""
     found = [tallied(config, cells, asked, 0.0, effect, repetitions, pilot) for effect in (True, False)]
-    print(f"{repetitions} studies of {len(cells)} cells, of each kind: shares in which a part holds, and fails\n")
+    print(
+        f"{repetitions} studies of {len(cells)} cells, of each kind: shares in which a part holds, and fails\n"
+    )
     print(f"{'':26}{'the pilot is right':>20}{'the same in':>13}{'nothing happens':>18}")
     for key in found[0]:
         there, nothing = found[0][key], found[1][key]
         name = f"{key[0]} {key[1]}" if key[1] else key[0]
         same = there.most_common(1)[0][1] / repetitions
         print(f"{name:26}{shares(there):>20}{same:13.2f}{shares(nothing):>18}")
+
+
+def print_of_paper(config: dict, cells: list[grid.Cell], asked: dict, repetitions: int):
+    """How often each part holds and fails, were the paper right and were there nothing, by the noise of training."""
+    kinds = [(noise, effect) for effect in (True, False) for noise in NOISE]
+    found = [tallied(config, cells, asked, *kind, repetitions) for kind in kinds]
+    print(
+        f"{repetitions} forged studies of {len(cells)} cells, of each kind: shares in which a part holds, and "
+        f"fails,\nwith a training noise of {' and '.join(f'{100 * noise:g}' for noise in NOISE)} points\n"
+    )
+    print(f"{'':26}{'rule':18}{'the paper is right':>22}{'nothing happens':>24}")
+    for claim, part in found[0]:
+        if part:
+            odds = "   ".join(shares(counts[claim, part]) for counts in found)
+            print(f"{f'{claim} {part}':26}{asked[claim]['parts'][part]['rule']:18}   {odds}")
 
 
 def main():
@@ -116,8 +139,10 @@ def main():
     for claim in asked.values():
         claim["parts"] = {key: part for key, part in claim["parts"].items() if part["measure"] != "fit"}
     if args.pilot:
-        return print_of_pilot(config, cells, asked, pandas.read_csv(args.pilot), args.repetitions)
-    if args.brief:
+        pilot = pandas.read_csv(args.pilot)
+        cells = [cell for cell in cells if cell.run in set(pilot.run)]  # of other runs it knows nothing
+        print_of_pilot(config, cells, asked, pilot, args.repetitions)
+    elif args.brief:
         counts = tallied(config, cells, asked, NOISE[-1], True, args.repetitions)
         said = {name: [] for name in ("likely", "unlikely")}
         for (claim, part), count in counts.items():
@@ -128,18 +153,8 @@ def main():
             f"power            were the paper right, these would likely hold: {', '.join(said['likely']) or 'none'}"
         )
         print(f"                 and these likely stay undecided: {', '.join(said['unlikely']) or 'none'}")
-        return
-    kinds = [(noise, effect) for effect in (True, False) for noise in NOISE]
-    found = [tallied(config, cells, asked, *kind, args.repetitions) for kind in kinds]
-    print(
-        f"{args.repetitions} forged studies of {len(cells)} cells, of each kind: shares in which a part holds, and "
-        f"fails,\nwith a training noise of {' and '.join(f'{100 * noise:g}' for noise in NOISE)} points\n"
-    )
-    print(f"{'':26}{'rule':18}{'the paper is right':>22}{'nothing happens':>24}")
-    for claim, part in found[0]:
-        if part:
-            odds = "   ".join(shares(counts[claim, part]) for counts in found)
-            print(f"{f'{claim} {part}':26}{asked[claim]['parts'][part]['rule']:18}   {odds}")
+    else:
+        print_of_paper(config, cells, asked, args.repetitions)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import pytest
 
 from valley import environment
 
-environment.prepare(warm_start=True, exact=True)  # the same as the Snakefile's, so that all tests share one warm process
+environment.prepare(
+    warm_start=True, exact=True
+)  # the same as the Snakefile's, so that all tests share one warm process
 os.environ["OMP_NUM_THREADS"] = "1"
 for name in (
     "MAKEFLAGS",

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from valley import check, grid
 from valley.analysis import accumulation, claims, estimates, recovery
 from valley.analysis.cells import Study, answers
 from valley.analysis.measures import COLUMNS, Tasks
@@ -415,11 +416,17 @@ def test_every_claim_of_the_miniature_is_asked_of_its_demo():
     asked = claims.load(REPOSITORY / config["report"]["claims"], SCHEMA)
     assert asked.keys() == CLAIMS.keys()
     cells = grid.cells(config)
-    accuracy = {cell: 0.5 for cell in cells}
+    table = problems(dict.fromkeys(map(tuple, cells), 0.5), {}, numpy.random.default_rng(1), count=20)
     examples = {size: grid.examples_of(config, size) for size in config["sizes"]}
-    found = claims.judged(*on_one_task(accuracy, cells, examples, asked))
-    silent = found[0][(found[0].verdict == "not applicable") & (found[0].part != "sooner")]
-    assert silent.empty, silent
+    of = Study(answers(table[table.task == "b"]), cells, examples)
+    tasks = Tasks(["b"], ["b"], ["b"])
+    fits = pandas.DataFrame(
+        {"model": ["S"], "run": ["sft-8"], "deviation_low": [0.0], "deviation_high": [0.05]}
+    )
+    points = recovery.recovery(of, tasks, 0.95)
+    found, _ = claims.judged(of, asked, claims.Known(tasks, fits, points, {"S": 1e-4}, judged=False))
+    silent = found[(found.verdict == "not applicable") & (found.part != "sooner")]
+    assert silent.part.tolist() == []
 
 
 def test_one_model_has_no_order_of_sizes():

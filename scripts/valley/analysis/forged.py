@@ -223,18 +223,27 @@ def pilot_truths(wanted: list[tuple], pilot, rng, effect: bool = True) -> dict[g
     stages = {rl: sorted({seed for seed, run in rows if ("+rl" in run) == rl}) for rl in (False, True)}
     chosen: dict = {}
     found = {}
-    for cell in map(lambda key: grid.Cell(*key), wanted):
+    for cell in (grid.Cell(*key) for key in wanted):
         rl = bool(cell.parsed.rl)
         drawn = chosen.setdefault((cell.model, cell.seed, rl), rng.choice(stages[rl]))
         row, mean = rows[drawn, cell.run], means.loc[cell.run]
         truth = Truth(
-            row.accuracy, row.tokens, row.reflective, calculations=row.calculations, wrong=row.wrong, gap=row.gap
+            row.accuracy,
+            row.tokens,
+            row.reflective,
+            calculations=row.calculations,
+            wrong=row.wrong,
+            gap=row.gap,
         )
         if not effect:
             long = bool(cell.parsed.size)
             truth = truth._replace(
                 accuracy=float(numpy.clip(row.accuracy - mean.accuracy + base.accuracy, 0, 1)),
-                tokens=base.tokens * (2 if long else 1) * row.tokens / mean.tokens * (0.9 if long and rl else 1),
+                tokens=base.tokens
+                * (2 if long else 1)
+                * row.tokens
+                / mean.tokens
+                * (0.9 if long and rl else 1),
                 reflective=0.05,
                 gap=21.0,
                 wrong=row.calculations * (base.wrong / base.calculations + (0.01 if long else 0)),
