@@ -31,6 +31,7 @@ MEMORY = 1 << 30  # bytes of address space that a worker may have beyond what it
 ENTRIES = 30  # of a list; more are compared in their order only
 DIGITS = 6  # significant digits that an approximation must have to stand for an exact value
 
+REALS = r"(-\infty,\infty)"
 PROSE = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){4}")
 MODULUS = re.compile(r"\\[bp]?mod\b")
 MATRIX_ROWS = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
@@ -114,9 +115,12 @@ def by_words(gold: str, answer: str) -> bool | None:
         empty = word in notation.NO_SOLUTION and (
             other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
         )
-        return word == other or empty
+        reals = word in notation.ALL_REALS and (other in notation.ALL_REALS or normal(answer) == REALS)
+        return word == other or empty or reals
     if normal(gold) in ("\\emptyset", "\\{\\}"):
         return other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
+    if normal(gold) == REALS and other in notation.ALL_REALS:
+        return True
     if other is not None and " " in other:
         counted = evaluator.number_of_words(other)
         return counted == normal(gold) if counted != other and number(normal(gold)) is not None else False
@@ -366,7 +370,7 @@ def significant(text: str) -> int:
 
 def near(gold, answer, texts: list[str], tolerance: float | None = None) -> bool:
     """Equal, or off by no more than the tolerance; or one of both a decimal with at least DIGITS digits, all
-    of them right, of a value that the other writes exactly.
+    of them right (rounded or cut off), of a value that the other writes exactly.
     """
     if gold == answer:
         return True
@@ -379,9 +383,13 @@ def near(gold, answer, texts: list[str], tolerance: float | None = None) -> bool
     if all(digits) or not any(digits):
         # 3.2 and 3.2000000001: an artefact of floating point, no other value.
         return max(digits) > 12 and difference < abs(gold) / 10**12
-    return max(digits) >= DIGITS and difference <= abs(gold) * Fraction(
-        11, 2 * 10 ** max(DIGITS, min(max(digits), 12))
-    )
+    if max(digits) < DIGITS:
+        return False
+    if (written := number(texts[0] if digits[0] else texts[1])) is not None and max(digits) <= 12:
+        place = Fraction(10) ** written.as_tuple().exponent
+        exact, rounded = (abs(value) for value in ((answer, gold) if digits[0] else (gold, answer)))
+        return difference <= place * Fraction(11, 20) or 0 < exact - rounded < place
+    return difference <= abs(gold) * Fraction(11, 2 * 10 ** min(max(digits), 12))
 
 
 BIG_POWER = re.compile(r"\^\s*(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|(\w))")
@@ -460,10 +468,14 @@ def parsed(text: str):
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
     text = normalize_latex(notation.SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text), config)
+    import sympy
+
+    imaginary = re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
     try:
-        return latex2sympy(
-            text, is_real=not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text), normalization_config=None
-        )
+        found = latex2sympy(text, is_real=not imaginary, normalization_config=None)
+        if imaginary and isinstance(found, sympy.Expr):  # a lone `i` is read as a letter
+            found = found.subs({letter: sympy.I for letter in found.free_symbols if letter.name == "i"})
+        return found
     except MemoryError:
         raise
     except Exception:  # whatever the parser makes of a bad text: it reads nothing
@@ -503,9 +515,11 @@ def algebraically_same(gold: str, answer: str, tolerance: float | None = None) -
             return False
     if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
         under_roots = {
-            power.base
-            for power in left.atoms(sympy.Pow)
-            if power.base.is_Symbol and power.exp.is_Rational and power.exp.q == 2
+            factor
+            for power in left.atoms(sympy.Pow) | right.atoms(sympy.Pow)
+            if power.exp.is_Rational and power.exp.q == 2
+            for factor, exponent in power.base.as_powers_dict().items()
+            if factor.is_Symbol and exponent.is_odd  # of √(x²) it is not known
         }
         positive = {
             symbol: sympy.Dummy(symbol.name, positive=True) for symbol in under_roots

@@ -231,10 +231,9 @@ def equal(gold: str, found: str) -> bool:
     if gold.strip().lower() == found.strip().lower() or (gold in {*"ABCDE"} and last_choice(found) == gold):
         return True
     numbers = as_float(gold), as_float(found)
-    if None not in numbers and any(
-        near_enough(gold_value, numbers[1]) for gold_value in (numbers[0] / 100, numbers[0], numbers[0] * 100)
-    ):
-        return True
+    if None not in numbers:  # and nothing else decides: `3,5,7` is 357 to it, and `52_8` 528
+        golds = (numbers[0] / 100, numbers[0], numbers[0] * 100)
+        return any(near_enough(value, numbers[1]) for value in golds)
     if not found:
         return False
     gold, found = gold.strip(), found.strip()
@@ -332,7 +331,7 @@ def read(text: str):
     """What the first grammar that can reads at the start of an answer, backslashes single before double; else
     the text itself.
     """
-    for grammar in (by_python, by_sympy, leading_list, by_math_verify):
+    for grammar in (by_sympy, by_python, leading_list, by_math_verify):
         for written in (text.replace("\\\\", "\\"), text):
             with contextlib.suppress(Exception):
                 return grammar(written)
