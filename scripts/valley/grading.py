@@ -25,7 +25,14 @@ from valley.notation import normal
 # What each grader is called, and the column of its grade.
 GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
-BOX_OR_BRACE = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
+# Two backslashes are the end of a row, or one that was escaped once too often in front of a box.
+BOX_OR_BRACE = re.compile(r"\\f?box(?:ed)?\s*\{|\\\\(?!f?box(?:ed)?\s*\{)|\\[{}]|[{}]")
+NO_SPACE = re.compile(r"\S")
+HOLDS_NOTHING = re.compile(
+    r"(?:[\s~.…_{}]|\\[ ,;:!_]|\\q?quad|\\[lc]?dots|\\(?:text|mathrm)(?=\s*\{\s*\})|\\phantom\s*\{[^{}]*\}|\\f?box(?:ed)?)*"
+    r"|(?:\\text\s*\{)?\s*(?:(?:the|your|final)\s+)*answer\s*\}?",
+    re.IGNORECASE,
+)
 SIGN_BEFORE = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
 JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
 STATEMENT = re.compile(
@@ -63,18 +70,19 @@ def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
 
 
 def boxes(text: str) -> list[tuple[int, int, str | None]]:
-    """Start, end and content of every box that holds something, the inner one where boxes nest; at the end, with
-    content None, one that is never closed. One pass over the text.
+    """Start, end and content of every box that holds something (dots and the word `answer` hold a place), the
+    inner one where boxes nest; at the end, with content None, one that is never closed. One pass over the text.
     """
     found, opened = [], []  # of each open brace: where its box begins and its content, None for a plain one
     for token in BOX_OR_BRACE.finditer(text):
         sign = token.group()
         if sign.endswith("{") and not sign.startswith("\\{"):
             opened.append((token.start(), token.end()) if len(sign) > 1 else None)
-        elif sign == "}" and opened and (box := opened.pop()):
-            content = text[box[1] : token.start()].strip()
-            if content and not (found and found[-1][0] > box[0]):
-                found.append((box[0], token.end(), content))
+        elif sign == "}" and opened and (box := opened.pop()) and not (found and found[-1][0] > box[0]):
+            inside = box[1], token.start()
+            short = inside[1] - inside[0] < 100
+            if NO_SPACE.search(text, *inside) and not (short and HOLDS_NOTHING.fullmatch(text, *inside)):
+                found.append((box[0], token.end(), text[slice(*inside)].strip()))
     left = [box[0] for box in opened if box]
     if left and left[-1] > (found[-1][0] if found else -1):
         found.append((left[-1], len(text), None))
