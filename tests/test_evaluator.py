@@ -24,10 +24,15 @@ EQUAL = [
     ("[3,4]", "(3,4)"), ("0.28", "28"), ("10000", "9999.5"), (r"\frac{1}{2}", "0.5"), ("(1,2)", "1,2"), ("x=5", "5"),
     (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", "\\begin{pmatrix} 1/5 \\\\\n-18/5 \\end{pmatrix}"), ("B", "The answer (B)"), ("9", r"\mathbf{9}"),
     (r"\frac{1}{2}", r"\frac{1}{2}c"), ("2x+3", "3+2x"), (r"\text{east}", r"\text{west}"),
+    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix}1/5\\-18/5\end{pmatrix}"),
+    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{bmatrix} 1/5 \\ -18/5 \end{bmatrix}"),
+    ("1,-2", "1"), ("4210_{5}", "4210_9"), ("-4", "-4,-1"),  # it reads the first of them
 ]  # fmt: skip
 UNEQUAL = [
     ("52_8", "52_9"), ("3,5,7", "7,5,3"), ("9", r"9\text{ cm}^2"), ("9", r"\textbf{9}"), (r"x \in [-2,7]", "3"), ("90", "90°"), ("10,000", "10{,}001"),
-    (r"\text{even}", "neve"),  # the one rule that is not the evaluator's
+    ("52_8", "52"), ("864", r"864 \mbox{ inches}^2"), (r"x \in [-2,7]", "[-2,7]"), ("3,5,7", "3,5"),
+    (r"1 \pm \sqrt{19}", r"1+\sqrt{19}, 1-\sqrt{19}"), (r"\frac{20000}{\pi}", r"\frac{20001}{\pi}"),
+    (r"\text{even}", "neve"), ("yes", "sey"), ("no", "on"),  # the one rule that is not the evaluator's
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from valley.equality import Pair
 GRADERS = ("headline", "paper", "plain")
 # Right answers that the headline may refuse and wrong ones that it may accept, by class; none elsewhere.
 CEILINGS: dict[str, tuple[int, int]] = {}
-# Classes in which plain Math-Verify or the paper's grader is wrong less often than ours, and why that is kept.
+# Classes in which plain Math-Verify or the paper's grader is wrong less often than ours, and why it stays so.
 EXCEPTIONS: dict[str, str] = {}
 
 

@@ -45,6 +45,12 @@ NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b|\\neq?(?![a-z
 VERB = re.compile(r"\b(?:is|are|equals|equal to|be)\b", re.IGNORECASE)
 SINGLE = re.compile(r"(?<![\w.^_{\\/-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\d^_}/])")
 
+# `12 pieces are left`: what is counted is the subject, and the words behind the verb state nothing.
+COUNTED = re.compile(
+    r"[\s*\\$]*([+-]?\d+(?:,\d{3})*(?:\.\d+)?)[*\s]+(?:(?:[A-Za-z*'-]+\s+){1,4}(?:is|are)\b"
+    r"|(?:is|are)\s+(?:left|remaining|needed|required|now)\b)"
+)
+
 FORMS = {"<answer>": r"(?is)<answer>(.*?)</answer>", "####": r"(?m)^.*####[ \t]*(.+?)[ \t]*$"}
 PATTERN_SECONDS = 1.0  # for one response; what takes longer answers nothing
 
@@ -134,6 +140,8 @@ def stated(text: str) -> str | None:
     plain = words.replace("\\$", "")
     if re.search(r"[A-Za-z]{2}", plain) and "\\" not in plain:
         numbers = SINGLE.findall(words)
+        if not numbers and (counted := COUNTED.match(rest[: len(sentence)])):
+            numbers = [counted.group(1)]
         if numbers:
             return numbers[0] if len(numbers) == 1 else None
     return words or None

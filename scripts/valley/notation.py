@@ -79,7 +79,11 @@ UNIT_NAMES = {
     "centimetre": "centimeters centimeter centimetres centimetre cm", "millimetre": "millimeters millimeter millimetres millimetre mm",
     "kilometre": "kilometers kilometer kilometres kilometre km", "metre": "meters meter metres metre", "gram": "grams gram",
     "kilogram": "kilograms kilogram kg", "pound": "pounds pound lbs lb", "ounce": "ounces ounce oz", "litre": "liters liter litres litre",
-    "millilitre": "milliliters milliliter ml mL", "gallon": "gallons gallon", "hour": "hours hour hrs hr",
+    "millilitre": "milliliters milliliter ml mL", "gallon": "gallons gallon", "pint": "pints pint", "quart": "quarts quart", "cup": "cups cup",
+    "tablespoon": "tablespoons tablespoon tbsp", "teaspoon": "teaspoons teaspoon tsp", "ton": "tons ton tonnes tonne", "milligram": "milligrams milligram mg",
+    "megabit": "megabits megabit mb", "gigabyte": "gigabytes gigabyte gb", "kilobyte": "kilobytes kilobyte kb", "hectare": "hectares hectare", "kmph": "kmph kph",
+    "ampere": "amperes ampere amps amp", "ohm": "ohms ohm", "hertz": "hertz hz", "pascal": "pascals pascal", "kelvin": "kelvin", "calorie": "calories calorie",
+    "decade": "decades decade", "century": "centuries century", "hour": "hours hour hrs hr",
     "minute": "minutes minute mins min", "second": "seconds second secs sec", "day": "days day", "week": "weeks week",
     "month": "months month", "year": "years year", "mph": "mph", "cent": "cents cent", "dollar": "dollars dollar bucks usd", "euro": "euros euro eur",
     "sterling": "gbp", "rupee": "rupees rupee inr", "yen": "yen jpy", "yuan": "yuan rmb cny", "peso": "pesos peso", "rouble": "roubles rubles",
@@ -88,7 +92,13 @@ UNIT_NAMES = {
     "thing": "ways way people person persons students student points point apples apple coins coin cards card balls ball marbles marble "
             "cats dogs books sides side terms term times digits digit solutions solution integers integer numbers pairs pair triangles cookies pages men women "
             "boys girls children tickets arrangements possibilities paths games votes bags boxes slices pieces edges vertices faces rows "
-            "columns outcomes sequences subsets functions values",
+            "columns outcomes sequences subsets functions values words word letters letter colors color colours colour eggs egg oranges orange "
+            "pencils pencil pens pen toys toy bottles bottle bottles animals animal birds bird trees tree flowers flower cars car pizzas pizza "
+            "cakes cake cupcakes rooms room stamps stamp stickers sticker questions question classes houses seats seat inhabitants members "
+            "quarters quarter dimes dime nickels nickel pennies penny socks shirts fish sheep cows chickens horses workers players teams "
+            "rectangles squares circles lines roots zeros factors divisors multiples primes steps rolls flips moves committees combinations "
+            "permutations choices routes codes license plates passwords strings handshakes shares laps candies lollipops pieces piece "
+            "elements element vectors matrices polynomials real complex positive distinct different possible",
 }  # fmt: skip
 LETTER_UNITS = {"m": "metre", "g": "gram", "s": "second", "h": "hour", "L": "litre", "l": "litre", "N": "newton", "J": "joule", "V": "volt", "W": "watt", "C": "degree", "F": "degree", "in": "inch", "in.": "inch"}  # fmt: skip
 UNIT_OF_NAME = {name: unit for unit, names in UNIT_NAMES.items() for name in names.split()}
