@@ -7,14 +7,14 @@ The sets are the reference data (docs/grading.md says where each is from) and ou
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import NamedTuple
+
+from conftest import lines, own
 
 from valley import equality, evaluator, grading
 from valley.equality import Pair
 
-FIXTURES = Path(__file__).parent / "fixtures" / "grading"
 PLAIN_OPTIONS = ("precision", "strict", "allow_set_relation_comp")
 
 
@@ -29,11 +29,6 @@ class Agreement(NamedTuple):
     @property
     def share(self) -> float:
         return 1 - len(self.apart) / self.rows
-
-
-def lines(path: Path) -> list[dict]:
-    """The rows of a .jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def responses(path: Path, labels: str, comparer: equality.Comparer) -> list[Agreement]:
@@ -53,6 +48,24 @@ def responses(path: Path, labels: str, comparer: equality.Comparer) -> list[Agre
         ]
         made.append(Agreement(labels, grader, len(rows), apart))
     return made
+
+
+def traces(rows: list[dict], comparer: equality.Comparer) -> Agreement:
+    """Generations of long traces against the flags that the data set has for them, by the headline."""
+    cases, flags = [], []
+    for row in rows:
+        for text, finish, flag in zip(
+            row["generations"], row["finish_reasons"], row["correctness_math_verify"], strict=True
+        ):
+            cases.append((text, finish, row["answer"], row["problem"]))
+            flags.append(flag)
+    grades = grading.grade(cases, comparer, paper=False)
+    apart = [
+        (grade["outcome"], case[2], grade["answer"], flag)
+        for case, grade, flag in zip(cases, grades, flags, strict=True)
+        if grade["correct"] != flag
+    ]
+    return Agreement("flags of long traces (R1, QwQ, s1.1, LIMO)", "headline", len(cases), apart)
 
 
 def evaluator_pairs(rows: list[dict], comparer: equality.Comparer) -> list[Agreement]:
@@ -91,29 +104,30 @@ def authors_pairs(rows: list[dict]) -> Agreement:
     return Agreement("Math-Verify's authors, with the options each pair states", "plain", len(rows), apart)
 
 
-def own_sets(comparer: equality.Comparer) -> list[Agreement]:
-    """Our own pairs and whole responses, each with its grade reasoned, against the headline."""
-    pairs = lines(FIXTURES / "pairs.jsonl")
-    asked = [
-        Pair("headline", row["gold"], row["answer"], equality.Rules(**row.get("rules", {}))) for row in pairs
+def own_pairs(comparer: equality.Comparer) -> Agreement:
+    """Our own pairs, each with its truth reasoned, against the headline."""
+    rows = own("pairs")
+    pairs = [
+        Pair("headline", row["gold"], row["answer"], equality.Rules(**row.get("rules", {}))) for row in rows
     ]
-    grades = comparer(asked)
+    grades = comparer(pairs)
     apart = [
         (row["class"], row["gold"], row["answer"], row["same"])
-        for row, pair in zip(pairs, asked, strict=True)
+        for row, pair in zip(rows, pairs, strict=True)
         if bool(grades[pair][0]) != row["same"]
     ]
-    rows = lines(FIXTURES / "responses.jsonl")
-    wrong = []
+    return Agreement("our own pairs, by class and with reasons", "headline", len(rows), apart)
+
+
+def own_responses(comparer: equality.Comparer) -> Agreement:
+    """Our own whole responses, each in the form that it is written in, against the headline."""
+    rows, apart = own("responses"), []
     for row in rows:
         case = (row["response"], row["finish"], row["gold"], row.get("problem", ""))
         grade = grading.grade([case], comparer, form=row.get("form", "box"))[0]
         if grade["correct"] != row["correct"] or grade["boxed"] != row.get("boxed", grade["boxed"]):
-            wrong.append((row["class"], row["response"], grade["answer"], row["correct"]))
-    return [
-        Agreement("our own pairs, by class and with reasons", "headline", len(pairs), apart),
-        Agreement("our own responses", "headline", len(rows), wrong),
-    ]
+            apart.append((row["class"], row["response"], grade["answer"], row["correct"]))
+    return Agreement("our own responses", "headline", len(rows), apart)
 
 
 def measured(data: Path, comparer: equality.Comparer):
@@ -124,13 +138,16 @@ def measured(data: Path, comparer: equality.Comparer):
             yield from responses(path, f"reasoning-gym-eval, Qwen2.5-3B on {benchmark}", comparer)
     if (path := graded / "qwen25math_math100_x8.jsonl").exists():
         yield from responses(path, "the Qwen2.5-Math evaluator, 100 problems of MATH × 8", comparer)
-    if (path := graded / "evaluator_pairs.parquet").exists():
-        import pyarrow.parquet
+    import pyarrow.parquet
 
+    if (path := data / "traces" / "openr1_like.parquet").exists():
+        yield traces(pyarrow.parquet.read_table(path).to_pylist(), comparer)
+    if (path := graded / "evaluator_pairs.parquet").exists():
         yield from evaluator_pairs(pyarrow.parquet.read_table(path).to_pylist(), comparer)
     if (path := graded / "math_verify_tests.jsonl").exists():
         yield authors_pairs(lines(path))
-    yield from own_sets(comparer)
+    yield own_pairs(comparer)
+    yield own_responses(comparer)
 
 
 def main():

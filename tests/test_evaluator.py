@@ -2,13 +2,13 @@
 
 import random
 
+import agreement
 import pytest
 from conftest import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
 from valley import equality, evaluator
-from valley.equality import Pair
 
 # Facts of the evaluator: what it makes of an answer.
 STRIPPED = [
@@ -64,22 +64,16 @@ def test_nothing_that_a_model_writes_is_run(text):
     evaluator.read(f"__import__('os').abort() {text}")
 
 
-def agreement(rows) -> tuple[float, list]:
-    """Share of evaluator pairs that are graded alike, and those that are not."""
-    pairs = [
-        Pair("paper", row["gold"], evaluator.answer(rf"The answer is \boxed{{{row['answer']}}}")[0] or "")
-        for row in rows
-    ]
-    with equality.Comparer(2) as comparer:
-        grades = comparer(pairs)
-    apart = [row for row, pair in zip(rows, pairs, strict=True) if bool(grades[pair][0]) != row["evaluator"]]
-    return 1 - len(apart) / len(rows), [(row["mutation"], row["gold"], row["answer"]) for row in apart]
-
-
 def evaluator_pairs() -> list[dict]:
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(reference("graded", "evaluator_pairs.parquet")).to_pylist()
+
+
+def measured(rows) -> list[agreement.Agreement]:
+    """The paper's grader against the evaluator, the headline against what is true by construction."""
+    with equality.Comparer(2) as comparer:
+        return agreement.evaluator_pairs(rows, comparer)
 
 
 def test_what_the_evaluator_extracts_is_extracted():
@@ -93,12 +87,14 @@ def test_what_the_evaluator_extracts_is_extracted():
 
 
 def test_a_sample_of_the_evaluators_grades_is_matched():
-    share, apart = agreement(random.Random(0).sample(evaluator_pairs(), 400))
-    assert share >= 0.995, apart
+    for found in measured(random.Random(0).sample(evaluator_pairs(), 400)):
+        assert found.share >= 0.995, found
 
 
 @pytest.mark.slow
 def test_all_of_the_evaluators_grades_are_matched_but_for_anagrams_of_words():
-    share, apart = agreement(evaluator_pairs())
-    assert share >= 0.995
-    assert {mutation for mutation, *_ in apart} <= {"anagram"}, apart
+    paper, headline = measured(evaluator_pairs())
+    assert paper.share >= 0.999
+    assert {mutation for mutation, *_ in paper.apart} <= {"anagram"}, paper
+    assert headline.share >= 0.999
+    assert {answer for _, _, answer, _ in headline.apart} <= {"-1^2"}, headline
