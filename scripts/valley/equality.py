@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 from valley import environment, evaluator, notation
@@ -592,19 +593,14 @@ def quick(pair: Pair) -> bool | None:
     if pair.grader == "headline" and max(len(gold), len(answer)) > LONGEST:
         return gold == answer
     if pair.grader == "paper":
-        left, right = evaluator.stripped(gold[: LONGEST + 1]), evaluator.stripped(answer[: LONGEST + 1])
-        values = evaluator.as_float(left), evaluator.as_float(right)
-        if (
-            left.lower() == right.lower()
-            and len(answer) <= LONGEST
-            and None not in (*map(evaluator.plain_word, (gold, answer)), "")
-        ):
-            return None
-        if left.lower() == right.lower():
-            return True
-        if None not in values and len(answer) <= LONGEST:
-            return evaluator.equal(left, right)
-        return False if len(gold) > LONGEST or len(answer) > LONGEST else None
+        if max(len(gold), len(answer)) > LONGEST:
+            return (
+                evaluator.stripped(gold[: LONGEST + 1]).lower()
+                == evaluator.stripped(answer[: LONGEST + 1]).lower()
+            )
+        if evaluator.anagrams(gold, answer):
+            return False
+        return evaluator.without_algebra(evaluator.stripped(gold), evaluator.stripped(answer))
 
     def undecided(*_):
         raise Open
@@ -636,14 +632,19 @@ class TookTooLong(BaseException):
     """A comparison ran into its time limit. No Exception, so that no library can swallow it."""
 
 
-def prepare_worker():
-    """In a new worker: read something once, so that no answer pays for the tables; bound memory; quieten the
-    parsers.
-    """
+@functools.cache
+def read_tables():
+    """Read something once, so that no answer pays for the parsers' tables; what forks afterwards has them."""
     logging.disable(logging.CRITICAL)
     for text in (r"\frac{1}{2}+\sqrt{3}", "x^2-1", r"\frac{\pi}{4}"):
         parsed(text), evaluator.by_sympy(text)
     algebraically_same("x^2-1", "(x-1)(x+1)")
+
+
+def prepare_worker():
+    """In a new worker: tables read, memory bound, parsers quiet."""
+    logging.disable(logging.CRITICAL)
+    read_tables()
     with open("/proc/self/statm", encoding="ascii") as pages:
         held = int(pages.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
@@ -695,16 +696,28 @@ class Comparer:
             self.pool.join()
 
     def start(self):
-        """The pool, started on the first call. Workers fork from a server that has imported Math-Verify
-        once.
+        """The pool, started on the first call. Workers fork from a server that has imported the parsers and read
+        their tables once.
         """
         import multiprocessing
+        from multiprocessing import forkserver
 
         from pebble import ProcessPool
 
         environment.short_tmp()  # the server listens in a folder below it
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["math_verify", "sympy.parsing.latex._parse_latex_antlr"])
+        context.set_forkserver_preload(["valley.read_once"])
+        path = os.environ.get(
+            "PYTHONPATH"
+        )  # all that the server finds modules by: it takes no sys.path from us
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), path]))
+        try:
+            forkserver.ensure_running()
+        finally:
+            if path is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = path
         self.pool = ProcessPool(self.workers, context=context, initializer=prepare_worker)
         return self.pool
 
@@ -715,10 +728,11 @@ class Comparer:
             if pair not in self.known:
                 grade = quick(pair)
                 if grade is None:
+                    self.pool = self.pool or self.start()  # it starts while the others are looked at
                     open_pairs.append(pair)
                 else:
                     self.known[pair] = grade, 0.0
-        pool = (self.pool or self.start()) if open_pairs else None
+        pool = self.pool
         waiting = {pair: pool.schedule(decide, args=[pair], timeout=KILL_AFTER) for pair in open_pairs}
         for count, (pair, future) in enumerate(waiting.items()):
             grade = outcome(future)

@@ -15,6 +15,7 @@ A study may ask for another form than the box (`prompt.answer`, see `asked`).
 """
 
 import collections
+import functools
 import re
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from valley.notation import normal
 GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
 # Two backslashes are the end of a row, or one that was escaped once too often in front of a box.
+BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 BOX_OR_BRACE = re.compile(r"\\f?box(?:ed)?\s*\{|\\\\(?!f?box(?:ed)?\s*\{)|\\[{}]|[{}]")
 NO_SPACE = re.compile(r"\S")
 HOLDS_NOTHING = re.compile(
@@ -80,7 +82,8 @@ def boxes(text: str) -> list[tuple[int, int, str | None]]:
     inner one where boxes nest; at the end, with content None, one that is never closed. One pass over the text.
     """
     found, opened = [], []  # of each open brace: where its box begins and its content, None for a plain one
-    for token in BOX_OR_BRACE.finditer(text):
+    first = BOX.search(text)
+    for token in BOX_OR_BRACE.finditer(text, first.start()) if first else ():
         sign = token.group()
         if sign.endswith("{") and not sign.startswith("\\{"):
             opened.append((token.start(), token.end()) if len(sign) > 1 else None)
@@ -234,6 +237,7 @@ def longest_formula(problem: str) -> str | None:
     return max(whole, key=len, default=None)
 
 
+@functools.lru_cache(maxsize=8192)
 def copy_shape(answer: str):
     """An answer as far as copying goes: its value as it is written, whatever the notation, the order of a
     list or the name in front. `3/2` and `\\frac{3}{2}` have one shape, `1.5` another.

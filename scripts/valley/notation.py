@@ -279,6 +279,7 @@ def unit_of(words: str, power: str | None, wrapped: bool) -> str | None:
     return "/".join(found) + (f"^{exponent}" if exponent > 1 else "") if found else None
 
 
+@functools.lru_cache(maxsize=8192)
 def as_written(answer: str) -> Written:
     """An answer's value in normal form (single spaces), and its unit, percent sign and base."""
     text, unit, percent = spaced(answer), None, False
