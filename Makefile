@@ -24,7 +24,7 @@ REQUEST ?= --gpus=1
 FILES = $(or $(strip $(patsubst --configfile=%,%,$(filter-out --configfile --configfiles,$(STUDY)))),config.yaml)
 CONFIG = --configfile $(FILES)
 PROFILES = $(filter-out --profile,$(PROFILE))
-SNAKEMAKE = $(BIN)/snakemake --profile $(PROFILE) $(CONFIG)
+SNAKEMAKE = PYTHONPATH=workflow/plugins $(BIN)/snakemake --logger valley --profile $(PROFILE) $(CONFIG)
 CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,config/canary.yaml)
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"

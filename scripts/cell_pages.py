@@ -95,6 +95,7 @@ def cell_page(study: Path, config: dict, cell: Cell, bases: dict, template: Path
         lengths=lengths(table),
         shares=shares(table),
         card=records.read_json(card) if card and card.exists() else None,
+        probe=records.read_json(folder / "probe.json") if (folder / "probe.json").exists() else None,
         responses=sample(table, bases[base] if base and base != cell else None),
         of=len(table),
         base=base,

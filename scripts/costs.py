@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas
 
 from valley import flags, places, records
+from valley.analysis import tables
 
 
 def wall_times(folder: Path) -> pandas.DataFrame:
@@ -104,8 +105,7 @@ def main():
     total = pandas.DataFrame([{"rule": "all", **table[["jobs", "wall_seconds", "work_seconds"]].sum()}])
     table = pandas.concat([table.sort_values("wall_seconds", ascending=False), total], ignore_index=True)
     table["start_up_share"] = (1 - table.work_seconds / table.wall_seconds).round(3)
-    with records.whole(args.out) as temporary:
-        table.round(2).astype({"jobs": int}).to_csv(temporary, index=False)
+    tables.write(args.out.parent, {args.out.stem: table.round(2).astype({"jobs": int})})
     records.write_json(args.provenance, provenance(args.results))
     records.done(f"costs of {int(total.jobs[0])} jobs", args.out)
 

@@ -12,6 +12,7 @@ import collections
 from pathlib import Path
 
 from valley import equality, flags, golds, grading, notation, records
+from valley.analysis import tables
 
 
 def floors(rows: list[dict], comparer: equality.Comparer) -> dict:
@@ -38,8 +39,7 @@ def main():
 
     with equality.Comparer(args.workers) as comparer:
         rows = [{"task": path.stem} | floors(golds.task(path), comparer) for path in args.tasks]
-    with records.whole(args.out) as temporary:
-        pandas.DataFrame(rows).to_csv(temporary, index=False)
+    tables.write(args.out.parent, {args.out.stem: pandas.DataFrame(rows)})
     records.done(f"floors of {len(rows)} tasks", args.out)
 
 

@@ -2,7 +2,8 @@
 
     python scripts/subset.py --pool data/ordered/seed0.parquet --examples 128 --out /tmp/128.parquet --card /tmp/128.json
 
-`--examples all` takes the whole pool (the paper's 220k: all that is left). The card says what the subset
+`--examples all` takes the whole pool (the paper's 220k: all that is left); with `--last-after N` they are the last
+of the order, which no subset of up to N traces holds. The card says what the subset
 holds, what the pool had dropped, and `leaks_removed`: how many contaminated rows lay in this prefix of the
 order before they were left out; `reflective`: the share of traces with one of the paper's reflection keywords
 (where it is 0, reflection cannot be measured). Traces are copied batch by batch, never held.
@@ -44,35 +45,43 @@ def card(counted) -> dict:
     } | quantiles
 
 
-def first(batches, wanted: int):
-    """The first `wanted` rows of record batches."""
+def rows_of(batches, start: int, wanted: int):
+    """`wanted` rows of record batches from row `start` on."""
     for batch in batches:
-        yield batch.slice(0, wanted)
-        wanted -= batch.num_rows
-        if wanted <= 0:
-            return
+        if start < batch.num_rows:
+            piece = batch.slice(start, wanted)
+            yield piece
+            wanted -= piece.num_rows
+            if not wanted:
+                return
+        start = max(0, start - batch.num_rows)
 
 
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--pool", required=True, type=Path)
     parser.add_argument("--examples", required=True, help="how many, or `all`")
+    parser.add_argument(
+        "--last-after",
+        type=int,
+        metavar="N",
+        help="the last ones in place of the first, and none of the first N",
+    )
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--card", required=True, type=Path)
     args = parser.parse_args()
 
     counted = records.read_parquet(args.pool, COUNTED)
     wanted = counted.num_rows if args.examples == "all" else int(args.examples)
-    if wanted > counted.num_rows:
-        records.fail(
-            args.pool,
-            f"holds {counted.num_rows} traces, {wanted} are asked for",
-            "Lower sizes.*.examples in the config",
-        )
+    start = 0 if args.last_after is None else counted.num_rows - wanted
+    if wanted > counted.num_rows or start < (args.last_after or 0):
+        beside = f" beside the first {args.last_after}" if args.last_after else ""
+        todo = "Lower sizes.*.examples in the config" + (" or report.probe" if beside else "")
+        records.fail(args.pool, f"holds {counted.num_rows} traces, {wanted} are asked for{beside}", todo)
     dropped = records.parquet_provenance(args.pool)["card"][
         "dropped"
     ]  # the pool's card, as the pool itself carries it
-    batches = first(records.parquet_batches(args.pool, CONTENT, BATCH), wanted)
+    batches = rows_of(records.parquet_batches(args.pool, CONTENT, BATCH), start, wanted)
     head = next(batches)
     with records.parquet_writer(args.out, head.schema.remove_metadata(), records.provenance(args)) as writer:
         writer.write_batch(head)
@@ -88,7 +97,7 @@ def main():
 
     digest = records.rows_sha256(rows())
     told = {"dropped": dropped, "sha256": digest, "reflective": statistics.fmean(reflective)}
-    records.write_json(args.card, card(counted.slice(0, wanted)) | told)
+    records.write_json(args.card, card(counted.slice(start, wanted)) | told)
     records.done(f"subset of {wanted} traces", args.out)
 
 

@@ -37,6 +37,20 @@ def test_a_drop_splits_into_classes_and_says_what_became_of_solved_problems():
     assert split.of_solved.sum() == pytest.approx(1)
 
 
+def test_a_base_that_was_evaluated_once_stands_beside_every_seed():
+    base = rows("base", {"a": ["correct", "correct"]})
+    after = [row | {"seed": seed} for seed in (1, 2) for row in rows("sft-8k", {"a": ["wrong", "correct"]})]
+    split = outcomes.drop(cells.by_problem(table(base, after)), ["t"])
+    lost = split[(split.run == "sft-8k") & (split.outcome == "correct")]
+    assert lost.seed.tolist() == [1, 2]
+    assert lost.change.tolist() == [-0.5, -0.5]
+    two = [row | {"seed": 1} for row in base] + base
+    split = outcomes.drop(cells.by_problem(table(two, after)), ["t"])
+    assert split[split.run == "sft-8k"].set_index(["seed", "outcome"]).change.xs(
+        "correct", level=1
+    ).isna().tolist() == [False, True]
+
+
 def test_a_cell_without_its_base_has_no_drop_but_its_shares():
     split = outcomes.drop(cells.by_problem(table(rows("sft-8k", {"a": ["correct", "wrong"]}))), ["t"])
     assert split.change.isna().all()

@@ -24,7 +24,7 @@ AFTER = {
 STUDY = {
     "warm_start": False, "root": "studies/stub",
     "grid": {"tasks": ["chain", "arithmetic"], "cells": [{"models": ["S"], "runs": ["base", "sft-128", "sft-128+rl"], "seeds": [1]}]},
-    "tasks": {"arithmetic": {"problems": 8, "samples": 2}}, "rl": {"checkpoints": [20]},
+    "tasks": {"arithmetic": {"problems": 8, "samples": 2}}, "rl": {"checkpoints": [20]}, "report": {"probe": 0},
 }  # fmt: skip
 # Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the
 # plan try.
@@ -52,7 +52,7 @@ OTHER = {
     "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3,
     **{f"tasks.*.{key}": None for key in ("source", "revision", "name", "split", "where", "limit")},
     "tasks.*.problems": 9, "tasks.*.seed": 9, "tasks.*.samples": 3, "report.confidence": 0.9, "report.headline": ["arithmetic"],
-    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.others": ["elsewhere"], "report.claims": "workflow/schemas/claims.schema.yaml",
+    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.probe": None, "report.others": ["elsewhere"], "report.claims": "workflow/schemas/claims.schema.yaml",
 }  # fmt: skip
 NAMES = {"models": "S", "families": "chain", "sizes": "128", "tasks": "arithmetic"}  # what * stands for
 
@@ -141,7 +141,8 @@ def test_keys_that_make_the_same_again_plan_that_and_no_more(finished, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key, other in OTHER.items() if other is not None])
 def test_a_key_plans_what_the_table_says(finished, key):
-    assert plan(finished, [key]).keys() - REPORT == remade(kind(rows()[key]))
+    beside = {"rl.minibatch": ["rl.device_batch"]}.get(key, [])  # of operation, and must divide it
+    assert plan(finished, [key, *beside]).keys() - REPORT == remade(kind(rows()[key]))
 
 
 def test_order_of_keys_and_what_is_the_default_anyway_make_nothing_again(finished):

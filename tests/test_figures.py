@@ -183,6 +183,21 @@ def test_all_figures_of_the_papers_grid_take_under_a_minute(paper, report):
     assert took < SECONDS
 
 
+def test_a_forecast_is_drawn_in_marks_of_its_own_beside_what_was_measured(paper, tmp_path):
+    row = {"model": "qwen2.5-1.5b", "seed": 0, "from": 2, "above_base": 0.9, "others": 7, "wider": 1.0}
+    expected = pandas.DataFrame([
+        row | {"run": run, "examples": n, "forecast": 0.3, "low": 0.2, "high": 0.4}
+        for run, n in (("sft-64k", 64000), ("sft-128k", 128000))
+    ])  # fmt: skip
+    data, titles, _ = drawn("forecast", paper | {"forecast": expected}, tmp_path)
+    assert set(data.model) == {"qwen2.5-1.5b"}
+    told = data[data.series == "forecast"]
+    assert told.x.tolist() == [64000, 128000]
+    assert (told.low.tolist(), told.high.tolist()) == ([0.2, 0.2], [0.4, 0.4])
+    assert {"base", "protocol"} <= set(data.series)
+    assert len(titles) == hovered(data)
+
+
 def test_figures_of_many_models_keep_a_readable_height(paper):
     for name in ("benchmarks", "budget"):
         picture, _ = figure.FIGURES[name](paper, TASKS)

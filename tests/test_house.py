@@ -80,6 +80,16 @@ def test_names_of_runs_and_paths_of_cells_are_taken_apart_in_one_place():
     assert found == []
 
 
+def test_the_page_on_architecture_names_every_module():
+    known = re.split(r"## Words", (REPOSITORY / "docs/architecture.md").read_text())[0]
+    missing = [
+        name(path)
+        for path in MODULES
+        if path.stem != "__init__" and not re.search(rf"\b{path.stem.replace('_', '.')}\b", known)
+    ]
+    assert missing == []
+
+
 def test_scripts_stay_short():
     lines = {name(path): path.read_text().count("\n") for path in ALL_SCRIPTS}
     assert statistics.median(lines.values()) < 150

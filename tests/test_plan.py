@@ -20,7 +20,7 @@ from valley import check, grid, sources
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 # What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page`
 # may run of it.
-REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "floors", "forecast", "figure", "costs", "page",
+REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "floors", "forecast", "figure", "costs", "page", "probes",
           "configuration", "all"}  # fmt: skip
 CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release", "repetition"}
 STUDIES = {
@@ -43,7 +43,7 @@ def expected(config: dict) -> dict[str, int]:
     rl = {cell for cell in trained if "+rl" in cell[1]}
     here = {(m, s) for m, _, s in cells if grid.is_pretrained_here(config, m)}
     fetched = {m for m, _, _ in cells if not grid.is_pretrained_here(config, m)}
-    orders = {grid.order_seed(config, s) for _, _, s in sft}
+    orders = {grid.order_seed(config, s) for _, _, s in (trained if config["report"]["probe"] else sft)}
     # The pool needs the tokenizers of its models, whether or not these are in the grid.
     here |= {
         (m, o) for m in config["traces"]["tokenizers"] for o in orders if grid.is_pretrained_here(config, m)
@@ -62,6 +62,8 @@ def expected(config: dict) -> dict[str, int]:
         "fetch_rl": sum(config["rl"]["sets"][p]["source"] != "synthetic" for p in problems), "order_traces": len(orders),
         "subset": len({(grid.parse_run(r).size, grid.order_seed(config, s)) for _, r, s in sft}), "preflight": len(sft),
         "sft": len(sft), "rl": len(rl), "export_step": len(cells) - len(trained), "generate": len(cells) * len(tasks),
+        **({"held_out": len({grid.order_seed(config, s) for _, _, s in trained}), "probe": len(trained), "probes": 1}
+           if config["report"]["probe"] else {}),
         "grade": len(cells), "score": len(cells), "figure": figures,
         **dict.fromkeys(["aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "floors", "forecast",
                         "configuration", "costs", "page", "all"], 1),

@@ -158,7 +158,10 @@ def test_a_slower_card_takes_longer_and_may_hold_less():
 
 
 def test_a_cpu_study_plans(tmp_path):
-    output = script("plan", "--configfile", "config/miniature.yaml", "config/smoke.yaml")
+    (elsewhere := tmp_path / "elsewhere.yaml").write_text(
+        f"root: {tmp_path}/study"
+    )  # this checkout may hold a finished one
+    output = script("plan", "--configfile", "config/miniature.yaml", "config/smoke.yaml", elsewhere)
     assert rows(output, "rule")["sft"][0] == 3
     assert re.search(r"^GPU-hours +0$", output, re.MULTILINE)
 

@@ -14,6 +14,7 @@ import yaml
 from valley.grid import (
     ConfigError,
     cells,
+    examples_of,
     parse_run,
     rl_settings,
     sft_settings,
@@ -207,6 +208,11 @@ def size_faults(config: dict):
         examples = config["sizes"][name]["examples"]
         if examples != "all" and examples > rows:
             yield f"sizes.{name}.examples: {examples} is more than the pool of traces.rows = {rows}"
+        elif config["report"]["probe"] and examples_of(config, name) + config["report"]["probe"] > rows:
+            yield (
+                f"report.probe: size {name} takes {examples} of {rows} traces, which leaves no {config['report']['probe']} "
+                "that it is not trained on. Set report.probe: 0, or a smaller size"
+            )
     for model, run, _ in _valid_cells(config):
         if parse_run(run).size:
             settings = sft_settings(config, model, run)

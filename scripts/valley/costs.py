@@ -142,6 +142,9 @@ def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> floa
         return start + 6 * size * GIGA * tokens_of_sft(config, costs, model, run) / (
             preset["peak_flops"] * preset["sft_mfu"]
         )
+    if rule == "probe":  # one pass forward over the held-out traces
+        flops = 2 * size * GIGA * config["report"]["probe"] * costs["trace_tokens"]
+        return start + flops / (preset["peak_flops"] * preset["sft_mfu"])
     if rule == "rl":
         settings = grid.rl_settings(config, model, run)
         tokens = settings["steps"] * settings["prompts"] * settings["rollouts"]
@@ -175,31 +178,31 @@ def wall_seconds(jobs: list[dict], gpus: int, cores: int) -> float:
     for i, job in enumerate(jobs):
         for need in job["waits_for"]:
             followers[need].append(i)
-    ready = [(-job["priority"], i) for i, job in enumerate(jobs) if not left[i]]
-    heapq.heapify(ready)
-    running, now, free = [], 0.0, {"gpu": gpus, "core": cores}
-    while ready or running:
-        skipped = []
-        while ready:
-            entry = heapq.heappop(ready)
-            job = jobs[entry[1]]
-            kind, need = ("gpu", min(job["gpus"], gpus)) if job["gpus"] else ("core", 1)
-            if free[kind] < need:
-                skipped.append(entry)
-                continue
+    # One queue for each kind and number of what jobs ask for: a job that has to wait is looked at once.
+    ready, running = collections.defaultdict(list), []
+    now, free = 0.0, {"gpu": gpus, "core": cores}
+
+    def wait(i: int) -> None:
+        kind, need = ("gpu", min(jobs[i]["gpus"], gpus)) if jobs[i]["gpus"] else ("core", 1)
+        heapq.heappush(ready[kind, need], (-jobs[i]["priority"], i))
+
+    for i in range(len(jobs)):
+        if not left[i]:
+            wait(i)
+    while True:
+        while fitting := [asked for asked, queue in ready.items() if queue and asked[1] <= free[asked[0]]]:
+            kind, need = min(fitting, key=lambda asked: ready[asked][0])
+            _, i = heapq.heappop(ready[kind, need])
             free[kind] -= need
-            heapq.heappush(
-                running, (now + job["seconds"] / max(1, need if kind == "gpu" else 1), entry[1], kind, need)
-            )
-        for entry in skipped:
-            heapq.heappush(ready, entry)
+            heapq.heappush(running, (now + jobs[i]["seconds"] / need, i, kind, need))
+        if not running:
+            return now
         now, done, kind, need = heapq.heappop(running)
         free[kind] += need
         for follower in followers[done]:
             left[follower] -= 1
             if not left[follower]:
-                heapq.heappush(ready, (-jobs[follower]["priority"], follower))
-    return now
+                wait(follower)
 
 
 def critical_seconds(jobs: list[dict]) -> float:

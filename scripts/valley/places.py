@@ -83,6 +83,10 @@ class Places:
         """The subset that a cell trains on, or its card."""
         return self.subset(cell.parsed.size, grid.order_seed(self.config, int(cell.seed)), kind)
 
+    def held_out(self, order) -> Path:
+        """The traces of one order that no subset holds."""
+        return self.root / f"data/held_out/seed{order}.parquet"
+
     def base(self, model: str, seed) -> Path:
         """The folder of a base model."""
         made_here = grid.is_pretrained_here(self.config, model)

@@ -65,10 +65,7 @@ def start() -> float:
     begun = time.perf_counter()
     with equality.Comparer(workers=2) as comparer:
         comparer(
-            [
-                equality.Pair("headline", r"\sqrt{2}", rf"\{{\sqrt{{{i}}}, \frac{{1}}{{{i}}}\}}")
-                for i in (3, 5, 7, 11)
-            ]
+            [equality.Pair("headline", r"\sqrt{2}", rf"\frac{{\sqrt{{{i}}}}}{{3}}") for i in (3, 5, 7, 11)]
         )
     return time.perf_counter() - begun
 

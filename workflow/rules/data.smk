@@ -194,3 +194,29 @@ rule subset:
     shell:
         "python scripts/subset.py --pool {input.pool:q} --examples {params.examples:q}"
         " --out {output.subset:q} --card {output.card:q} 2> {log:q}"
+
+
+# The last traces of an order, which no subset holds: what report.probe measures models on.
+rule held_out:
+    input:
+        pool=at("data/ordered/seed{order}.parquet"),
+    output:
+        traces=at("data/held_out/seed{order}.parquet"),
+        card=at("data/held_out/seed{order}.json"),
+    log:
+        at("logs/held_out/seed{order}.log"),
+    benchmark:
+        at("benchmarks/held_out/seed{order}.tsv")
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        last=config["report"]["probe"],
+        after=lambda w, resources: max(  # a check, so of operation
+            (grid.examples_of(config, c.parsed.size) for c in CELLS if c.parsed.size), default=0
+        ),
+    message:
+        "Take the traces that no subset holds (order {wildcards.order})"
+    shell:
+        "python scripts/subset.py --pool {input.pool:q} --examples {params.last:q} --last-after {params.after:q}"
+        " --out {output.traces:q} --card {output.card:q} 2> {log:q}"

@@ -34,6 +34,38 @@ rule generate:
         " {params.flags} {params.operation} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output:q} 2> {log:q}"
 
 
+# Before the generation of the same cell, which costs far more: `make status` and the page name a cell that did not train.
+rule probe:
+    input:
+        model=model_of,
+        traces=lambda w: str(PLACES.held_out(grid.order_seed(config, int(w.seed)))),
+    output:
+        cell("{model}", "{run}", "{seed}", "probe.json"),
+    log:
+        at("logs/probe/{model}.{run}.seed{seed}.log"),
+    benchmark:
+        at("benchmarks/probe/{model}.{run}.seed{seed}.tsv")
+    priority: priority(5)
+    conda:
+        MODEL_ENV
+    resources:
+        gpu=gpu_resource(one_gpu),
+        gres=gres_resource(one_gpu),
+        mem_mb=memory("probe", 32000),
+        runtime=60,
+        slurm_extra=nice,
+    params:
+        launch=lambda w, resources: launched(one_gpu(w)),
+        max_length=config["sft"]["max_length"],
+        precision=config["generate"]["precision"],
+        prompt=prompt_flags,
+    message:
+        "Probe {wildcards.model} {wildcards.run} seed {wildcards.seed} on held-out traces"
+    shell:
+        "{params.launch} scripts/probe.py --model {input.model:q} --data {input.traces:q} --max-length {params.max_length:q}"
+        " --precision {params.precision:q} {params.prompt} --out {output:q} 2> {log:q}"
+
+
 rule grade:
     input:
         script="scripts/grade.py",

@@ -168,6 +168,11 @@ def gpus(wildcards):
     return config["models"][wildcards.model].get("gpus", 0)
 
 
+def one_gpu(wildcards):
+    """One GPU where generation of a model asks for any: what a probe asks for."""
+    return min(1, gpus(wildcards))
+
+
 def training_gpus(wildcards):
     """GPUs that SFT or RL of a run asks for."""
     return grid.training_gpus(config, wildcards.model, wildcards.run)

@@ -23,6 +23,14 @@ ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumu
 RECOVERED = ["recovery", "recipes"]
 DECIDED = ["claims", "claims_models"]
 FORECAST = ["forecast", "forecast_models", "forecast_tested"]
+# A cell that is scored already needs no probe any more.
+PROBED = [
+    c
+    for c in DONE
+    if config["report"]["probe"]
+    and c.parsed.step is None
+    and (PLACES.of(c, "probe.json").exists() or not PLACES.of(c, "scores.json").exists())
+]
 REPEATED = ["repetition", "repetition_matched"] if grid.crosses_epochs(config) else []
 
 # A figure is drawn where the grid has what it shows.
@@ -199,6 +207,31 @@ if REPEATED:
             "python {input.script:q} --tables {params.tables:q} --config {input.config:q} {params.study} 2> {log:q}"
 
 
+if PROBED:
+
+    rule probes:
+        input:
+            script="scripts/probes.py",
+            code=imports("probes"),
+            probes=[str(PLACES.of(c, "probe.json")) for c in PROBED],
+            cells=table("cells"),
+        output:
+            report(table("probes"), category="Tables", caption="../report/tables.rst"),
+        log:
+            at("logs/probes.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            results=lambda w: at("results"),
+            cells=list(map(str, PROBED)),
+            tables=lambda w: at("report/tables"),
+        message:
+            "Gather the probes of held-out traces"
+        shell:
+            "python {input.script:q} --results {params.results:q} --cells {params.cells:q} --tables {params.tables:q} 2> {log:q}"
+
+
 # What larger sizes would give: make forecast. Its tables are its own; none of it stands beside a measurement.
 rule forecast:
     input:
@@ -293,7 +326,8 @@ rule configuration:
     conda:
         CPU_ENV
     params:
-        config=lambda w: json.dumps(config, indent=1, sort_keys=True),
+        sha=grid.fingerprint(config),  # what is recorded and, were it the whole, a screenful of every dry run
+        config=lambda w, resources: json.dumps(config, indent=1, sort_keys=True),
     message:
         "Write down the configuration"
     shell:
@@ -386,6 +420,7 @@ rule page:
         claims=config["report"]["claims"],
         cells=at("report/cells"),
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs", "floors"]],
+        probes=[table("probes")] if PROBED else [],
         examples=at("report/tables/examples.parquet"),
         provenance=at("report/provenance.json"),
         config=at("report/config.json"),

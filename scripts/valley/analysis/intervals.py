@@ -135,7 +135,8 @@ def over_seeds(values: list[float], confidence: float = 0.95) -> tuple[float, fl
 
     if len(values) < 2:
         return None
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=numpy.mean(values), scale=stats.sem(values))
+    reach = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * stats.sem(values)
+    low, high = numpy.mean(values) - reach, numpy.mean(values) + reach
     return float(low), float(high)
 
 
@@ -209,7 +210,10 @@ def over_benchmarks(benchmarks: list[numpy.ndarray], unit: float = 0.0) -> tuple
         return ((math.nan, 1.0),)
     freedom = [len(values) - 1 for values in benchmarks]
     spread = [float(values.var(ddof=1)) if len(values) > 1 else math.nan for values in benchmarks]
-    pooled = float(numpy.nanmean(spread))
+    known = [own for own in spread if not math.isnan(own)]
+    if not known:
+        return ((math.nan, 1.0),)
+    pooled = float(numpy.mean(known))
     if not pooled:
         return tuple(((unit / (df + 1)) ** 2, SHARED + df) for df in freedom)
     return tuple(

@@ -12,12 +12,18 @@ HALVINGS = 4  # the budgets: the largest limit, and half of it so many times
 
 
 def drop(problems: pandas.DataFrame, headline: list[str]) -> pandas.DataFrame:
-    """`share`, `change` against the same model's and seed's base, `of_solved`: a row a cell and outcome."""
+    """`share`, `change` against the base, `of_solved`: a row a cell and outcome.
+
+    The base is that of the cell's seed, or the only one of its model, which was evaluated once (Study.base_of).
+    """
     classes = list(grading.OUTCOMES)
     table = problems[problems.task.isin(headline)]
-    keys = ["model", "seed", "task", "id"]
-    base = table[table.run == "base"][[*keys, *classes]]
-    paired = table.merge(base, on=keys, how="left", suffixes=("", "_base"))
+    bases = table[table.run == "base"]
+    seeds = bases.groupby("model", observed=True).seed.agg(["nunique", "first"])
+    once = table.model.map(seeds["first"].where(seeds["nunique"] == 1)).astype(float)
+    table = table.assign(beside=once.fillna(table.seed))
+    base = bases.rename(columns={"seed": "beside"})[["model", "beside", "task", "id", *classes]]
+    paired = table.merge(base, on=["model", "beside", "task", "id"], how="left", suffixes=("", "_base"))
     rows = []
     for cell, group in paired.groupby(KEYS, sort=False, observed=True):
         tasks = [task for _, task in group.groupby("task", observed=True)]
