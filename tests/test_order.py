@@ -448,3 +448,16 @@ def test_progress_is_told(tmp_path, base, monkeypatch, capsys):
     told = capsys.readouterr()
     assert re.search(r"^20/20 rows, \d+ rows/s$", told.err, re.MULTILINE)
     assert told.out.startswith("pool of 20 traces from 20, dropped {")
+
+
+def test_problems_that_occur_in_the_traces_are_found_as_decontamination_finds_them(tmp_path):
+    import leaks
+
+    known = "A train leaves at noon and runs at ninety kilometres an hour for two hours and a half"
+    problems = [
+        {"id": 0, "problem": f"{known}; how far is it?"},
+        {"id": 1, "problem": "1 + 1"},
+        {"id": 2, "problem": "2 + 2"},
+    ]
+    traces = [[f"Riddle. {known}, then stops.", "2  +  2"], [f"Once more: {known}."]]
+    assert leaks.leaks(problems, traces) == {"0": 2, "2": 1}

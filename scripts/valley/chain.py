@@ -86,7 +86,7 @@ def is_test(problem: Problem) -> bool:
     return hashlib.md5(problem.text.encode()).digest()[0] < 16
 
 
-def too_few(found: int, count: int, lengths: list[int]) -> str:
+def too_few_drawn(found: int, count: int, lengths: list[int]) -> str:
     """What is wrong where so many different problems are not there."""
     return f"only {found} of {count} different problems with {lengths} operands were found"
 
@@ -104,7 +104,7 @@ def draw_many(
         problem = draw(rng, lengths[len(found) % len(lengths)])
         if is_test(problem) == test and problem.text not in but:
             found.setdefault(problem.text, problem)
-    raise ValueError(too_few(len(found), count, lengths))
+    raise ValueError(too_few_drawn(len(found), count, lengths))
 
 
 def draw_even(rng: random.Random, count: int, lengths: list[int], candidates: int = 24) -> list[Problem]:
@@ -140,7 +140,7 @@ def draw_even(rng: random.Random, count: int, lengths: list[int], candidates: in
         found[chosen.text] = chosen
         group.update([*chosen.facts, *map(kind, chosen.facts)])
         block.update(chosen.facts)
-    raise ValueError(too_few(len(found), count, lengths))
+    raise ValueError(too_few_drawn(len(found), count, lengths))
 
 
 def without_carry(total: int, operand: int) -> int | None:

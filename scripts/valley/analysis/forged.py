@@ -220,7 +220,9 @@ def pilot_truths(wanted: list[tuple], pilot, rng, effect: bool = True) -> dict[g
     rows = {(row.seed, row.run): row for row in pilot.itertuples()}
     means = pilot.groupby("run").mean(numeric_only=True)
     base = means.loc["base"]
-    stages = {rl: sorted({seed for seed, run in rows if ("+rl" in run) == rl}) for rl in (False, True)}
+    stages = {
+        rl: sorted({seed for seed, run in rows if grid.parse_run(run).rl == rl}) for rl in (False, True)
+    }
     chosen: dict = {}
     found = {}
     for cell in (grid.Cell(*key) for key in wanted):
