@@ -378,6 +378,13 @@ def test_the_policy_that_boxes_the_longest_formula_scores_nothing(comparer):
     assert grading.floor(problems, comparer) == {"headline": 0, "copied": 1, "paper": 1}
 
 
+@pytest.mark.parametrize("form", list(grading.FORMS))
+def test_forms_of_our_own_are_read_in_time_whatever_a_model_repeats(form):
+    begun = time.process_time()
+    assert grading.asked("<answer>" * 25_000 + "#### " * 25_000 + "<answer>7</answer>\n#### 7", form) == "7"
+    assert time.process_time() - begun < 0.5
+
+
 def test_a_pattern_that_takes_too_long_answers_nothing():
     begun = time.perf_counter()
     assert grading.asked("a" * 5000 + "b", r"(a+)+$") is None
