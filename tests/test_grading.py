@@ -305,9 +305,8 @@ def test_hostile_text_is_graded_wrong_in_two_seconds(comparer, name):
         begun = time.perf_counter()
         comparer([equality.Pair(grader, r"\frac{13}{2}", answer)])
         taken = time.perf_counter() - begun
-        assert (
-            taken < (equality.KILL_WHEN_BUSY if equality.busy() else equality.KILL_AFTER) + 0.3
-        )  # to notice it
+        crowded = os.getloadavg()[0] > os.cpu_count()  # then a comparison that was starved has a second try
+        assert taken < (equality.KILL_WHEN_BUSY if crowded else equality.KILL_AFTER) + 0.3  # to notice it
 
 
 def test_one_comparison_that_hangs_takes_no_other_down(comparer):
