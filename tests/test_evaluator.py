@@ -52,7 +52,7 @@ def test_what_the_evaluator_refuses_is_refused(gold, answer):
 
 
 SHORTCUTS = [("10", "10The8thgradeshould"), ("3", "-3ab"), ("0", "0apples"), (r"\frac{1}{23}", r"\frac{12}{3}"), (r"\frac{14}{3}", "4.66667"),
-             (r"\frac{1}{2}", r"\frac{2}{4}"), (r"-\frac{3}{7}", r"\frac{3}{7}"), ("5", r"\frac{500}{1}"), ("12", r"\frac{0}{3}"), ("2", "2eiei")]  # fmt: skip
+             (r"\frac{1}{2}", r"\frac{2}{4}"), (r"-\frac{3}{7}", r"\frac{3}{7}"), ("5", r"\frac{500}{1}"), ("12", r"\frac{0}{3}"), ("2", "2eiei"), ("7", "answeris"), ("7", "thereare7=7")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("gold", "found"), SHORTCUTS)

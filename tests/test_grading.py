@@ -305,9 +305,8 @@ def test_hostile_text_is_graded_wrong_in_two_seconds(comparer, name):
         begun = time.perf_counter()
         comparer([equality.Pair(grader, r"\frac{13}{2}", answer)])
         taken = time.perf_counter() - begun
-        assert (
-            taken < (equality.KILL_WHEN_BUSY if equality.busy() else equality.KILL_AFTER) + 0.3
-        )  # to notice it
+        crowded = os.getloadavg()[0] > os.cpu_count()  # then a comparison that was starved has a second try
+        assert taken < (equality.KILL_WHEN_BUSY if crowded else equality.KILL_AFTER) + 0.3  # to notice it
 
 
 def test_one_comparison_that_hangs_takes_no_other_down(comparer):
@@ -376,6 +375,13 @@ def test_the_policy_that_boxes_the_longest_formula_scores_nothing(comparer):
         ("Is $7$ prime? What is $3+4$?", "7", equality.Rules()),
     ]
     assert grading.floor(problems, comparer) == {"headline": 0, "copied": 1, "paper": 1}
+
+
+@pytest.mark.parametrize("form", list(grading.FORMS))
+def test_forms_of_our_own_are_read_in_time_whatever_a_model_repeats(form):
+    begun = time.process_time()
+    assert grading.asked("<answer>" * 25_000 + "#### " * 25_000 + "<answer>7</answer>\n#### 7", form) == "7"
+    assert time.process_time() - begun < 0.5
 
 
 def test_a_pattern_that_takes_too_long_answers_nothing():

@@ -54,7 +54,9 @@ BEFORE_UNITS, AFTER_UNITS, LAST, VERY_LAST, ZEROS = (
 UNIT_AT_END = re.compile(r"\\text{.*?}$")
 PYTHON = re.compile(r"(?=.*[_,])[\d_.,+*/ -]+")
 FRACTION = re.compile(r"(-?)\\frac\{(\d{1,15})\}\{(\d{1,15})\}")
-SENTENCE = re.compile(r"-?[\d.,]+(?=[A-Za-z]*[^\W\d_eiEI])[A-Za-z]{2,}")
+SENTENCE = re.compile(
+    r"-?(?:[\d.,]+(?=[A-Za-z]*[^\W\d_eiEI])[A-Za-z]{2}|(?=[A-Za-z]*[^\W\d_eiEI])[A-Za-z]{3})"
+)
 LISTED = re.compile(r"[(\[].+[)\]]")
 PMATRIX = re.compile(r"\\begin\{[pb]matrix\}(.*)\\end\{[pb]matrix\}", re.DOTALL)
 WORD = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{\s*([^\W\d_]{2,})\s*\}|([^\W\d_]{2,})")
@@ -257,8 +259,8 @@ def last_choice(text: str) -> str:
 def without_algebra(gold: str, found: str) -> bool | None:
     """`equal` of two simplified answers where it can be told without reading them; None where it cannot.
 
-    A sentence behind a number is to the evaluator that number times its letters, and no number but nought; most
-    answers of a response without a box are such. Fractions of whole numbers it compares by their values.
+    A sentence, behind a number or not, is to the evaluator a product of its letters, and no number but nought;
+    most answers of a response without a box are such. Fractions of whole numbers it compares by their values.
     """
     if gold.strip().lower() == found.strip().lower():
         return True

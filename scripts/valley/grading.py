@@ -53,7 +53,7 @@ COUNTED = re.compile(
     r"|(?:is|are)\s+(?:left|remaining|needed|required|now)\b)"
 )
 
-FORMS = {"<answer>": r"(?is)<answer>(.*?)</answer>", "####": r"(?m)^.*####[ \t]*(.+?)[ \t]*$"}
+FORMS = {"<answer>": r"(?is)<answer>((?:(?!<answer>).)*?)</answer>", "####": r"(?m)^.*####[ \t]*(.+?)[ \t]*$"}
 PATTERN_SECONDS = 1.0  # for one response; what takes longer answers nothing
 
 
