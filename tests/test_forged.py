@@ -88,6 +88,26 @@ def test_a_missing_model_leaves_open_what_it_could_change_and_is_named(rng):
     assert rows["C2", "gain"]["verdict"] == "holds"  # does not speak of it
 
 
+def test_cells_of_fewer_samples_than_the_others_are_named(rng):
+    made = forge.honest(rng)
+    few = forge.cells(*forge.truths(), rng, tasks=forged.PAPER_DESIGN | {"aime24": (30, 2)})
+    mixed = {cell: few[cell] if cell.run == forge.SMALLEST else answers for cell, answers in made.items()}
+    row = forge.held(forge.study(mixed))["C1", "loss"]
+    assert "cells have different numbers of samples on aime24" in row["why"]
+    assert "different numbers" not in forge.held(forge.study(made))["C1", "loss"]["why"]
+
+
+@pytest.mark.parametrize("others", [25, 30])
+def test_cells_that_answered_other_problems_are_not_compared(rng, others, capsys):
+    made = forge.honest(rng)
+    odd = next(cell for cell in made if cell.run == forge.SMALLEST)
+    ids = made[odd].ids | {"aime24": [f"other {i}" for i in range(others)]}
+    with pytest.raises(SystemExit) as stopped:
+        forge.study(made | {odd: made[odd]._replace(ids=ids)})
+    said = f"{stopped.value} {capsys.readouterr().err}"
+    assert f"{odd}: answered other problems of aime24 than the other cells" in said
+
+
 def test_other_right_answers_under_the_same_ids_are_named(rng):
     made = forge.honest(rng)
     for cell, answers in made.items():
