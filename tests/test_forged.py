@@ -280,11 +280,18 @@ def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
         folder,
     ]
     script("recovery", *grid_flags, *kinds)
-    printed = script("claims", "--claims", "workflow/reference/claims.yaml", *grid_flags, *kinds)
+    leaks = tmp_path / "leaks.csv"
+    leaks.write_text(
+        "task,id,traces\n" + "".join(f"arithmetic,{i:04},1\n" for i in range(27)), encoding="utf-8"
+    )
+    claims = ("claims", "--claims", "workflow/reference/claims.yaml", "--leaks", leaks)
+    printed = script(*claims, *grid_flags, *kinds)
     found = pandas.read_csv(folder / "claims.csv").set_index(["claim", "part"])
     assert "C1 " in printed
     row = found.loc[("C1", "loss")]
     assert "sft-8k/1 is a copy of qwen2.5-3b/sft-8k/0" in row.but
     assert "right answers of math500 differ between cells under the same ids" in row.but
+    but = found.loc[("C5", "recovery")].but
+    assert "27 problems occur in the traces: on the others it is undecided" in but
     models = pandas.read_csv(folder / "claims_models.csv")
     assert set(models[(models.claim == "C1") & (models.part == "loss")].trainings) == {1}
