@@ -207,3 +207,39 @@ def test_pools_lie_beside_the_subsets_that_finished_cells_are_made_of():
         str(places.subset_of(grid.Cell("qwen2.5-0.5b", "sft-8k.brief", 0)))
         == "data/subsets/8k.brief/seed0.parquet"
     )
+
+
+@pytest.mark.slow  # the job of fetching starts the warm process
+def test_a_run_that_fails_closes_with_what_failed_what_waits_for_it_and_the_command_to_go_on(tmp_path):
+    folder = checkout(tmp_path)
+    (folder / "studies").mkdir()
+    (folder / "studies/other.parquet").touch()
+    asked = [*MINIATURE, "config/teachers.yaml"]
+    said = snakemake(folder, "studies/teachers/data/pools/other/traces.parquet", *asked, ok=False)
+    closing = said.split("What failed, and what waits for it:")[1]
+    for seed in range(3):
+        line = next(line for line in closing.splitlines() if line.startswith(f"S sft-256.other  seed {seed}"))
+        assert "waits for fetch_pool, which failed: error: studies/other.parquet: is not a readable" in line
+        assert "studies/teachers/logs/fetch_pool/other.log" in line
+    assert "S sft-256  seed" not in closing
+    assert "go on with: snakemake --profile profiles/local" in closing
+    assert " ".join(asked) in closing
+
+
+def test_a_cell_of_a_mix_waits_for_the_pool_that_failed(tmp_path):
+    import status
+
+    from valley.places import Places
+
+    files = [REPOSITORY / "config/miniature.yaml", REPOSITORY / "config/mixed.yaml"]
+    places = Places(check.load(files, {"root": str(tmp_path)}))
+    for made in (places.traces, places.pool(0), places.base("S", 0) / "config.json"):
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.touch()
+    log = tmp_path / "logs/pool/brief.seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: no room\n")
+    assert "waits for pool, which failed: error: no room" in status.blocked(
+        places, grid.Cell("S", "sft-64.mixed", 0)
+    )
+    assert status.blocked(places, grid.Cell("S", "sft-64", 0)) is None
