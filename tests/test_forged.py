@@ -213,7 +213,9 @@ LATER = "sft-(16|32|64|128|220)k"  # all but the smallest: one factor leaves the
         ("sft-128k", HEAD, PAPERS, lambda own, base: numpy.minimum(1, own * 1.5), ("qwen2.5-0.5b",), {"C6 gain at 0.5B"}),
     ],
 )  # fmt: skip
-def test_only_the_verdict_on_what_was_poisoned_moves(whole, before, runs, tasks, columns, change, models, expected):  # fmt: skip
+def test_only_the_verdict_on_what_was_poisoned_moves(
+    whole, before, runs, tasks, columns, change, models, expected
+):
     after = verdicts(poisoned(whole, runs, tasks, columns, change, models))
     assert {part for part in before if after[part] != before[part]} == expected
 
