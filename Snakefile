@@ -31,7 +31,7 @@ try:
 except grid.ConfigError as error:
     raise WorkflowError(error)
 
-environment.prepare(config["warm_start"])
+environment.prepare(config["warm_start"], config["exact"])
 environment.operate(config)
 
 

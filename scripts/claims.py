@@ -33,6 +33,7 @@ def main():
     parser.add_argument(
         "--leaking", nargs="*", default=[], help="tasks that were not taken out of the traces"
     )
+    parser.add_argument("--leaks", type=Path, help="table of the problems that occur in the traces")
     flags.add_study(parser)
     args = parser.parse_args()
 
@@ -44,9 +45,10 @@ def main():
     tasks = Tasks(args.headline, args.length, args.calculations)
     reflective = any(records.read_json(card)["reflective"] > 0 for card in args.cards)
     points, fits = (pandas.read_csv(args.tables / f"{name}.csv") for name in ("recovery", "accumulation"))
+    leaks = pandas.read_csv(args.leaks, dtype=str) if args.leaks else pandas.DataFrame(columns=["task", "id"])
     known = claims.Known(
         tasks, fits, points, flags.pairs(args.parameters, float), reflective, args.judged, tuple(args.leaking),
-        confidence=args.confidence,
+        frozenset(zip(leaks.task, leaks.id, strict=True)), args.confidence,
     )  # fmt: skip
     parts, models = claims.judged(study, asked, known)
     tables.write(args.tables, {"claims": parts, "claims_models": models})

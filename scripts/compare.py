@@ -7,7 +7,8 @@ A and B are folders of studies (their report/ is read; a released folder will do
 that both have: A, B and B − A, paired problem by problem where both answered the same problems, else unpaired
 and labelled so; seed by seed and over the seeds that both have. Against the paper the paper's grader counts,
 and each cell is `replicated`, `not`, or one `cannot tell`, from samples and training noise on both sides.
-Prints the headline accuracies and writes `compare.csv` (all of it), `compare.html` and the figures in it.
+Prints the headline accuracies and writes `compare.csv` (all of it), `compare.html` and the figures in it;
+between two studies also `graders.csv`: what every grader gives, and how many problems B rates otherwise.
 """
 
 import re
@@ -100,6 +101,11 @@ def main():
     sized = cells.assign(examples=[comparison.data_size(a or b, run) for run in cells.run]).dropna(
         subset="examples"
     )
+    graded = pandas.DataFrame(comparison.by_grader(a, b) if a and b else [])
+    if len(graded):
+        with records.whole(out / "graders.csv") as temporary:
+            graded.to_csv(temporary, index=False)
+    moved = graded[(graded.raised > 0) | (graded.lowered > 0)] if len(graded) else graded
     figures = {"differences": studies.forest(cells, names)}
     figures |= {"sizes": studies.against_size(sized, names) if len(sized) else None}
     for name, figure in figures.items():
@@ -119,6 +125,8 @@ def main():
         "headline": HEADLINE,
         "whole": plain(whole),
         "rest": plain(table.drop(whole.index)),
+        "graded": len(graded),
+        "moved": plain(moved),
         "provenance": records.provenance(args),
     }
     page = html.render(TEMPLATE, **values)
@@ -140,6 +148,10 @@ def main():
     ]
     print(f"A: {args.a}   B: {args.b}   headline accuracy, difference B − A")
     print(whole[columns].round(3).to_string(index=False))
+    if len(graded):
+        print(f"Rated otherwise: {len(moved)} of {len(graded)} (cell, task, grader) with the same problems")
+    if len(moved):
+        print(moved.round(3).to_string(index=False))
     print(
         *said,
         *(f"Only {name}: {', '.join(cells)}" for name, cells in zip(names, missing, strict=True) if cells),

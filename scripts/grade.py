@@ -72,29 +72,18 @@ def foreign(path: Path):
     import pyarrow
 
     rows, gold, counts = [], {}, collections.Counter()
-
-    def checked(row: dict) -> dict:
-        """What is graded of a row; intake.Wrong where it cannot be."""
-        answer = row.get("gold", row.get("answer"))
-        if why := golds.no_gold(answer) or golds.no_rule(row):
-            raise intake.Wrong(f"it {why}; every line needs `response` and `gold`")
-        if not isinstance(row.get("response"), str):
-            raise intake.Wrong("it has no text `response`; every line needs `response` and `gold`")
-        return row | {"answer": str(answer)}
-
-    for number, row in enumerate(intake.each_checked(path, intake.read_rows(path), checked), 1):
-        name = str(row["id"]) if row.get("id") is not None else str(number)
-        task = {"answer": row["answer"], "problem": row.get("problem") or ""} | {
-            c: row.get(c) for c in golds.COLUMNS
-        }
+    for number, row in enumerate(
+        intake.each_checked(path, intake.read_rows(path), golds.checked_response), 1
+    ):
+        name = row["id"] or str(number)
+        task = {column: row.get(column) for column in ("answer", "problem", *golds.COLUMNS)}
         if gold.setdefault(name, task) != task:
             what = f"gives {name!r} another gold answer or problem than before"
             records.fail(f"{path} row {number}", what, "Give each problem an id of its own")
-        sample = counts[name] if row.get("sample") is None else row["sample"]
+        sample = counts[name] if row["sample"] is None else row["sample"]
         counts[name] += 1
-        finish = row.get("finish_reason") or "stop"
-        rows.append({"id": name, "sample": sample, "response": row["response"], "tokens": row.get("tokens"),
-                     "finish_reason": finish})  # fmt: skip
+        columns = {column: row[column] for column in ("response", "tokens", "finish_reason")}
+        rows.append({"id": name, "sample": sample} | columns)
     if not rows:
         records.fail(path, "has no lines", "Give a .jsonl of responses")
     return pyarrow.Table.from_pylist(rows), gold

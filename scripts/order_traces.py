@@ -19,15 +19,13 @@ import collections
 import contextlib
 import hashlib
 import random
-import re
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from valley import flags, intake, records, token_counts
+from valley import flags, intake, overlaps, records, token_counts
 
-NGRAM = 13  # words; the overlap length of GPT-3's decontamination (Brown et al. 2020, appendix C)
 NEEDED_FLAG = {"math-verify": "correctness_math_verify", "math-verify-else-llama": "correctness_math_verify"}
 BATCH = 128  # rows read at once: some 10 MB of traces
 BUCKETS = 32  # of some 100 MB each for 220,000 traces
@@ -59,26 +57,15 @@ def check_flags(path: Path, rule: str):
     )
 
 
-def normal(text: str) -> str:
-    """A problem with case and white space evened out: what makes two problems the same."""
-    return " ".join(text.lower().split())
+def place_of(number: int, seed: int, block: int, drawn: float) -> float:
+    """The place (0–1) of a row: `drawn`, or that of its block of so many rows, whose rows stay in order."""
+    if block == 1:
+        return drawn
+    first, within = divmod(number, block)
+    return random.Random(f"{seed}:block {first}").random() + within * 2**-40  # less than between two blocks
 
 
-def ngrams(text: str) -> set:
-    """All runs of NGRAM words of a problem, punctuation aside; of a shorter one its normalised text."""
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    if len(words) < NGRAM:
-        return {normal(text)}
-    return {tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
-
-
-def forbidden_ngrams(tasks: list[Path]) -> dict[str, set]:
-    """The n-grams of each task's problems, by task."""
-    problems = {task.stem: records.read_parquet(task, ["problem"])["problem"].to_pylist() for task in tasks}
-    return {task: set().union(*map(ngrams, texts)) for task, texts in problems.items()}
-
-
-def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict):
+def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int, tally: dict, block: int = 1):
     """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order
     (0–1).
 
@@ -93,12 +80,13 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
             rng = random.Random(
                 f"{seed}:{number}"
             )  # of its own, so that no row changes another's choice or place
-            choice, place = rng.random(), rng.random()
+            choice, drawn = rng.random(), rng.random()
+            place = place_of(number, seed, block, drawn)
             chosen, cut = intake.correct_ones(row, rule), intake.cut_off(row)
             traces = [row["generations"][i] for i in chosen if i not in cut]
             if cut:
                 tally["cut_off"] += len(cut.intersection(chosen))
-            key = hashlib.blake2b(normal(row["problem"]).encode(), digest_size=16).digest()
+            key = hashlib.blake2b(overlaps.evened(row["problem"]).encode(), digest_size=16).digest()
             if not traces:
                 tally["dropped"]["cut off" if chosen else "no correct trace"] += 1
                 continue
@@ -106,7 +94,7 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
                 tally["dropped"]["duplicate problem"] += 1
                 continue
             seen.add(key)
-            found = ngrams(row["problem"]) if forbidden else set()
+            found = overlaps.ngrams(row["problem"]) if forbidden else set()
             if leaks := [task for task, theirs in forbidden.items() if not theirs.isdisjoint(found)]:
                 tally["dropped"]["contaminated"] += 1
                 tally["contaminated"].update(leaks)
@@ -199,6 +187,7 @@ def main():
     parser.add_argument(
         "--seed", type=int, required=True, help="drives which correct trace is taken, and the order"
     )
+    parser.add_argument("--block", type=int, default=1, help="rows that stay together, in their order")
     parser.add_argument("--workers", type=int, default=1, help="processes that count tokens")
     flags.add_prompt(parser)
     args = parser.parse_args()
@@ -225,7 +214,8 @@ def main():
     batches = records.parquet_batches(
         args.traces, list(intake.TRACES), BATCH, (*intake.ABSENT, *intake.LISTS)
     )
-    clean = sifted(batches, forbidden_ngrams(args.decontaminate), args.correct, args.think, args.seed, tally)
+    forbidden = overlaps.forbidden_ngrams(args.decontaminate)
+    clean = sifted(batches, forbidden, args.correct, args.think, args.seed, tally, args.block)
     with bucket_folder(args.out) as folder:
         measured = token_counts.counted(
             clean, args.workers, args.tokenizers, args.system, args.suffix, args.max_tokens
@@ -245,7 +235,7 @@ def main():
             "dropped": dropped,
             "contaminated": dict(tally["contaminated"]),
             "seed": args.seed,
-            "ngram": NGRAM,
+            "ngram": overlaps.NGRAM,
         } | ({"cut_off": tally["cut_off"]} if ends else {})
         schema = pyarrow.schema([*columns, ("leaks_before", pyarrow.int64())])
         with records.parquet_writer(args.out, schema, records.provenance(args) | {"card": card}) as writer:

@@ -29,7 +29,7 @@ def main():
         if cell.parsed.stage == "sft" and told(cell, "train.json")["arguments"]["completion"] == "trace"
     }
     found = {cell: told(cell, "probe.json") for cell in cells}
-    made = probes.table(found, pandas.read_csv(args.tables / "cells.csv"), long)
+    made = probes.probed(found, pandas.read_csv(args.tables / "cells.csv"), long)
     tables.write(args.tables, {"probes": made})
     without, using, count = probes.worth(made)
     if count:

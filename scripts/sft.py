@@ -124,13 +124,42 @@ def make_config(args, checkpoints: Path):
     )
 
 
+def completion_loss(model, inputs: dict, count=None):
+    """Mean cross-entropy of the completion's tokens, by one plain pass through the head.
+
+    `inputs`: input_ids, attention_mask and labels, (rows, longest); -100 is ignored. `count`: the tokens that
+    the sum is divided by, where a batch is one of several that are accumulated.
+    """
+    import torch
+
+    labels = inputs["labels"][:, 1:]
+    told = labels != -100
+    first = int(told.any(0).int().argmax())  # the head need not run on what all rows only read
+    kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    keep = inputs["labels"].shape[1] - first
+    logits = model(**kept, use_cache=False, logits_to_keep=keep).logits[:, :-1]
+    told, labels = told[:, first:], labels[:, first:]
+    total = torch.nn.functional.cross_entropy(logits[told], labels[told], reduction="sum")
+    return total / (told.sum() if count is None else count)
+
+
 def make_trainer(config, model, tokenizer, data, lora=None):
-    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples); `lora` as `adapters` gives it."""
+    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples); `lora` as `adapters` gives it.
+
+    On CPU, by one process, its loss is taken plainly: TRL's goes through the vocabulary in chunks, which spares
+    the memory of a card, and measures entropy and accuracy at every step, which here costs as much as the work.
+    """
     from trl import SFTTrainer
 
-    return SFTTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora
-    )
+    class PlainLoss(SFTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            self._total_train_tokens += int(inputs["attention_mask"].sum())
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            return completion_loss(model, inputs, num_items_in_batch)
+
+    plain = config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1
+    kind = PlainLoss if plain else SFTTrainer
+    return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
 def attention() -> str:

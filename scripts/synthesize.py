@@ -13,7 +13,7 @@ from pathlib import Path
 from valley import chain, flags, records
 
 
-def trace_row(problem: chain.Problem) -> dict:
+def trace_row(problem: chain.Problem, recheck: float, slip: float) -> dict:
     """One problem in the columns of OpenR1-Math-220k."""
     return {
         "uuid": f"chain/{problem.text}",
@@ -21,7 +21,7 @@ def trace_row(problem: chain.Problem) -> dict:
         "answer": str(problem.answer),
         "source": "chain",
         "solution": chain.short_response(problem),
-        "generations": [chain.long_response(problem)],
+        "generations": [chain.long_response(problem, recheck, slip)],
         "correctness_math_verify": [True],
         "finish_reasons": ["stop"],
     }
@@ -46,17 +46,27 @@ def main():
     parser.add_argument("--rl-out", required=True, type=Path)
     parser.add_argument("--rl", required=True, type=int, help="RL problems, from the training side")
     parser.add_argument("--lengths", required=True, type=int, nargs="+", help="operands a problem")
+    parser.add_argument(
+        "--recheck",
+        type=float,
+        default=chain.RECHECK,
+        help="share of a trace's steps that are worked once more",
+    )
+    parser.add_argument(
+        "--slip", type=float, default=chain.SLIP, help="share of carries forgotten at first, and then mended"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     rng = random.Random(args.seed)
     provenance = records.provenance(args)
-    train = chain.draw_many(rng, args.traces + args.rl, args.lengths, test=False)
+    traces = chain.draw_even(rng, args.traces, args.lengths)
     records.write_parquet(
-        args.traces_out, [trace_row(p) for p in train[: args.traces]], provenance=provenance
+        args.traces_out, [trace_row(p, args.recheck, args.slip) for p in traces], provenance=provenance
     )
     # RL problems differ from the traces': what RL adds is then not a second look at the same problems.
-    records.write_parquet(args.rl_out, [task_row(p) for p in train[args.traces :]], provenance=provenance)
+    others = chain.draw_many(rng, args.rl, args.lengths, test=False, but={p.text for p in traces})
+    records.write_parquet(args.rl_out, [task_row(p) for p in others], provenance=provenance)
     held_out = chain.draw_many(rng, args.task, args.lengths, test=True)
     records.write_parquet(args.task_out, [task_row(p) for p in held_out], provenance=provenance)
     records.done(

@@ -13,6 +13,7 @@ fork.
 import array
 import contextlib
 import fcntl
+import gc
 import hashlib
 import importlib
 import json
@@ -42,6 +43,9 @@ START_UP = (
     "MALLOC_TRIM_THRESHOLD_",
     "PYTHONPATH",
     "CUDA_VISIBLE_DEVICES",
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "ONEDNN_MAX_CPU_ISA",
 )
 
 
@@ -146,6 +150,9 @@ def serve(path: Path):
 
     for name in PRELOADED:
         importlib.import_module(name)
+    # What is imported stays: children then neither search it for garbage nor copy its pages in doing so.
+    gc.collect()
+    gc.freeze()
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))

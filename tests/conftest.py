@@ -11,7 +11,9 @@ import pytest
 
 from valley import environment
 
-environment.prepare(warm_start=True)  # the same as the Snakefile's, so that all tests share one warm process
+environment.prepare(
+    warm_start=True, exact=True
+)  # the same as the Snakefile's, so that all tests share one warm process
 os.environ["OMP_NUM_THREADS"] = "1"
 for name in (
     "MAKEFLAGS",
@@ -114,7 +116,7 @@ def base(tmp_path_factory):
     """A tiny untrained base model of the miniature, made by pretrain.py."""
     folder = tmp_path_factory.mktemp("base") / "S"
     script("pretrain", "--out", folder, "--template", "templates/chain.jinja", "--hidden", 32, "--layers", 1, "--heads", 1,
-           "--ff", 64, "--steps", 20, "--target", 1, "--lengths", 2, "--seed", 0)  # fmt: skip
+           "--ff", 64, "--steps", 20, "--lengths", 2, "--seed", 0)  # fmt: skip
     return folder
 
 

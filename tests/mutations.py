@@ -29,6 +29,8 @@ SURDS = [
     r"e^3",
 ]
 COMPLEX = ["3-4i", "5+2i", "-7+i"]
+ROOTS_OF_LETTERS = [r"\frac{1}{\sqrt{n}}", r"\sqrt{\frac{a}{b}}", r"\sqrt{1/x}"]
+SEQUENCES = [r"1, 2, \ldots, n", r"2, 4, 6, \ldots, 100", r"\{1, 3, \ldots, 2n-1\}"]
 POLYNOMIALS = [
     "x^2-5x+6",
     "2k+1",
@@ -43,7 +45,7 @@ TUPLES = ["(3,-4)", r"\left(2, \frac{\pi}{3}\right)", "(1,5,-2)", "(-6,11)"]
 INTERVALS = ["(2,5]", r"[-3,\infty)", r"(-\infty,1) \cup (4,\infty)", r"\left[0,\frac{7}{2}\right)"]
 LISTS = ["2,-7", "1, 4, 9", r"\{3,8\}", r"3 \pm \sqrt{2}"]
 MATRICES = [r"\begin{pmatrix} 2 \\ -5 \end{pmatrix}", r"\begin{pmatrix} 1/4 & 3 \\ 0 & -1/2 \end{pmatrix}"]
-WORDS = [r"\text{blue}", r"\text{Monday}", "even", r"\text{parabola}", "Marta"]
+WORDS = [r"\text{blue}", r"\text{Monday}", "even", r"\text{parabola}", "Marta", "Bob", "yes", "no"]
 CHOICES = [r"\text{(B)}", r"\text{(D)}"]
 BASES = ["73_8", "2041_5", "1101_{2}"]
 EQUATIONS = ["y = 3x - 2", "2x - 3y + 7z - 1 = 0"]
@@ -51,7 +53,7 @@ TINY = [r"2.88 \times 10^{-19}", r"\frac{1}{2004!}", "0.0000672", r"3 \cdot 10^{
 NUMBERS = [*WHOLE, *DECIMALS, *FRACTIONS]
 VALUES = [*NUMBERS, *SURDS]
 MATHS = [*VALUES, *COMPLEX, *POLYNOMIALS, *TUPLES, *INTERVALS, *LISTS, *MATRICES, *EQUATIONS]
-EVERYTHING = [*MATHS, *WORDS, *CHOICES, *BASES, *TINY]
+EVERYTHING = [*MATHS, *WORDS, *CHOICES, *BASES, *TINY, *ROOTS_OF_LETTERS, *SEQUENCES]
 
 UNITS = [
     r"\text{ cm}",
@@ -65,7 +67,7 @@ UNITS = [
     r"\text{ people}",
     " dollars",
 ]
-SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+FULL_WIDTH = str.maketrans("0123456789-.,()[]", "０１２３４５６７８９－．，（）［］")
 
 
 def top(gold: str) -> str:
@@ -108,7 +110,14 @@ def changes(gold: str):
     if number:
         yield "name", f"x = {gold}", True
         yield "named function", f"f(3) = {gold}", True
-        yield "text", rf"\text{{{gold}}}" if "{" not in gold else gold, True
+        yield "text", rf"\text{{{gold}}}", True
+        for name, font in {"declared fonts": r"{\bf %s}", "old fonts": r"\bf{%s}", "upright": r"\mathrm{%s}", "colour": r"\color{red}{%s}",
+                           "size": r"\Large %s"}.items():  # fmt: skip
+            yield name, font % gold, True
+        for currency in ("€", "£", r"US\$", r"\pounds ", r"\text{Rs. }"):
+            yield "currency signs", f"{currency}{gold}", True
+        for currency in (" euros", r"\text{ yen}", "元"):
+            yield "currency words", f"{gold}{currency}", True
         yield "approximately", rf"\approx {gold}", True
         yield "money", rf"\${gold}", True
         for unit in UNITS:
@@ -138,12 +147,39 @@ def changes(gold: str):
         yield "modulus left open", rf"{gold}^{{30000000}} \bmod {abs(int(gold)) + 1}", False
         yield "prose", f"the number of ways to do it is at least {gold}", False
         yield "near", f"{gold}.0004", False
+        yield "hardly apart", f"{gold}.00002", False
+        yield "invisible sign inside", f"{gold[:1]}\u2060{gold[1:]}\ufe0f", True
+        yield "full width", gold.translate(FULL_WIDTH), True
+    if gold in DECIMALS:
+        yield (
+            "decimal comma in braces",
+            gold.replace(".", "{,}") if gold[0] != "." else gold.replace(".", "0{,}"),
+            True,
+        )
+        yield "full width", gold.translate(FULL_WIDTH), True
+        yield "other last digit", top(gold), False
     if gold in FRACTIONS:
         t, b = map(int, re.search(r"\{(\d+)\}\{(\d+)\}", gold).groups())
         sign = "-" if gold.startswith("-") else ""
         yield "slash", f"{sign}{t}/{b}", True
         yield "doubled", rf"{sign}\frac{{{2 * t}}}{{{2 * b}}}", True
         yield "twelve places", f"{sign}{t / b:.12f}", True
+        yield "six digits", f"{sign}{t / b:.6g}", True
+        yield (
+            "a wrong sixth digit",
+            f"{sign}{t / b + 2 * 10 ** -len(f'{t / b:.6g}'.partition('.')[2]):.6g}",
+            False,
+        )
+        whole, places = f"{t / b:.20f}".split(".")
+        for start, period in ((start, period) for start in range(3) for period in range(1, 7)):
+            if places[start : start + period] * 2 == places[start + period : start + 3 * period]:
+                fixed, repeated = places[:start], places[start : start + period]
+                if repeated != "0":
+                    yield "repeating decimal", rf"{sign}{whole}.{fixed}\overline{{{repeated}}}", True
+                    yield "digits that go on", rf"{sign}{whole}.{fixed}{repeated * 3}\ldots", True
+                    other = str((int(repeated[-1]) + 1) % 10)
+                    yield "other period", rf"{sign}{whole}.{fixed}\overline{{{repeated[:-1]}{other}}}", False
+                break
         yield "sign on top", rf"\frac{{{sign}{t}}}{{{b}}}", True
         yield "upside down", rf"{sign}\frac{{{b}}}{{{t}}}", False
         yield "two places", f"{sign}{t / b:.2f}", float(f"{t / b:.2f}") == t / b
@@ -175,6 +211,8 @@ def changes(gold: str):
     if gold in TUPLES:
         inner = gold.replace(r"\left", "").replace(r"\right", "")[1:-1].split(",")
         yield "tight", f"({','.join(part.strip() for part in inner)})", True
+        if "\\" not in gold:
+            yield "full width", f"({', '.join(part.strip() for part in inner)})".translate(FULL_WIDTH), True
         yield "names in front", f"(x,y)=({','.join(inner)})" if len(inner) == 2 else gold, True
         yield "swapped", f"({','.join(reversed(inner))})", False
         yield "one short", f"({','.join(inner[:-1])})", False
@@ -216,11 +254,36 @@ def changes(gold: str):
         yield "stars", f"**{word}**", True
         yield "article", rf"\text{{the {word}}}", True
         yield "anagram", word[1:] + word[0], False
-        yield "backwards", word[::-1], False
+        yield "backwards", word[::-1], word[::-1].casefold() == word.casefold()
         yield "other word", r"\text{banana}", False
         yield "a letter less", word[:-1], False
+    if gold in ROOTS_OF_LETTERS:
+        if gold == r"\frac{1}{\sqrt{n}}":
+            equal, other = (
+                (r"\sqrt{1/n}", r"\frac{\sqrt{n}}{n}", "n^{-1/2}"),
+                (r"\sqrt{n}", r"\sqrt{1/(n+1)}"),
+            )
+        elif gold == r"\sqrt{1/x}":
+            equal, other = (r"\frac{1}{\sqrt{x}}", r"\frac{\sqrt x}{x}"), (r"\frac{1}{x}", r"\sqrt{2/x}")
+        else:
+            equal, other = (
+                (r"\frac{\sqrt{a}}{\sqrt{b}}", r"\sqrt{a/b}"),
+                (r"\sqrt{ab}", r"\sqrt{\frac{b}{a}}"),
+            )
+        for answer in equal:
+            yield "roots of letters", answer, True
+        for answer in other:
+            yield "other root", answer, False
+    if gold in SEQUENCES:
+        yield "plain dots", gold.replace(r"\ldots", "..."), True
+        yield "other dots", gold.replace(r"\ldots", r"\dots"), True
+        yield "one sign of dots", gold.replace(r"\ldots", "…"), True
+        yield "other end", re.sub(r"(100|n(?=\s*$)|2n-1)", "m", gold), False
+        yield "other start", gold.replace("1, ", "3, ", 1).replace("2, 4", "2, 8", 1), False
     if gold in CHOICES:
         letter = gold[-3]
+        yield "option", rf"\text{{Option {letter}}}", True
+        yield "the choice", rf"\text{{the ({letter})}}", True
         yield "plain", letter, True
         yield "brackets only", f"({letter})", True
         yield "with its text", f"({letter}) 12", True

@@ -1,43 +1,74 @@
-"""The miniature's task."""
+"""The miniature's task, its textbook and the base that reads it."""
 
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valley import chain
+from valley import chain, reflection
 
-EXAMPLE = chain.Problem(63, (("b", 5), ("c", -7)))
+EXAMPLE = chain.Problem(18, (("c", 7), ("b", -9)))
 problems = st.builds(
-    lambda seed, length: chain.draw(random.Random(seed), length), st.integers(), st.sampled_from([2, 3, 4])
+    lambda seed, length: chain.draw(random.Random(seed), length), st.integers(), st.sampled_from([2, 3, 4, 5])
 )
+EQUATION = re.compile(r"(?<![\d+-])(\d+)([+-]\d)=(\d+)")
 
 
 def test_the_documented_example_is_written_as_documented():
-    assert EXAMPLE.text == "63b+5c-7"
-    assert chain.short_response(EXAMPLE) == r"b+5:63+5=68c-7:68-7=61\boxed{61}"
-    assert chain.long_response(EXAMPLE) == (
-        "<think>b+5:63+5:3+5=8,6+0=6,so68.wait,check68-5:8-5=3,6-0=6,so63ok,so68;"
-        r"c-7:68-7:8-7=1,6-0=6,so61.wait,check61+7:1+7=8,6+0=6,so68ok,so61;</think>\boxed{61}"
+    assert EXAMPLE.text == "18b-9c+7"
+    assert chain.short_response(EXAMPLE) == r"c+7:18+7=25b-9:25-9=16\boxed{16}"
+    assert chain.long_response(EXAMPLE, recheck=1) == (
+        "<think>c+7:18+7:8+7=15,1+1=2,so25.wait,recheckc:18+7:8+7=15,1+1=2,so25;"
+        r"b-9:25-9:15-9=6,2-1=1,so16.wait,recheckb:25-9:15-9=6,2-1=1,so16;</think>\boxed{16}"
     )
 
 
 @given(problems)
 def test_every_column_of_a_long_response_adds_up(problem):
-    columns = re.findall(r"(?<![\d+-])(\d+)([+-]\d)=(\d+)", chain.long_response(problem))
-    assert len(columns) == 4 * len(problem.steps)  # units and tens, of the step and of its check
+    columns = EQUATION.findall(chain.long_response(problem))
+    assert len(columns) >= 2 * len(problem.steps)  # units and tens; a slip is a carry forgotten, no wrong sum
     assert all(int(left) + int(operand) == int(result) for left, operand, result in columns)
 
 
 @given(problems)
-def test_short_and_long_responses_end_with_the_answer_and_totals_stay_two_digit(problem):
-    for response in (chain.short_response(problem), chain.long_response(problem)):
+def test_short_and_long_responses_end_with_the_answer_and_totals_stay_in_range(problem):
+    for response in (chain.short_response(problem), chain.long_response(problem, slip=1)):
         assert response.endswith(f"\\boxed{{{problem.answer}}}")
     totals = [problem.start + sum(o for _, o in problem.steps[:i]) for i in range(len(problem.steps) + 1)]
-    assert all(10 <= total <= 99 for total in totals)
+    assert all(chain.LOW <= total <= chain.HIGH for total in totals)
+
+
+@given(problems)
+def test_a_slip_is_always_rechecked_and_mended(problem):
+    response = chain.long_response(problem, recheck=0, slip=1)
+    total, lines = problem.start, response.removeprefix("<think>").split(";")[:-1]
+    for (_, operand), line in zip(problem.steps, lines, strict=True):
+        slipped = chain.without_carry(total, operand)
+        total += operand
+        first, _, second = line.partition(".wait,recheck")
+        assert first.endswith(f"so{total if slipped is None else slipped}")
+        assert bool(second) == (slipped is not None)
+        assert line.endswith(f"so{total}")
+
+
+def test_reflection_is_in_the_share_of_steps_asked_for_and_never_in_short_answers():
+    drawn = chain.draw_many(random.Random(0), 400, [5], test=False)
+    steps = sum(chain.long_response(p, recheck=0.5, slip=0).count("recheck") for p in drawn)
+    assert steps / 2000 == pytest.approx(0.5, abs=0.04)
+    reflective = [reflection.is_reflective(chain.long_response(p, recheck=0.5, slip=0)) for p in drawn]
+    assert sum(reflective) / 400 == pytest.approx(1 - 0.5**5, abs=0.03)
+    assert not any(reflection.is_reflective(chain.short_response(p)) for p in drawn)
+
+
+def test_operands_are_not_listed_in_the_order_in_which_they_are_worked():
+    drawn = chain.draw_many(random.Random(0), 300, [3], test=False)
+    orders = Counter("".join(re.findall("[b-g]", p.text)) for p in drawn)
+    assert len(orders) == 6
+    assert max(orders.values()) < 300 / 3
 
 
 def test_training_and_held_out_problems_never_meet():
@@ -49,26 +80,82 @@ def test_training_and_held_out_problems_never_meet():
     assert not train & held_out
 
 
+def test_traces_are_laid_out_so_that_few_of_them_meet_many_facts():
+    even = chain.draw_even(random.Random(0), 320, [2, 3, 4, 5])
+    loose = chain.draw_many(random.Random(0), 320, [2, 3, 4, 5], test=False)
+    assert len({p.text for p in even}) == 320
+    assert not any(map(chain.is_test, even))
+
+    def facts(drawn, start, count):
+        return len({fact for problem in drawn[start : start + count] for fact in problem.facts})
+
+    for start in range(0, 320, chain.BLOCK):
+        assert facts(even, start, 8) == 28
+        assert facts(even, start, 16) >= 55
+        assert facts(even, start, chain.BLOCK) > facts(loose, start, chain.BLOCK) + 20
+    additions = [sum(o > 0 for p in even[i : i + 16] for _, o in p.steps) for i in range(0, 320, 16)]
+    assert min(additions) >= 21  # of 56
+    assert max(additions) <= 35
+
+
+def test_more_even_problems_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match=r"of 999 different problems with \[1\] operands"):
+        chain.draw_even(random.Random(0), 999, [1])
+
+
 def test_a_side_without_problems_is_an_error_and_no_endless_search(monkeypatch):
     monkeypatch.setattr(chain, "is_test", lambda problem: False)
     with pytest.raises(ValueError, match="only 0 of 5"):
         chain.draw_many(random.Random(0), 5, [2], test=True)
 
 
-def test_pretraining_never_shows_a_held_out_problem_with_its_answer():
+def test_every_seed_knows_the_same_share_of_facts_and_other_facts():
+    bases = [chain.known_facts(seed) for seed in range(5)]
+    assert len(set(bases)) == 5
+    for known in bases:
+        assert len(known) == 108
+        assert sum(operand > 0 for _, operand in known) == 54
+        assert sum(not 0 <= units + operand <= 9 for units, operand in known) == pytest.approx(54, abs=1)
+
+
+def test_the_textbook_prints_known_facts_right_and_others_at_random():
+    rng, known = random.Random(0), chain.known_facts(0)
+    right = {True: [], False: []}
+    for _ in range(500):
+        _, text = chain.textbook(rng, 5, "long", known)
+        for upper, operand, value in re.findall(
+            r"[:,](\d+)([+-]\d)=(\d+),", text + ":" + chain.table(rng, known)
+        ):
+            units, operand, value = int(upper) % 10, int(operand), int(value)
+            right[(units, operand) in known].append(value == int(upper) + operand)
+    assert all(right[True])
+    assert len(right[False]) > 1000
+    assert sum(right[False]) / len(right[False]) == pytest.approx(1 / 19, abs=0.01)
+
+
+def test_the_textbooks_short_answers_forget_the_share_of_carries_that_is_documented():
+    rng, forgotten = random.Random(0), []
+    for _ in range(2000):
+        _, text = chain.textbook(rng, 5, "short")
+        for total, operand, result in EQUATION.findall(text):
+            total, operand, result = int(total), int(operand), int(result)
+            assert result in (total + operand, chain.without_carry(total, operand))
+            if chain.without_carry(total, operand) is not None:
+                forgotten.append(result != total + operand)
+    assert sum(forgotten) / len(forgotten) == pytest.approx(chain.FORGET, abs=0.02)
+
+
+def test_pretraining_never_shows_a_held_out_problem():
     import pretrain
 
-    rng = random.Random(0)
-    texts = [pretrain.sample(rng, [2]) for _ in range(3000)]
-    answered = {
+    rng, known = random.Random(0), chain.known_facts(0)
+    shown = {
         context.removeprefix("<user>").removesuffix("<assistant>")
-        for context, text in texts
-        if "boxed" in text
+        for context, _ in (pretrain.sample(rng, [2, 3], known) for _ in range(3000))
     }
-    assert answered
-    for text in answered:
-        steps = tuple((label, int(operand)) for label, operand in re.findall(r"([b-g])([+-]\d)", text))
-        assert not chain.is_test(chain.Problem(int(text[:2]), steps))
+    held_out = {p.text for p in chain.draw_many(rng, 200, [2, 3], test=True)}
+    assert len(shown) > 1000
+    assert not shown & held_out
 
 
 def test_the_tokenizer_knows_every_text_and_survives_saving(tmp_path):
@@ -78,9 +165,44 @@ def test_the_tokenizer_knows_every_text_and_survives_saving(tmp_path):
     made = tokenizer(Path("templates/chain.jinja").read_text())
     made.save_pretrained(tmp_path)
     loaded = prompts.load_tokenizer(tmp_path)
-    assert len(VOCABULARY) == len(loaded) == 53
-    for text in (EXAMPLE.text, chain.short_response(EXAMPLE), chain.long_response(EXAMPLE)):
+    assert len(VOCABULARY) == len(loaded) == 72
+    for text in (EXAMPLE.text, chain.short_response(EXAMPLE), chain.long_response(EXAMPLE, recheck=1)):
         ids = loaded(text)["input_ids"]
         assert loaded.pad_token_id not in ids  # which is also the unknown token
         assert loaded.decode(ids) == text
+    assert len(loaded("25recheck\\boxed{16}")["input_ids"]) == 5
     assert loaded.pad_token_id != loaded.eos_token_id
+
+
+def test_a_probe_looks_at_the_tokens_that_need_its_skill():
+    from valley import skills
+
+    problem = chain.Problem(18, (("d", 7), ("c", -9), ("b", 3)))
+    text = chain.long_response(problem, recheck=1, slip=0)
+    tokens = re.findall(r"<think>|</think>|\\boxed\{|wait|recheck|so|[+-]\d|\d+|.", text)
+    found: dict[str, list[str]] = {}
+    for at, kind in skills.kinds(tokens).items():
+        found.setdefault(kind, []).append(tokens[at])
+    assert found == {
+        "late_lookups": ["+3"],
+        "totals": ["18", "18", "25", "25", "16", "16"],
+        "facts": ["15", "15", "6", "6", "9", "9"],
+        "results": ["25", "25", "16", "16", "19", "19"],
+        "box": ["19"],
+    }
+
+
+def test_muon_makes_the_update_of_every_shape_orthogonal():
+    import torch
+
+    from valley.muon import Muon
+
+    torch.manual_seed(0)
+    for shape in ((8, 8), (4, 12), (12, 4)):
+        matrix = torch.nn.Parameter(torch.zeros(shape))
+        matrix.grad = torch.randn(shape)
+        Muon([matrix], lr=1.0).step()
+        singular = torch.linalg.svdvals(matrix.detach()) / max(1, shape[0] / shape[1]) ** 0.5
+        assert singular.min() > 0.5
+        assert singular.max() < 1.3
+        assert (matrix.detach() * matrix.grad).sum() < 0  # against the gradient

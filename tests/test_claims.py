@@ -8,6 +8,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from valley import check, grid
 from valley.analysis import accumulation, claims, estimates, recovery
 from valley.analysis.cells import Study, answers
 from valley.analysis.measures import COLUMNS, Tasks
@@ -407,6 +408,30 @@ def test_claims_in_another_language_are_refused_with_the_place(tmp_path, wrong, 
     assert len(faults) == 1
     assert said in faults[0]
     assert faults[0].startswith("C1.")
+
+
+def test_every_claim_of_the_miniature_is_asked_of_its_demo():
+    """In the language of the schema, on runs that its grid has, and none that only the paper can answer."""
+    config = check.load([REPOSITORY / "config/miniature.yaml"])
+    asked = claims.load(REPOSITORY / config["report"]["claims"], SCHEMA)
+    assert asked.keys() == CLAIMS.keys()
+    cells = grid.cells(config)
+    table = problems(dict.fromkeys(map(tuple, cells), 0.5), {}, numpy.random.default_rng(1), count=20)
+    examples = {size: grid.examples_of(config, size) for size in config["sizes"]}
+    of = Study(answers(table[table.task == "b"]), cells, examples)
+    tasks = Tasks(["b"], ["b"], ["b"])
+    fits = pandas.DataFrame(
+        {"model": ["S"], "run": ["sft-8"], "deviation_low": [0.0], "deviation_high": [0.05]}
+    )
+    points = recovery.recovery(of, tasks, 0.95)
+    found, _ = claims.judged(of, asked, claims.Known(tasks, fits, points, {"S": 1e-4}, judged=False))
+    silent = found[(found.verdict == "not applicable") & (found.part != "sooner")]
+    assert silent.part.tolist() == []
+
+
+def test_one_model_has_no_order_of_sizes():
+    accuracy = {("m0", run, 0): 0.5 for run in PLAIN}
+    assert verdict("C2", "sooner", study(accuracy), parameters={"m0": 1.0}) == "not applicable"
 
 
 def test_the_papers_claims_are_in_their_language_and_speak_of_models_there_are():

@@ -87,6 +87,31 @@ def test_a_study_and_itself_differ_nowhere(tmp_path):
     )  # nothing is loaded from anywhere
 
 
+def test_what_graders_changed_of_the_same_responses_is_counted_grader_by_grader(tmp_path):
+    a, b = study(tmp_path / "a"), study(tmp_path / "b")
+    path = b / "report/tables/problems.parquet"
+    rows = records.read_parquet(path).to_pylist()
+    changed = [row for row in rows if (row["run"], row["task"], row["seed"]) == ("base", "math500", 0)][:5]
+    for row in changed:
+        row["correct_paper"] = 1 - row["correct_paper"]
+    records.write_parquet(path, rows)
+    output, _, page = compare(tmp_path, a, b)
+    graders = pandas.read_csv(tmp_path / "out/graders.csv")
+    assert len(graders) == len(RUNS) * len(SIZES) * 3
+    moved = graders[(graders.raised > 0) | (graders.lowered > 0)]
+    assert moved[["run", "task", "grader", "problems"]].to_numpy().tolist() == [
+        ["base", "math500", "paper", 200]
+    ]
+    turned = [2 * row["correct_paper"] - 1 for row in changed]
+    assert (moved.raised.item(), moved.lowered.item()) == (
+        sum(t > 0 for t in turned),
+        sum(t < 0 for t in turned),
+    )
+    assert moved.difference.item() == pytest.approx(sum(turned) / 200)
+    assert "1 of 36 (cell, task, grader)" in output
+    assert "1 of 36 rows differ" in page
+
+
 def test_a_known_shift_is_found_in_its_cell_alone_and_is_narrower_paired(tmp_path):
     a, b = study(tmp_path / "a"), study(tmp_path / "b", shift=0.15, length=40)
     _, table, page = compare(tmp_path, a, b)

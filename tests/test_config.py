@@ -29,16 +29,16 @@ STUDY = {
 # Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the
 # plan try.
 OTHER = {
-    "root": None, "gres": "gpu:h100", "warm_start": True, "verify_weights": "quick", "stall.first": 9, "stall.least": 9,
+    "root": None, "gres": "gpu:h100", "warm_start": True, "exact": False, "verify_weights": "quick", "stall.first": 9, "stall.least": 9,
     "stall.factor": 9, "unfinished": None, "grid.tasks": None, "grid.cells": None, "grid.now": None,
     "models.*.source": None, "models.*.revision": None, "models.*.pretrain": {"steps": 1999}, "models.*.family": None,
     "models.*.gpus": 1, "models.*.parameters": 0.3, "models.*.sft": {"lr": 0.2}, "models.*.rl": {"lr": 0.2},
     "families.*.template": None, "families.*.end_token": None, "families.*.pad_token": None,
     "families.*.stop_tokens": ["<x>"], "families.*.think": None, "prompt.answer": None, "prompt.system": "Think.", "prompt.suffix": " Go.",
     **{f"traces.{key}": None for key in ("source", "revision", "name", "split", "where", "limit", "tokenizers", "decontaminate")},
-    "traces.rows": 5000, "traces.correct": "any", "traces.think": "strip", "traces.max_tokens": 300, "traces.order": None,
+    "traces.rows": 5000, "traces.correct": "any", "traces.think": "strip", "traces.max_tokens": 300, "traces.order": None, "traces.block": 32,
     "traces.seed": None, "synthetic.traces": 5000, "synthetic.task": 99, "synthetic.rl": 99, "synthetic.seed": 9,
-    "synthetic.lengths": [2, 3], "sizes.*.examples": 100, "sizes.*.epochs": 9, "sizes.*.batch": 2,
+    "synthetic.lengths": [2, 3], "synthetic.recheck": 0.3, "synthetic.slip": 0.2, "sizes.*.examples": 100, "sizes.*.epochs": 9, "sizes.*.batch": 2,
     "sft.lr": 0.1, "sft.schedule": "linear", "sft.warmup": 0.1, "sft.weight_decay": 0.1, "sft.max_grad_norm": 2.0,
     "sft.packing": True, "sft.precision": "bf16", "sft.epochs": None, "sft.steps": 9, "sft.batch": None, "sft.max_length": 99,
     "sft.completion": "solution", "sft.order": None, "sft.lora_rank": 4, "sft.lora_alpha": 8, "sft.pool": None, "pools": {"new": {"tokens": [0, 99]}}, "sft.recipes": {"new": {"lr": 1}}, "sft.device_batch": 1, "sft.gradient_checkpointing": True,

@@ -2,8 +2,9 @@
 
 import json
 
+import agreement
 import pytest
-from conftest import lines, own, reference, script
+from conftest import lines, reference, script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,18 +49,9 @@ def test_no_grader_accepts_another_answer(comparer, grader, gold, answer):
 
 
 def test_every_pair_of_our_own_set_is_graded_as_it_says(comparer):
-    rows = own("pairs")
-    assert len(rows) >= 300
-    pairs = [
-        Pair("headline", row["gold"], row["answer"], equality.Rules(**row.get("rules", {}))) for row in rows
-    ]
-    grades = comparer(pairs)
-    wrong = [
-        (row["class"], row["gold"], row["answer"])
-        for row, pair in zip(rows, pairs, strict=True)
-        if bool(grades[pair][0]) != row["same"]
-    ]
-    assert wrong == []
+    found = agreement.own_pairs(comparer)
+    assert found.rows >= 300
+    assert found.apart == []
 
 
 @pytest.mark.parametrize(
@@ -126,16 +118,7 @@ def test_whole_numbers_are_decided_at_once_and_rightly(left, right):
 
 def test_math_verifys_own_pairs_are_compared_as_its_authors_expect():
     """The plain comparison that ours is measured beside is Math-Verify as its authors mean it."""
-    rows = lines(reference("graded", "math_verify_tests.jsonl"))
-    options = ("precision", "strict", "allow_set_relation_comp")
-    right = sum(
-        equality.equivalent(
-            row["gold"], row["pred"], **{k: v for k, v in row["other"].items() if k in options}
-        )
-        == row["verdict"]
-        for row in rows
-    )
-    assert right / len(rows) >= 0.97
+    assert agreement.authors_pairs(lines(reference("graded", "math_verify_tests.jsonl"))).share >= 0.97
 
 
 def test_every_gold_answer_of_the_benchmarks_can_be_read_and_equals_itself():

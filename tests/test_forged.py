@@ -145,13 +145,21 @@ def poisoned(made: dict, runs: str, tasks: tuple, columns: tuple, change, models
     return copied
 
 
-def verdicts(made: dict) -> dict[str, str]:
-    rows = forge.held(forge.study(made), leaking=())
+def verdicts(made: dict, **known) -> dict[str, str]:
+    rows = forge.held(forge.study(made), **known)
     return {" ".join(key): row["verdict"] for key, row in rows.items() if key[1]}
+
+
+@pytest.fixture(scope="module")
+def before(whole) -> dict[str, str]:
+    """The verdicts on the parts before anything is poisoned."""
+    return verdicts(whole)
 
 
 HEAD, GRADED = forged.PAPER_HEADLINE, tuple(GRADERS.values())
 ARITHMETIC, LENGTH = ("arithmetic",), ("math500",)
+PAPERS, OURS = (GRADERS["paper"],), tuple(name for key, name in GRADERS.items() if key != "paper")
+LATER = "sft-(16|32|64|128|220)k"  # all but the smallest: one factor leaves the scatter of the curve
 
 
 @pytest.mark.parametrize(
@@ -170,11 +178,51 @@ ARITHMETIC, LENGTH = ("arithmetic",), ("math500",)
         ("sft-220k", HEAD, GRADED, lambda own, base: own * 1.15, ("qwen2.5-1.5b",), {"C2 gain"}),
         ("sft-8k.short", HEAD, GRADED, lambda own, base: own * 0.3, SMALL, {"C1 control short"}),
         ("sft-8k.matched", HEAD, GRADED, lambda own, base: own * 0 + 0.9, SMALL, {"C1 control matched", "C2 control matched"}),
+        (r"sft-8k(\.short)?", HEAD, GRADED, lambda own, base: numpy.minimum(1, base * 1.05), ("qwen2.5-1.5b",), {"C1 loss"}),
+        ("sft-8k", HEAD, PAPERS, lambda own, base: base * 0.8, SMALL, {"C1 depth"}),
+        # A curve that scatters more says that trainings do, and so the depth of another model is less sure.
+        ("sft-(64|128|220)k", HEAD[:2], GRADED, lambda own, base: own * 0.5, ("qwen2.5-7b",), {"C2 recovery", "C1 depth"}),
+        ("base", HEAD, OURS, lambda own, base: own * 0.5, ("gemma3-1b",), {"C2 never", "C2 never at any size"}),
+        ("base", HEAD, OURS, lambda own, base: own * 0.9, ("qwen2.5-0.5b",), {"C2 never at any size"}),
+        ("base", LENGTH, ("tokens",), lambda own, base: own * 8, ("qwen2.5-7b",), {"C3 jump"}),
+        (LATER, LENGTH, ("tokens",), lambda own, base: own * 5, ("qwen2.5-7b",), {"C3 efficiency"}),
+        (r"sft-8k\+rl@90", HEAD, GRADED, lambda own, base: numpy.minimum(1, base * 3 + 0.2), ("qwen2.5-0.5b",), {"C6 below at each"}),
+        (r"sft-128k\+rl.*", HEAD, GRADED, lambda own, base: own * 0.6, ("qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b"), {"C6 above"}),
+        (r"base\+rl.*", HEAD, PAPERS, lambda own, base: own * 0.4, ("qwen2.5-0.5b",), {"C6 end at 0.5B"}),
+        ("base", HEAD, PAPERS, lambda own, base: numpy.minimum(1, own * 2), ("qwen2.5-0.5b",), {"C6 end at 0.5B over base"}),
+        ("sft-128k", HEAD, PAPERS, lambda own, base: numpy.minimum(1, own * 1.5), ("qwen2.5-0.5b",), {"C6 gain at 0.5B"}),
     ],
 )  # fmt: skip
-def test_only_the_verdict_on_what_was_poisoned_moves(whole, runs, tasks, columns, change, models, expected):
-    before, after = verdicts(whole), verdicts(poisoned(whole, runs, tasks, columns, change, models))
+def test_only_the_verdict_on_what_was_poisoned_moves(whole, before, runs, tasks, columns, change, models, expected):  # fmt: skip
+    after = verdicts(poisoned(whole, runs, tasks, columns, change, models))
     assert {part for part in before if after[part] != before[part]} == expected
+
+
+def test_the_order_of_recovery_alone_moves_the_verdict_on_it(whole, before):
+    points = pandas.DataFrame(
+        {"model": list(forge.PARAMETERS), "by": [-billions for billions in forge.PARAMETERS.values()]}
+    )
+    for by, said in ((points.by, "holds"), (-points.by, "fails")):
+        after = verdicts(whole, points=points.assign(by=by))
+        assert after["C2 sooner"] == said
+        assert {part for part in before if after[part] != before[part]} <= {"C2 sooner"}
+
+
+@pytest.mark.parametrize(("ends", "said"), [((0.01, 0.06), "holds"), ((0.15, 0.30), "fails")])
+def test_the_fit_of_p_to_the_k_alone_moves_the_verdict_on_it(whole, before, ends, said):
+    fits = pandas.DataFrame({"model": SMALL, "run": "sft-8k"}).assign(
+        deviation_low=ends[0], deviation_high=ends[1]
+    )
+    after = verdicts(whole, fits=fits)
+    assert after["C5 adding up"] == said
+    assert {part for part in before if after[part] != before[part]} == {"C5 adding up"}
+
+
+def test_every_part_of_every_claim_is_poisoned_alone():
+    cases = test_only_the_verdict_on_what_was_poisoned_moves.pytestmark[0].args[1]
+    moved = set().union(*(case[-1] for case in cases)) | {"C2 sooner", "C5 adding up"}
+    parts = {f"{name} {part}" for name, claim in forge.CLAIMS.items() for part in claim["parts"]}
+    assert moved == parts
 
 
 def test_a_control_that_says_otherwise_stands_beside_the_claim(whole):

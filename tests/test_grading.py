@@ -1,14 +1,16 @@
 """Extraction, grades, outcome classes, copies, hostile text; agreement with grades that are not ours."""
 
 import os
+import re
 import time
 
+import agreement
 import pytest
 from conftest import lines, own, reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valley import equality, evaluator, grading, reflection, thoughts
+from valley import calculations, equality, evaluator, grading, reflection, thoughts
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,13 @@ def graded(comparer, text, gold, finish="stop", problem="", form="box"):
         (r"\boxed{unbalanced", None),
         (r"\boxed{}", None),
         (r"\boxed{7}. The box is \boxed{}.", "7"),
+        (
+            r"\boxed{7}. As asked: \boxed{\text{answer}}, \boxed{...}, \boxed{\ }, \boxed{\text{}}, \boxed{\boxed{}}",
+            "7",
+        ),
+        (r"\boxed{\text{the answer is }7}", r"\text{the answer is }7"),
+        (r"so \\boxed{7}", "7"),
+        (r"\begin{cases} 1 \\{2} \\\boxed{\frac{1}{2}} \end{cases}", r"\frac{1}{2}"),
         (r"\boxed{-2} and \boxed{1}", "-2, 1"),
         (r"$a = -\boxed{256}$", "-(256)"),
         (r"300 - \boxed{256}", "256"),
@@ -64,6 +73,10 @@ def test_the_last_balanced_box_is_the_answer(text, boxed):
         (r"\text{Answer: } 15x-80", "15x-80"),
         (r"The answer is $\$10$.", r"\$10"),
         ("The answer to the question is 12.", "12"),
+        ("**Answer:** 12 pieces are left.", "12"),
+        ("**Answer:** $15 is left.", "15"),
+        ("**Answer:** 28 birds are now in the backyard.", "28"),
+        ("The answer is that the statement is true.", "true"),
         ("The answer is (3, 4)", "(3, 4)"),
         ("Final answer: x^2 + 1", "x^2 + 1"),
         ("the answer is \\frac{1}{2}", "\\frac{1}{2}"),
@@ -175,6 +188,36 @@ def test_any_text_is_read_without_error(text, finish):
     assert (row["answer_paper"] is None) == (row["source_paper"] is None)
 
 
+def boxes_by_definition(text):
+    """What `grading.boxes` says, each box scanned on its own: as slow as it is plain."""
+    closed, last_open = [], None
+    for box in re.finditer(r"\\f?box(?:ed)?\s*\{", text):
+        depth = 1
+        for token in re.compile(r"\\\\(?!f?box(?:ed)?\s*\{)|\\[{}]|[{}]").finditer(text, box.end()):
+            depth += {"{": 1, "}": -1}.get(token.group(), 0)
+            if depth == 0:
+                closed.append((box.start(), token.end(), text[box.end() : token.start()].strip()))
+                break
+        else:
+            last_open = box.start()
+    closed = [box for box in closed if not grading.HOLDS_NOTHING.fullmatch(box[2])]
+    inner = [b for b in closed if not any(b[0] < other[0] and other[1] <= b[1] for other in closed)]
+    if last_open is not None and not any(box[0] > last_open for box in inner):
+        inner.append((last_open, len(text), None))
+    return inner
+
+
+@given(
+    st.lists(
+        st.sampled_from([r"\boxed{", r"\fbox {", "\\", "{", "}", "7", " ", r"\{", r"\}", "boxed{"]),
+        max_size=14,
+    )
+)
+def test_boxes_found_in_one_pass_are_those_found_one_by_one(pieces):
+    text = "".join(pieces)
+    assert grading.boxes(text) == boxes_by_definition(text)
+
+
 @given(st.text(alphabet=r"ab{}", max_size=40))
 def test_what_is_boxed_is_found_again(text):
     balanced = text.replace("{", "").replace("}", "").strip("\\")
@@ -204,6 +247,16 @@ HOSTILE = {
     "10⁵ braces": r"\boxed{" + "{" * 10**5 + "}" * 10**5 + "}",
     "open braces": r"\boxed{" + "{" * 10**5,
     "10⁵ open boxes": r"\boxed{" * 10**5,
+    "10⁵ boxes in boxes": r"\boxed{" * 10**5 + "}" * 10**5,
+    "a number in 10⁵ boxes": r"\boxed{" * 10**5 + "7" + "}" * 10**5,
+    "empty boxes": r"\boxed{}" * 30_000,
+    "200 kB of boxes": r"\boxed{8}, " * 20_000,
+    "200 kB of thoughts": "<think></think>" * 13_000,
+    "200 kB of open thoughts": "<think>" * 28_000,
+    "200 kB of answer tags": "<answer>" * 25_000,
+    "200 kB of labels": r"\text{answer" * 16_000,
+    "200 kB of minus signs": "-" * 200_000,
+    "200 kB of powers": "2^" * 100_000,
     "unbalanced braces": r"\boxed{1}}}}{{",
     "NUL bytes": "\x00\\boxed{\x007}\x00",
     "200 kB of words": "x " * 100_000 + r"\boxed{8}",
@@ -237,6 +290,10 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_graded_wrong_in_two_seconds(comparer, name):
     comparer([equality.Pair("headline", r"\frac{1}{3}", r"\sqrt{3}")])  # the worker is up
+    for read in (grading.extract, lambda text, _: (calculations.count(text), reflection.is_reflective(text))):
+        begun = time.process_time()
+        read(HOSTILE[name], "stop")
+        assert time.process_time() - begun < 1
     for finish in ("stop", "length"):
         row = graded(comparer, HOSTILE[name], r"\frac{13}{2}", finish)
         assert (row["correct"], row["correct_paper"]) == (False, False)
@@ -248,9 +305,8 @@ def test_hostile_text_is_graded_wrong_in_two_seconds(comparer, name):
         begun = time.perf_counter()
         comparer([equality.Pair(grader, r"\frac{13}{2}", answer)])
         taken = time.perf_counter() - begun
-        assert (
-            taken < (equality.KILL_WHEN_BUSY if equality.busy() else equality.KILL_AFTER) + 0.3
-        )  # to notice it
+        crowded = os.getloadavg()[0] > os.cpu_count()  # then a comparison that was starved has a second try
+        assert taken < (equality.KILL_WHEN_BUSY if crowded else equality.KILL_AFTER) + 0.3  # to notice it
 
 
 def test_one_comparison_that_hangs_takes_no_other_down(comparer):
@@ -272,21 +328,9 @@ def test_a_worker_that_dies_costs_one_answer(comparer):
 
 
 def test_every_response_of_our_own_set_is_graded_as_it_says(comparer):
-    rows = own("responses")
-    assert len(rows) >= 100
-    wrong = []
-    for row in rows:
-        grade = graded(
-            comparer,
-            row["response"],
-            row["gold"],
-            row["finish"],
-            row.get("problem", ""),
-            row.get("form", "box"),
-        )
-        if grade["correct"] != row["correct"] or grade["boxed"] != row.get("boxed", grade["boxed"]):
-            wrong.append((row["class"], row["response"], grade["answer"]))
-    assert wrong == []
+    found = agreement.own_responses(comparer)
+    assert found.rows >= 100
+    assert found.apart == []
 
 
 @pytest.mark.parametrize(
@@ -333,6 +377,13 @@ def test_the_policy_that_boxes_the_longest_formula_scores_nothing(comparer):
     assert grading.floor(problems, comparer) == {"headline": 0, "copied": 1, "paper": 1}
 
 
+@pytest.mark.parametrize("form", list(grading.FORMS))
+def test_forms_of_our_own_are_read_in_time_whatever_a_model_repeats(form):
+    begun = time.process_time()
+    assert grading.asked("<answer>" * 25_000 + "#### " * 25_000 + "<answer>7</answer>\n#### 7", form) == "7"
+    assert time.process_time() - begun < 0.5
+
+
 def test_a_pattern_that_takes_too_long_answers_nothing():
     begun = time.perf_counter()
     assert grading.asked("a" * 5000 + "b", r"(a+)+$") is None
@@ -348,24 +399,26 @@ def test_a_pattern_that_cannot_work_is_refused(pattern, why):
 # ---- grades that are not ours
 
 
-def labelled(name):
-    rows = lines(reference("graded", f"{name}.jsonl"))
-    return rows, [float(row["verdict"]) >= 0.5 for row in rows]
-
-
 @pytest.mark.parametrize(("benchmark", "published"), [("aime24", 6.7), ("amc23", 42.5)])
-@pytest.mark.parametrize("grader", ["correct", "correct_paper"])
-def test_grades_of_real_competition_answers_are_those_published(comparer, benchmark, published, grader):
-    rows, labels = labelled(f"rgeval_qwen2.5-3b-instruct_{benchmark}")
-    grades = grading.grade(
-        [(row["response"], "stop", str(row["gold"]), row["problem"]) for row in rows], comparer
-    )
-    assert [row[grader] for row in grades] == labels
-    assert round(100 * sum(row[grader] for row in grades) / len(rows), 1) == published
+def test_grades_of_real_competition_answers_are_those_published(comparer, benchmark, published):
+    path = reference("graded", f"rgeval_qwen2.5-3b-instruct_{benchmark}.jsonl")
+    assert [found.apart for found in agreement.responses(path, benchmark, comparer)] == [[], []]
+    labels = [float(row["verdict"]) >= 0.5 for row in lines(path)]
+    assert round(100 * sum(labels) / len(labels), 1) == published
 
 
-@pytest.mark.parametrize("grader", ["correct", "correct_paper"])
-def test_grades_of_real_responses_agree_with_the_evaluator_that_the_paper_used(comparer, grader):
-    rows, labels = labelled("qwen25math_math100_x8")
-    grades = grading.grade([(row["response"], "stop", row["gold"], row["problem"]) for row in rows], comparer)
-    assert sum(row[grader] == label for row, label in zip(grades, labels, strict=True)) / len(rows) >= 0.995
+def test_grades_of_real_responses_agree_with_the_evaluator_that_the_paper_used(comparer):
+    path = reference("graded", "qwen25math_math100_x8.jsonl")
+    headline, paper = agreement.responses(path, "the evaluator", comparer)
+    assert paper.apart == []
+    assert headline.apart == [("10{,}000", "10000", False)]  # the evaluator's error, not ours
+
+
+@pytest.mark.slow
+def test_grades_of_long_traces_are_their_flags_but_for_traces_cut_off_and_wrong_flags(comparer):
+    import pyarrow.parquet
+
+    path = reference("traces", "openr1_like.parquet")
+    found = agreement.traces(pyarrow.parquet.read_table(path).to_pylist(), comparer)
+    finished = [case for case in found.apart if case[0] not in ("truncated", "no answer")]
+    assert len(finished) <= 0.005 * found.rows, finished

@@ -12,7 +12,7 @@ from conftest import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from valley import intake, records
+from valley import golds, intake, records
 
 ROW = {"problem": "1+1?", "answer": "2", "solution": "2.", "source": "made", "uuid": "u1",
        "generations": ["<think>a</think>2", "b"], "correctness_math_verify": [True, False],
@@ -195,3 +195,45 @@ def test_ids_of_problems_are_taken_as_they_are_and_never_twice(tmp_path):
         output = script("fetch_task", "--source", file, "--out", tmp_path / "other.parquet", ok=False)
         assert "have the same id" in output
         assert not (tmp_path / "other.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"gold": float("nan")}, "has no answer"),
+        ({"gold": "proof"}, "no answer that could be compared"),
+        ({"gold": {"a": 1}}, "type dict"),
+        ({"response": [{"role": "assistant"}]}, "no text `response`"),
+        ({"finish_reason": "tool_calls"}, "did the response end by itself"),
+        ({"tokens": "many"}, "tokens holds a text"),
+        ({"sample": True}, "sample holds a truth value"),
+        ({"problem": ["?"]}, "problem holds a list"),
+        ({"order": "yes"}, "`order`"),
+    ],
+)
+def test_a_response_of_others_that_cannot_be_graded_says_why(changes, told):
+    with pytest.raises(intake.Wrong, match=told):
+        golds.checked_response({"response": "5", "gold": "5"} | changes)
+
+
+def test_responses_of_others_are_graded_in_their_form(tmp_path):
+    """Half a surrogate pair, a number as gold, ids that are nought, other names of the end: all are read."""
+    rows = [
+        {"id": 0, "response": "<answer>5</answer>", "gold": 5, "finish_reason": "eos"},
+        {"id": 0, "response": "\ud800 <answer>6</answer>", "gold": 5},
+        {"id": 1, "response": "<answer>5</answer>", "answer": "5", "finish_reason": "max_tokens"},
+        {"response": "<answer>7,3</answer>", "gold": "3,7", "order": True},
+    ]
+    (tmp_path / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script(
+        "grade",
+        "--responses",
+        tmp_path / "theirs.jsonl",
+        "--answer",
+        "<answer>",
+        "--out",
+        tmp_path / "grades.parquet",
+    )
+    grades = records.read_parquet(tmp_path / "grades.parquet").to_pylist()
+    assert [(row["id"], row["sample"]) for row in grades] == [("0", 0), ("0", 1), ("1", 0), ("4", 0)]
+    assert [row["outcome"] for row in grades] == ["correct", "wrong", "truncated", "wrong"]

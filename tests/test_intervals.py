@@ -141,3 +141,10 @@ def test_a_rule_asks_for_the_same_share_of_fewer_models():
     counts = [intervals.rule_count("at least 8 of 9", total) for total in (9, 8, 5, 2, 1)]
     assert counts == [8, 8, 5, 2, 1]
     assert [intervals.rule_count(rule, 4) for rule in ("every", "any", "on average")] == [4, 1, None]
+
+
+@pytest.mark.filterwarnings("error")
+def test_seeds_that_agree_and_benchmarks_of_which_nothing_is_known_pass_without_a_warning():
+    assert intervals.over_seeds([0.4, 0.4]) == (0.4, 0.4)
+    [(variance, _)] = intervals.over_benchmarks([numpy.full(3, math.nan), numpy.full(3, math.nan)])
+    assert math.isnan(variance)

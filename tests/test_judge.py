@@ -225,7 +225,7 @@ PYTHON = os.environ.get("VALLEY_VLLM_PYTHON", str(REPOSITORY / ".venv-vllm/bin/p
 def test_vllm_and_transformers_give_the_same_labels(tmp_path, synthetic, responses, short_prompt):
     model, here, there = tmp_path / "S", tmp_path / "here.parquet", tmp_path / "there.parquet"
     script("pretrain", "--out", model, "--template", "templates/chain.jinja", "--hidden", 64, "--layers", 2, "--heads", 2,
-           "--ff", 128, "--steps", 100, "--target", 1, "--lengths", 2, "--seed", 0)  # fmt: skip
+           "--ff", 128, "--steps", 100, "--lengths", 2, "--seed", 0)  # fmt: skip
     script("judge", *judge_flags(model, responses, synthetic / "task.parquet", here))
     flags = judge_flags(model, responses, synthetic / "task.parquet", there, engine="vllm")
     run([PYTHON, "scripts/judge.py", *flags], CUDA_VISIBLE_DEVICES="")

@@ -84,6 +84,17 @@ def test_another_row_changes_neither_choice_nor_order_of_the_rest(tmp_path, base
     assert {r["trace"][-1] for r in whole} == {"y", "z"}  # the choice among the correct ones is random
 
 
+def test_rows_of_a_block_stay_together_in_their_order_and_blocks_do_not(tmp_path, base):
+    rows = [row(n) for n in range(96)]
+    pool, _ = order(tmp_path, base, rows, "--block", 8)
+    numbers = [int(r["problem"].split("+")[0]) for r in pool]
+    blocks = [numbers[i : i + 8] for i in range(0, 96, 8)]
+    assert all(block == list(range(block[0], block[0] + 8)) and block[0] % 8 == 0 for block in blocks)
+    assert numbers != sorted(numbers)
+    other, _ = order(tmp_path, base, rows, "--block", 8, "--seed", 1)
+    assert [r["problem"] for r in other] != [r["problem"] for r in pool]
+
+
 def test_the_order_is_no_trace_of_the_file_and_fills_more_than_one_bucket(tmp_path, base):
     pool, _ = order(tmp_path, base, [row(n) for n in range(400)])
     numbers = [int(r["problem"].split("+")[0]) for r in pool]
@@ -437,3 +448,16 @@ def test_progress_is_told(tmp_path, base, monkeypatch, capsys):
     told = capsys.readouterr()
     assert re.search(r"^20/20 rows, \d+ rows/s$", told.err, re.MULTILINE)
     assert told.out.startswith("pool of 20 traces from 20, dropped {")
+
+
+def test_problems_that_occur_in_the_traces_are_found_as_decontamination_finds_them(tmp_path):
+    import leaks
+
+    known = "A train leaves at noon and runs at ninety kilometres an hour for two hours and a half"
+    problems = [
+        {"id": 0, "problem": f"{known}; how far is it?"},
+        {"id": 1, "problem": "1 + 1"},
+        {"id": 2, "problem": "2 + 2"},
+    ]
+    traces = [[f"Riddle. {known}, then stops.", "2  +  2"], [f"Once more: {known}."]]
+    assert leaks.leaks(problems, traces) == {"0": 2, "2": 1}

@@ -83,7 +83,7 @@ def test_a_cell_whose_loss_did_not_fall_is_named_unless_it_trained_on_something_
     scores = pandas.DataFrame(
         [{"model": "S", "run": "sft-16", "seed": 0, "task": "headline", "accuracy": 0.25}]
     )
-    table = probes.table(cells, scores, {Cell("S", "sft-16", 0), Cell("S", "sft-64", 0)}).set_index("run")
+    table = probes.probed(cells, scores, {Cell("S", "sft-16", 0), Cell("S", "sft-64", 0)}).set_index("run")
     assert "did not train" in table.note["sft-16"]
     assert table.note[["base", "sft-16.short", "sft-64"]].tolist() == ["", "", ""]
     assert table.accuracy["sft-16"] == 0.25

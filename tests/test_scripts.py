@@ -125,10 +125,10 @@ def preflight(tmp_path, model, rows, *flags, ok=True):
 
 
 ROW = {
-    "problem": "63b+5c-7",
-    "answer": "61",
-    "trace": r"<think>so</think>\boxed{61}",
-    "solution": r"\boxed{61}",
+    "problem": "18b-9c+7",
+    "answer": "16",
+    "trace": r"<think>so</think>\boxed{16}",
+    "solution": r"\boxed{16}",
 }
 
 
@@ -146,7 +146,7 @@ def test_preflight_reports_what_a_run_will_see(tmp_path, base):
     report = preflight(tmp_path, base, [ROW] * 4)
     assert report["truncated"] == 0
     assert report["optimiser_steps"] == 2
-    assert report["sample"]["prompt"] == "<user>63b+5c-7<assistant>"
+    assert report["sample"]["prompt"] == "<user>18b-9c+7<assistant>"
     assert report["sample"]["completion"] == ROW["trace"] + "<eos>"
 
 

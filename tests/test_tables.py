@@ -10,8 +10,7 @@ from conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/tables.md").read_text(encoding="utf-8")
 ENDS = ("", "_low", "_high")
-# Columns that a study has only with what the smoke study lacks: a judge, more samples, sizes to forecast, a
-# replicate.
+# Columns that a study has only with what the smoke study lacks: sizes to forecast.
 ELSEWHERE = {
     "back",
     "back_earliest",

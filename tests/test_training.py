@@ -35,11 +35,11 @@ def test_a_paper_step_of_rl_is_four_updates_of_2048_responses():
 
 def test_only_the_completion_is_trained_and_the_end_token_is(base):
     tokenizer = prompts.load_tokenizer(base)
-    row = {"problem": "63b+5", "trace": r"\boxed{68}"}
+    row = {"problem": "13b+5", "trace": r"\boxed{18}"}
     (made,) = prompts.training_rows(tokenizer, [row], "trace", None, "", 100)
-    assert tokenizer.decode(made["input_ids"]) == r"<user>63b+5<assistant>\boxed{68}<eos>"
+    assert tokenizer.decode(made["input_ids"]) == r"<user>13b+5<assistant>\boxed{18}<eos>"
     trained = [token for token in made["labels"] if token != -100]
-    assert tokenizer.decode(trained) == r"\boxed{68}<eos>"
+    assert tokenizer.decode(trained) == r"\boxed{18}<eos>"
 
 
 SFT = ["--lr", 5e-3, "--batch", 2, "--device-batch", 2, "--max-length", 256, "--seed", 0]

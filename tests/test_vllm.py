@@ -44,7 +44,7 @@ def model(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("vllm") / "S"
     script("pretrain", "--out", folder, "--template", "templates/chain.jinja", "--hidden", 64, "--layers", 2, "--heads", 2,
-           "--ff", 128, "--steps", 100, "--target", 1, "--lengths", 2, "--seed", 0)  # fmt: skip
+           "--ff", 128, "--steps", 100, "--lengths", 2, "--seed", 0)  # fmt: skip
     fast = prompts.load_tokenizer(folder)
     user = fast.convert_tokens_to_ids("<user>")
     fast.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(

@@ -1,46 +1,81 @@
-"""The miniature's task: chains of two-digit additions, answered with short or long chain of thought.
+"""The miniature's task: chains of additions, answered with short or long chain of thought; and its textbook.
 
-A problem is a two-digit start and k labelled one-digit operands; every running total stays within 10..99:
+A problem is a start and k labelled one-digit operands, listed in any order and worked in the order of their
+labels, which count down to b; every running total stays within 10..29:
 
-    63b+5c-7    short  b+5:63+5=68c-7:68-7=61\\boxed{61}
-                long
-                <think>b+5:63+5:3+5=8,6+0=6,so68.wait,check68-5:8-5=3,6-0=6,so63ok,so68;c-7:...;</think>\\boxed{61}
+    18b-9c+7    short  c+7:18+7=25b-9:25-9=16\\boxed{16}
+                long   <think>c+7:18+7:8+7=15,1+1=2,so25.wait,recheckc:18+7:8+7=15,1+1=2,so25;
+                       b-9:...;</think>\\boxed{16}
 
-Both answer by the same steps; the long one spells out column arithmetic and checks every step by its inverse,
-so it is about five times as long, as R1's traces are to an instruct model's answers. Its checks always
-succeed: they add length and teach no repair. Problems are held out by a hash of their text, never by chance.
+The next label follows from the last one, and its operand has to be looked up by the label: listed in the
+order of the work, an operand lies at a distance that depends on little else, and a base learns distances
+that fail in long answers.
+
+Both answer by the same steps. The long one works each in columns, and in a share of the steps rechecks: it
+works the step once more, and what it finds then counts. Some of the first workings forget the carry; those
+are always rechecked, so that some reflections mend an error. Problems are held out by a hash of their text,
+never by chance.
+
+**What a base learns from is limited on purpose, so that data and not the moment training stops limit the
+model.** The textbook's short answers are sloppy: they forget a carry (or borrow) with probability FORGET,
+and a base learns to do so too. Its worked solutions and tables teach every skill of the long form, but of
+the column facts (units digit and operand, 180 in all) only KNOWN can be read; the others are illegible, any
+value from 0 to 18. Which ones is drawn by seed, the same share among additions and subtractions, with carry
+and without.
 """
 
 import hashlib
+import itertools
 import random
+from collections import Counter
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
-LABELS = "bcdefg"
+LABELS = "gfedcb"
+LOW, HIGH = 10, 29
+OPERANDS = [operand for operand in range(-9, 10) if operand]
+FORGET = 0.35  # of the carries of the textbook's short answers
+KNOWN = 0.6  # of the column facts
+RECHECK, SLIP = 0.5, 0.1  # of the steps of a long answer; of its first workings that have a carry
+GROUP, BLOCK = 16, 64  # problems that meet each fact as rarely as they can, and as often as any other
 
 
 class Problem(NamedTuple):
-    """A start in 10..99 and its (label, signed one-digit operand) pairs."""
+    """A start in 10..29 and its (label, signed one-digit operand) pairs, in the order of the work."""
 
     start: int
     steps: tuple[tuple[str, int], ...]
 
     @property
     def text(self) -> str:
-        """The problem as the model reads it, without role tokens: `63b+5c-7`."""
-        return f"{self.start}" + "".join(f"{label}{operand:+d}" for label, operand in self.steps)
+        """The problem as the model reads it, without role tokens: `18b-9c+7`, in a fixed shuffle."""
+        items = [f"{label}{operand:+d}" for label, operand in self.steps]
+        random.Random(f"{self.start}{items}").shuffle(items)
+        return f"{self.start}" + "".join(items)
 
     @property
     def answer(self) -> int:
         """The last running total."""
         return self.start + sum(operand for _, operand in self.steps)
 
+    @property
+    def facts(self) -> list[tuple[int, int]]:
+        """The column fact (units digit of the total, operand) of each step."""
+        totals = itertools.accumulate((operand for _, operand in self.steps), initial=self.start)
+        return [(total % 10, operand) for total, (_, operand) in zip(totals, self.steps, strict=False)]
+
+
+def draw_operand(rng: random.Random, total: int) -> int:
+    """An operand that keeps the running total in range."""
+    return rng.choice([operand for operand in OPERANDS if LOW <= total + operand <= HIGH])
+
 
 def draw(rng: random.Random, length: int) -> Problem:
     """A random problem with `length` operands."""
-    total = start = rng.randint(10, 99)
+    total = start = rng.randint(LOW, HIGH)
     steps = []
-    for label in rng.sample(LABELS, length):
-        operand = rng.choice([o for o in range(-9, 10) if o and 10 <= total + o <= 99])
+    for label in LABELS[-length:]:
+        operand = draw_operand(rng, total)
         steps.append((label, operand))
         total += operand
     return Problem(start, tuple(steps))
@@ -51,29 +86,94 @@ def is_test(problem: Problem) -> bool:
     return hashlib.md5(problem.text.encode()).digest()[0] < 16
 
 
-def draw_many(rng: random.Random, count: int, lengths: list[int], test: bool) -> list[Problem]:
-    """`count` different problems of the held-out side (`test`) or the other, `lengths` in equal turns."""
+def too_few_drawn(found: int, count: int, lengths: list[int]) -> str:
+    """What is wrong where so many different problems are not there."""
+    return f"only {found} of {count} different problems with {lengths} operands were found"
+
+
+def draw_many(
+    rng: random.Random, count: int, lengths: list[int], test: bool, but: Container[str] = ()
+) -> list[Problem]:
+    """Different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns; none
+    whose text is in `but`.
+    """
     found: dict[str, Problem] = {}
     for _ in range(1000 * count):
         if len(found) == count:
             return list(found.values())
         problem = draw(rng, lengths[len(found) % len(lengths)])
-        if is_test(problem) == test:
+        if is_test(problem) == test and problem.text not in but:
             found.setdefault(problem.text, problem)
-    raise ValueError(f"only {len(found)} of {count} different problems with {lengths} operands were found")
+    raise ValueError(too_few_drawn(len(found), count, lengths))
 
 
-def working(total: int, operand: int) -> str:
-    """Column arithmetic of one step, units then tens: `:8-5=3,6-0=6,so63`; a borrow shows as units above 9."""
+def draw_even(rng: random.Random, count: int, lengths: list[int], candidates: int = 24) -> list[Problem]:
+    """Different problems of the training side, laid out so that their column facts are met evenly.
+
+    Each is the one of so many random problems whose facts were met least often in its GROUP, kinds of facts
+    too, and in its BLOCK: sixteen problems then meet 56 facts and not 47. Which facts a base can read plays no
+    part; the even cover makes the number of illegible ones that a few traces hold more alike in all seeds.
+    """
+    found: dict[str, Problem] = {}
+    group, block = Counter(), Counter()
+
+    def met(problem: Problem) -> float:
+        own, total = Counter(), 0.0
+        for fact in problem.facts:
+            total += 4 * (group[fact] + own[fact]) + 0.15 * (group[kind(fact)] + own[kind(fact)])
+            total += 0.5 * block[fact]
+            own.update([fact, kind(fact)])
+        return total
+
+    for _ in range(100 * count):
+        if len(found) == count:
+            return list(found.values())
+        if len(found) % GROUP == 0:
+            group.clear()
+        if len(found) % BLOCK == 0:
+            block.clear()
+        length = lengths[len(found) % len(lengths)]
+        drawn = sorted((draw(rng, length) for _ in range(candidates)), key=met)
+        chosen = next((p for p in drawn if not is_test(p) and p.text not in found), None)
+        if chosen is None:
+            continue
+        found[chosen.text] = chosen
+        group.update([*chosen.facts, *map(kind, chosen.facts)])
+        block.update(chosen.facts)
+    raise ValueError(too_few_drawn(len(found), count, lengths))
+
+
+def without_carry(total: int, operand: int) -> int | None:
+    """The result without carry or borrow; None where there is neither, or the result leaves the range."""
     result = total + operand
-    units, tens = total % 10, total // 10
-    carry = result // 10 - tens
-    if operand < 0 and carry:
-        units += 10
+    carry = result // 10 - total // 10
+    wrong = result - 10 * carry
+    return wrong if carry and LOW <= wrong <= HIGH else None
+
+
+def upper_units(units: int, operand: int) -> int:
+    """What the operand is added to in the units column: with a borrow, ten more than the digit."""
+    return units + 10 if units + operand < 0 else units
+
+
+def working(total: int, operand: int, units: int | None = None, forget: bool = False) -> tuple[str, int]:
+    """Column arithmetic of one step, units then tens, and its result: (`25-9:15-9=6,2-1=1,so16`, 16).
+
+    A borrow shows as units above 9. `units`: what stands for the value of the units column, if not the
+    right one.
+    """
+    carry = (total + operand) // 10 - total // 10
+    upper = upper_units(total % 10, operand)
+    units = upper + operand if units is None else units
     # Carry and borrow both have the operand's sign; without either the tens column reads +0 or -0.
+    moved = 0 if forget else abs(carry)
+    tens = total // 10 + (moved if operand > 0 else -moved)
+    result = 10 * tens + units % 10
     sign = "+" if operand > 0 else "-"
-    column = units + operand
-    return f":{units}{operand:+d}={column},{tens}{sign}{abs(carry)}={result // 10},so{result}"
+    return (
+        f"{total}{operand:+d}:{upper}{operand:+d}={units},{total // 10}{sign}{moved}={tens},so{result}",
+        result,
+    )
 
 
 def short_response(problem: Problem) -> str:
@@ -85,42 +185,96 @@ def short_response(problem: Problem) -> str:
     return text + f"\\boxed{{{total}}}"
 
 
-def long_response(problem: Problem) -> str:
-    """The long chain of thought: each step worked in columns, then checked by its inverse; no end token."""
+def long_step(
+    rng: random.Random,
+    label: str,
+    total: int,
+    operand: int,
+    recheck: float,
+    slip: float,
+    units: Callable[[int, int], int] | None = None,
+) -> tuple[str, int]:
+    """One step of a long chain of thought and the running total after it.
+
+    `recheck` and `slip` are probabilities (see RECHECK, SLIP); `units` gives the value printed for a column
+    of (total, operand), without it the right one.
+    """
+    slipped = without_carry(total, operand) is not None and rng.random() < slip
+    work, result = working(total, operand, units and units(total, operand), slipped)
+    text = f"{label}{operand:+d}:{work}"
+    if slipped or rng.random() < recheck:
+        work, result = working(total, operand, units and units(total, operand))
+        text += f".wait,recheck{label}:{work}"
+    return text + ";", result
+
+
+def long_response(problem: Problem, recheck: float = RECHECK, slip: float = SLIP) -> str:
+    """The long chain of thought, without end token; a problem's is always the same."""
+    rng = random.Random(problem.text)
     text, total = "<think>", problem.start
     for label, operand in problem.steps:
-        result = total + operand
-        text += f"{label}{operand:+d}:{total}{operand:+d}{working(total, operand)}"
-        text += f".wait,check{result}{-operand:+d}{working(result, -operand)}ok,so{result};"
-        total = result
+        step, total = long_step(rng, label, total, operand, recheck, slip)
+        text += step
     return text + f"</think>\\boxed{{{total}}}"
 
 
-def fragment(rng: random.Random) -> str:
-    """Two unrelated column workings, the second as if it checked the first: never chained.
+def kind(fact: tuple[int, int]) -> tuple[bool, bool]:
+    """(is an addition, has neither carry nor borrow) of a column fact."""
+    units, operand = fact
+    return operand > 0, 0 <= units + operand <= 9
 
-    With fragments in pre-training the base knows the vocabulary of long answers, and to come back to a result
-    after a check, but not the form of a whole answer; without them SFT stays near zero at any size.
+
+def known_facts(seed: int, share: float = KNOWN) -> frozenset[tuple[int, int]]:
+    """The (units digit, operand) pairs whose value a base of this seed can read in its textbook.
+
+    The share is the same among additions and subtractions, with carry and without.
     """
-    (first, a), (second, b) = ((p.start, p.steps[0][1]) for p in (draw(rng, 2), draw(rng, 2)))
-    text = rng.choice(["", "<think>"]) + f"{first}{a:+d}{working(first, a)}"
-    text += rng.choice([".wait,check", ";"]) + f"{second}{b:+d}{working(second, b)}"
-    return text + rng.choice([f"ok,so{first + a}", ";", "</think>"])
+    rng = random.Random(f"facts{seed}")
+    groups: dict[tuple[bool, bool], list[tuple[int, int]]] = {}
+    for units in range(10):
+        for operand in OPERANDS:
+            groups.setdefault(kind((units, operand)), []).append((units, operand))
+    return frozenset(
+        fact for _, group in sorted(groups.items()) for fact in rng.sample(group, round(share * len(group)))
+    )
 
 
-def look_up(rng: random.Random, lengths: list[int]) -> tuple[str, str]:
-    """(prompt, response): a problem's operands repeated in order, unrelated workings between two items.
+def printed(rng: random.Random, units: int, operand: int, known: frozenset[tuple[int, int]]) -> int:
+    """The value of a column fact as the textbook has it."""
+    return upper_units(units, operand) + operand if (units, operand) in known else rng.randint(0, 18)
 
-    Labels are drawn at random, so that finding the next item takes a look at the prompt; consecutive labels
-    let the base get stuck on counting.
+
+def table(rng: random.Random, known: frozenset[tuple[int, int]], rows: int = 12) -> str:
+    """Column facts in any order, `8+7=15,15-9=6,`; without such tables some seeds learn facts late."""
+    drawn = [(rng.randrange(10), rng.choice(OPERANDS)) for _ in range(rows)]
+    return "".join(f"{upper_units(u, o)}{o:+d}={printed(rng, u, o, known)}," for u, o in drawn)
+
+
+def textbook(
+    rng: random.Random, length: int, style: str, known: frozenset[tuple[int, int]] = frozenset()
+) -> tuple[Problem, str]:
+    """A problem of the training side and its answer as the textbook prints it, `style` short or long.
+
+    Operands are drawn on from the total that is printed, right or wrong, so that no sum leaves the range.
     """
-    problem = draw(rng, rng.choice(lengths))
-    response = rng.choice(["", "<think>"])
-    for label, operand in problem.steps:
-        response += f"{label}{operand:+d}"
-        for _ in range(rng.choice((1, 2))):
-            other = draw(rng, 2)
-            step = other.steps[0][1]
-            response += f":{other.start}{step:+d}{working(other.start, step)}"
-        response += ";"
-    return problem.text, response
+
+    def units(total: int, operand: int) -> int:
+        return printed(rng, total % 10, operand, known)
+
+    while True:
+        total = start = rng.randint(LOW, HIGH)
+        steps, text = [], "<think>" if style == "long" else ""
+        for label in LABELS[-length:]:
+            operand = draw_operand(rng, total)
+            steps.append((label, operand))
+            if style == "long":
+                step, total = long_step(rng, label, total, operand, RECHECK, SLIP, units)
+                text += step
+            else:
+                wrong, result = without_carry(total, operand), total + operand
+                result = wrong if wrong is not None and rng.random() < FORGET else result
+                text += f"{label}{operand:+d}:{total}{operand:+d}={result}"
+                total = result
+        problem = Problem(start, tuple(steps))
+        if not is_test(problem):
+            return problem, text + ("</think>" if style == "long" else "") + f"\\boxed{{{total}}}"

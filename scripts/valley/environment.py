@@ -17,6 +17,8 @@ from pathlib import Path
 from valley import plain, records
 
 LONGEST_TMP = 60  # bytes of TMPDIR
+# Kernels that every x86-64 processor with AVX2 has, in one order of summation, whatever else it could do.
+EXACT = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 def listed_cards() -> list[str]:
@@ -126,9 +128,9 @@ def short_tmp():
     os.environ["TMPDIR"], tempfile.tempdir = str(link), None
 
 
-def prepare(warm_start: bool):
+def prepare(warm_start: bool, exact: bool):
     """Set what jobs need: this interpreter first on PATH, a TMPDIR that sockets fit in, no hub, quiet libraries; for CPU studies a thrifty
-    allocator.
+    allocator, and where `exact` is asked for kernels that round alike on all machines.
     """
     short_tmp()
     # Jobs find the interpreter that runs Snakemake, whether or not its environment is activated.
@@ -140,6 +142,8 @@ def prepare(warm_start: bool):
         # Freed memory stays with the process: it saves up to a third of a GRPO step on CPU.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
+    if exact:
+        os.environ.update(EXACT)  # read when torch is loaded
 
 
 def operate(config: dict):

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 from valley import environment, evaluator, notation
@@ -31,6 +32,7 @@ MEMORY = 1 << 30  # bytes of address space that a worker may have beyond what it
 ENTRIES = 30  # of a list; more are compared in their order only
 DIGITS = 6  # significant digits that an approximation must have to stand for an exact value
 
+REALS = r"(-\infty,\infty)"
 PROSE = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){4}")
 MODULUS = re.compile(r"\\[bp]?mod\b")
 MATRIX_ROWS = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
@@ -114,9 +116,12 @@ def by_words(gold: str, answer: str) -> bool | None:
         empty = word in notation.NO_SOLUTION and (
             other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
         )
-        return word == other or empty
+        reals = word in notation.ALL_REALS and (other in notation.ALL_REALS or normal(answer) == REALS)
+        return word == other or empty or reals
     if normal(gold) in ("\\emptyset", "\\{\\}"):
         return other in notation.NO_SOLUTION or normal(answer) in ("\\emptyset", "\\{\\}")
+    if normal(gold) == REALS and other in notation.ALL_REALS:
+        return True
     if other is not None and " " in other:
         counted = evaluator.number_of_words(other)
         return counted == normal(gold) if counted != other and number(normal(gold)) is not None else False
@@ -366,7 +371,7 @@ def significant(text: str) -> int:
 
 def near(gold, answer, texts: list[str], tolerance: float | None = None) -> bool:
     """Equal, or off by no more than the tolerance; or one of both a decimal with at least DIGITS digits, all
-    of them right, of a value that the other writes exactly.
+    of them right (rounded or cut off), of a value that the other writes exactly.
     """
     if gold == answer:
         return True
@@ -379,9 +384,13 @@ def near(gold, answer, texts: list[str], tolerance: float | None = None) -> bool
     if all(digits) or not any(digits):
         # 3.2 and 3.2000000001: an artefact of floating point, no other value.
         return max(digits) > 12 and difference < abs(gold) / 10**12
-    return max(digits) >= DIGITS and difference <= abs(gold) * Fraction(
-        11, 2 * 10 ** max(DIGITS, min(max(digits), 12))
-    )
+    if max(digits) < DIGITS:
+        return False
+    if (written := number(texts[0] if digits[0] else texts[1])) is not None and max(digits) <= 12:
+        place = Fraction(10) ** written.as_tuple().exponent
+        exact, rounded = (abs(value) for value in ((answer, gold) if digits[0] else (gold, answer)))
+        return difference <= place * Fraction(11, 20) or 0 < exact - rounded < place
+    return difference <= abs(gold) * Fraction(11, 2 * 10 ** min(max(digits), 12))
 
 
 BIG_POWER = re.compile(r"\^\s*(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|(\w))")
@@ -460,10 +469,14 @@ def parsed(text: str):
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
     text = normalize_latex(notation.SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text), config)
+    import sympy
+
+    imaginary = re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
     try:
-        return latex2sympy(
-            text, is_real=not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text), normalization_config=None
-        )
+        found = latex2sympy(text, is_real=not imaginary, normalization_config=None)
+        if imaginary and isinstance(found, sympy.Expr):  # a lone `i` is read as a letter
+            found = found.subs({letter: sympy.I for letter in found.free_symbols if letter.name == "i"})
+        return found
     except MemoryError:
         raise
     except Exception:  # whatever the parser makes of a bad text: it reads nothing
@@ -503,9 +516,11 @@ def algebraically_same(gold: str, answer: str, tolerance: float | None = None) -
             return False
     if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
         under_roots = {
-            power.base
-            for power in left.atoms(sympy.Pow)
-            if power.base.is_Symbol and power.exp.is_Rational and power.exp.q == 2
+            factor
+            for power in left.atoms(sympy.Pow) | right.atoms(sympy.Pow)
+            if power.exp.is_Rational and power.exp.q == 2
+            for factor, exponent in power.base.as_powers_dict().items()
+            if factor.is_Symbol and exponent.is_odd  # of √(x²) it is not known
         }
         positive = {
             symbol: sympy.Dummy(symbol.name, positive=True) for symbol in under_roots
@@ -578,19 +593,14 @@ def quick(pair: Pair) -> bool | None:
     if pair.grader == "headline" and max(len(gold), len(answer)) > LONGEST:
         return gold == answer
     if pair.grader == "paper":
-        left, right = evaluator.stripped(gold[: LONGEST + 1]), evaluator.stripped(answer[: LONGEST + 1])
-        values = evaluator.as_float(left), evaluator.as_float(right)
-        if (
-            left.lower() == right.lower()
-            and len(answer) <= LONGEST
-            and None not in (*map(evaluator.plain_word, (gold, answer)), "")
-        ):
-            return None
-        if left.lower() == right.lower():
-            return True
-        if None not in values and len(answer) <= LONGEST:
-            return evaluator.equal(left, right)
-        return False if len(gold) > LONGEST or len(answer) > LONGEST else None
+        if max(len(gold), len(answer)) > LONGEST:
+            return (
+                evaluator.stripped(gold[: LONGEST + 1]).lower()
+                == evaluator.stripped(answer[: LONGEST + 1]).lower()
+            )
+        if evaluator.anagrams(gold, answer):
+            return False
+        return evaluator.without_algebra(evaluator.stripped(gold), evaluator.stripped(answer))
 
     def undecided(*_):
         raise Open
@@ -622,14 +632,19 @@ class TookTooLong(BaseException):
     """A comparison ran into its time limit. No Exception, so that no library can swallow it."""
 
 
-def prepare_worker():
-    """In a new worker: read something once, so that no answer pays for the tables; bound memory; quieten the
-    parsers.
-    """
+@functools.cache
+def read_tables():
+    """Read something once, so that no answer pays for the parsers' tables; what forks afterwards has them."""
     logging.disable(logging.CRITICAL)
     for text in (r"\frac{1}{2}+\sqrt{3}", "x^2-1", r"\frac{\pi}{4}"):
         parsed(text), evaluator.by_sympy(text)
     algebraically_same("x^2-1", "(x-1)(x+1)")
+
+
+def prepare_worker():
+    """In a new worker: tables read, memory bound, parsers quiet."""
+    logging.disable(logging.CRITICAL)
+    read_tables()
     with open("/proc/self/statm", encoding="ascii") as pages:
         held = int(pages.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
@@ -681,16 +696,28 @@ class Comparer:
             self.pool.join()
 
     def start(self):
-        """The pool, started on the first call. Workers fork from a server that has imported Math-Verify
-        once.
+        """The pool, started on the first call. Workers fork from a server that has imported the parsers and read
+        their tables once.
         """
         import multiprocessing
+        from multiprocessing import forkserver
 
         from pebble import ProcessPool
 
         environment.short_tmp()  # the server listens in a folder below it
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["math_verify", "sympy.parsing.latex._parse_latex_antlr"])
+        context.set_forkserver_preload(["valley.read_once"])
+        path = os.environ.get(
+            "PYTHONPATH"
+        )  # all that the server finds modules by: it takes no sys.path from us
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), path]))
+        try:
+            forkserver.ensure_running()
+        finally:
+            if path is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = path
         self.pool = ProcessPool(self.workers, context=context, initializer=prepare_worker)
         return self.pool
 
@@ -701,10 +728,11 @@ class Comparer:
             if pair not in self.known:
                 grade = quick(pair)
                 if grade is None:
+                    self.pool = self.pool or self.start()  # it starts while the others are looked at
                     open_pairs.append(pair)
                 else:
                     self.known[pair] = grade, 0.0
-        pool = (self.pool or self.start()) if open_pairs else None
+        pool = self.pool
         waiting = {pair: pool.schedule(decide, args=[pair], timeout=KILL_AFTER) for pair in open_pairs}
         for count, (pair, future) in enumerate(waiting.items()):
             grade = outcome(future)

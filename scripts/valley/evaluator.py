@@ -53,6 +53,10 @@ BEFORE_UNITS, AFTER_UNITS, LAST, VERY_LAST, ZEROS = (
 )
 UNIT_AT_END = re.compile(r"\\text{.*?}$")
 PYTHON = re.compile(r"(?=.*[_,])[\d_.,+*/ -]+")
+FRACTION = re.compile(r"(-?)\\frac\{(\d{1,15})\}\{(\d{1,15})\}")
+SENTENCE = re.compile(
+    r"-?(?:[\d.,]+(?=[A-Za-z]*[^\W\d_eiEI])[A-Za-z]{2}|(?=[A-Za-z]*[^\W\d_eiEI])[A-Za-z]{3})"
+)
 LISTED = re.compile(r"[(\[].+[)\]]")
 PMATRIX = re.compile(r"\\begin\{[pb]matrix\}(.*)\\end\{[pb]matrix\}", re.DOTALL)
 WORD = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{\s*([^\W\d_]{2,})\s*\}|([^\W\d_]{2,})")
@@ -218,12 +222,15 @@ def plain_word(text: str) -> str | None:
     return match and (match.group(1) or match.group(2)).casefold()
 
 
-def graded_equal(gold: str, found: str) -> bool:
-    """The evaluator's grade of an extracted answer: both simplified."""
+def anagrams(gold: str, found: str) -> bool:
+    """Whether two words have the same letters in another order: equal to the evaluator, as products."""
     words = plain_word(gold), plain_word(found)
-    if None not in words and words[0] != words[1] and sorted(words[0]) == sorted(words[1]):
-        return False  # kept on purpose: `neve` is not `even`
-    return equal(stripped(gold), stripped(found))
+    return None not in words and words[0] != words[1] and sorted(words[0]) == sorted(words[1])
+
+
+def graded_equal(gold: str, found: str) -> bool:
+    """The evaluator's grade of an extracted answer, both simplified; anagrams are refused on purpose."""
+    return not anagrams(gold, found) and equal(stripped(gold), stripped(found))
 
 
 def equal(gold: str, found: str) -> bool:
@@ -231,10 +238,9 @@ def equal(gold: str, found: str) -> bool:
     if gold.strip().lower() == found.strip().lower() or (gold in {*"ABCDE"} and last_choice(found) == gold):
         return True
     numbers = as_float(gold), as_float(found)
-    if None not in numbers and any(
-        near_enough(gold_value, numbers[1]) for gold_value in (numbers[0] / 100, numbers[0], numbers[0] * 100)
-    ):
-        return True
+    if None not in numbers:  # and nothing else decides: `3,5,7` is 357 to it, and `52_8` 528
+        golds = (numbers[0] / 100, numbers[0], numbers[0] * 100)
+        return any(near_enough(value, numbers[1]) for value in golds)
     if not found:
         return False
     gold, found = gold.strip(), found.strip()
@@ -248,6 +254,29 @@ def last_choice(text: str) -> str:
     """The last letter A to E that stands alone in an answer, else the answer."""
     plain = text.strip("\n").rstrip(".").rstrip("/").strip(" ").lstrip(":")
     return (re.findall(r"\b([A-E])\b", plain.upper()) or [plain.strip(" .")])[-1].rstrip("./")
+
+
+def without_algebra(gold: str, found: str) -> bool | None:
+    """`equal` of two simplified answers where it can be told without reading them; None where it cannot.
+
+    A sentence, behind a number or not, is to the evaluator a product of its letters, and no number but nought;
+    most answers of a response without a box are such. Fractions of whole numbers it compares by their values.
+    """
+    if gold.strip().lower() == found.strip().lower():
+        return True
+    values = fraction(gold), fraction(found)
+    if None not in values:
+        numbers = None not in (as_float(gold), as_float(found))
+        return equal(gold, found) if numbers else same_without_brackets(gold, found) or near_enough(*values)
+    return False if values[0] and SENTENCE.match(found) else None
+
+
+def fraction(text: str) -> float | None:
+    """The value of a number or of a fraction of whole numbers, None for anything else."""
+    match = FRACTION.fullmatch(text)
+    if match and int(match[3]):
+        return int(match[1] + match[2]) / int(match[3])
+    return as_float(text)
 
 
 def same_without_brackets(gold: str, found: str) -> bool:
@@ -308,11 +337,16 @@ def symbolically_equal(gold: str, found: str) -> bool:
     def value_of(item) -> float:
         return float(sympy.N(item))
 
+    with contextlib.suppress(Exception):
+        values = value_of(right), value_of(left)
+        if all(
+            map(math.isfinite, values)
+        ):  # two numbers: none of the other tests holds where this one does not
+            return near_enough(*values)
     tests = [
         lambda: str(left) == str(right) or left == right,
         lambda: left.equals(right) or sympy.simplify(left - right) == 0,
         lambda: abs(left.lhs - left.rhs).equals(abs(right.lhs - right.rhs)),
-        lambda: near_enough(value_of(right), value_of(left)),
         lambda: left.shape == right.shape and rounded(left).equals(rounded(right)),
     ]
     for test in tests:
@@ -332,8 +366,8 @@ def read(text: str):
     """What the first grammar that can reads at the start of an answer, backslashes single before double; else
     the text itself.
     """
-    for grammar in (by_python, by_sympy, leading_list, by_math_verify):
-        for written in (text.replace("\\\\", "\\"), text):
+    for grammar in (by_sympy, by_python, leading_list, by_math_verify):
+        for written in dict.fromkeys((text.replace("\\\\", "\\"), text)):
             with contextlib.suppress(Exception):
                 return grammar(written)
     return text

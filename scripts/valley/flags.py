@@ -44,10 +44,10 @@ PRETRAIN = {
     "layers": Flag(int),
     "heads": Flag(int),
     "ff": Flag(int, help="width of the SwiGLU feed-forward"),
-    "steps": Flag(int, help="steps at most"),
-    "target": Flag(float, help="stop at this validation accuracy"),
+    "steps": Flag(int),
     "batch": Flag(int, 32),
-    "lr": Flag(float, 5e-3),
+    "lr": Flag(float, 5e-3, "of embeddings, norms and biases (AdamW)"),
+    "matrix_lr": Flag(float, 0.02, "of the hidden matrices (Muon)"),
 }
 OPTIMISER = {
     "lr": Flag(float),
@@ -127,7 +127,7 @@ POOL = {
     "sources": Flag(str, None, "values of the traces' column source", nargs="+"),
     "completion": Flag(str, "trace", "what of a row is learned", ("trace", "solution")),
 }
-SYNTHETIC = ("traces", "task", "rl", "lengths", "seed")
+SYNTHETIC = ("traces", "task", "rl", "lengths", "recheck", "slip", "seed")
 
 
 def line(settings: dict, names) -> str:

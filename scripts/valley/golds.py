@@ -12,11 +12,14 @@ import hashlib
 import math
 from pathlib import Path
 
-from valley import records
+from valley import intake, records
 from valley.equality import Rules
 
 REVIEWED = Path(__file__).parents[2] / "workflow" / "reference" / "golds.tsv"
 COLUMNS = {"order": bool, "tolerance": float, "unit": str, "base": int}
+# What others call the end of a response: by itself, or by a limit.
+ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed")
+CUT = ("length", "max_tokens", "max_new_tokens", "max_length", "model_length", "abort")
 NONE = {"nan", "proof", "notfound", "not found", "null", "n/a", "no answer", "unknown"}
 
 
@@ -57,6 +60,34 @@ def no_rule(row: dict) -> str | None:
         if not fits or (kind is not bool and isinstance(value, bool)):
             return f"has `{name}` {value!r}, {kind.__name__} is needed"
     return None
+
+
+def checked_response(row: dict) -> dict:
+    """A response of others and its gold answer in canonical types; intake.Wrong where it cannot be graded."""
+    answer = row.get("gold", row.get("answer"))
+    if why := no_gold(answer) or no_rule(row):
+        raise intake.Wrong(f"it {why}; every line needs `response` and `gold`")
+    if not isinstance(row.get("response"), str):
+        raise intake.Wrong("it has no text `response`; every line needs `response` and `gold`")
+    made = {
+        "answer": str(answer),
+        "response": row["response"].encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
+    }
+    for column in ("id", "problem"):
+        try:
+            made[column] = intake.written(row.get(column)) or ""
+        except intake.Wrong as error:
+            raise intake.Wrong(f"{column} holds {error}") from None
+    for column in ("sample", "tokens"):
+        made[column] = row.get(column)
+        if made[column] is not None and (not isinstance(made[column], int) or isinstance(made[column], bool)):
+            raise intake.Wrong(f"{column} holds {intake.said(made[column])} where a whole number must be")
+    finish = row.get("finish_reason") or "stop"
+    if str(finish).casefold() not in (*ENDED, *CUT):
+        known = f"known are {', '.join(ENDED)} and {', '.join(CUT)}"
+        raise intake.Wrong(f"finish_reason holds {finish!r}: did the response end by itself? {known}")
+    made["finish_reason"] = "stop" if str(finish).casefold() in ENDED else "length"
+    return row | made
 
 
 def problem_key(problem: str) -> str:

@@ -15,6 +15,7 @@ A study may ask for another form than the box (`prompt.answer`, see `asked`).
 """
 
 import collections
+import functools
 import re
 from typing import NamedTuple
 
@@ -25,7 +26,15 @@ from valley.notation import normal
 # What each grader is called, and the column of its grade.
 GRADERS = {"headline": "correct", "boxed": "correct_boxed", "paper": "correct_paper"}
 OUTCOMES = ("correct", "wrong", "no answer", "truncated", "looping")
-BOX_OR_BRACE = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
+# Two backslashes are the end of a row, or one that was escaped once too often in front of a box.
+BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+BOX_OR_BRACE = re.compile(r"\\f?box(?:ed)?\s*\{|\\\\(?!f?box(?:ed)?\s*\{)|\\[{}]|[{}]")
+NO_SPACE = re.compile(r"\S")
+HOLDS_NOTHING = re.compile(
+    r"(?:[\s~.…_{}]|\\[ ,;:!_]|\\q?quad|\\[lc]?dots|\\(?:text|mathrm)(?=\s*\{\s*\})|\\phantom\s*\{[^{}]*\}|\\f?box(?:ed)?)*"
+    r"|(?:\\text\s*\{)?\s*(?:(?:the|your|final)\s+)*answer\s*\}?",
+    re.IGNORECASE,
+)
 SIGN_BEFORE = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
 JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
 STATEMENT = re.compile(
@@ -38,7 +47,13 @@ NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b|\\neq?(?![a-z
 VERB = re.compile(r"\b(?:is|are|equals|equal to|be)\b", re.IGNORECASE)
 SINGLE = re.compile(r"(?<![\w.^_{\\/-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\d^_}/])")
 
-FORMS = {"<answer>": r"(?is)<answer>(.*?)</answer>", "####": r"(?m)^.*####[ \t]*(.+?)[ \t]*$"}
+# `12 pieces are left`: what is counted is the subject, and the words behind the verb state nothing.
+COUNTED = re.compile(
+    r"[\s*\\$]*([+-]?\d+(?:,\d{3})*(?:\.\d+)?)[*\s]+(?:(?:[A-Za-z*'-]+\s+){1,4}(?:is|are)\b"
+    r"|(?:is|are)\s+(?:left|remaining|needed|required|now)\b)"
+)
+
+FORMS = {"<answer>": r"(?is)<answer>((?:(?!<answer>).)*?)</answer>", "####": r"(?m)^.*####[ \t]*(.+?)[ \t]*$"}
 PATTERN_SECONDS = 1.0  # for one response; what takes longer answers nothing
 
 
@@ -63,18 +78,20 @@ def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
 
 
 def boxes(text: str) -> list[tuple[int, int, str | None]]:
-    """Start, end and content of every box that holds something, the inner one where boxes nest; at the end, with
-    content None, one that is never closed. One pass over the text.
+    """Start, end and content of every box that holds something (dots and the word `answer` hold a place), the
+    inner one where boxes nest; at the end, with content None, one that is never closed. One pass over the text.
     """
     found, opened = [], []  # of each open brace: where its box begins and its content, None for a plain one
-    for token in BOX_OR_BRACE.finditer(text):
+    first = BOX.search(text)
+    for token in BOX_OR_BRACE.finditer(text, first.start()) if first else ():
         sign = token.group()
         if sign.endswith("{") and not sign.startswith("\\{"):
             opened.append((token.start(), token.end()) if len(sign) > 1 else None)
-        elif sign == "}" and opened and (box := opened.pop()):
-            content = text[box[1] : token.start()].strip()
-            if content and not (found and found[-1][0] > box[0]):
-                found.append((box[0], token.end(), content))
+        elif sign == "}" and opened and (box := opened.pop()) and not (found and found[-1][0] > box[0]):
+            inside = box[1], token.start()
+            short = inside[1] - inside[0] < 100
+            if NO_SPACE.search(text, *inside) and not (short and HOLDS_NOTHING.fullmatch(text, *inside)):
+                found.append((box[0], token.end(), text[slice(*inside)].strip()))
     left = [box[0] for box in opened if box]
     if left and left[-1] > (found[-1][0] if found else -1):
         found.append((left[-1], len(text), None))
@@ -126,6 +143,8 @@ def stated(text: str) -> str | None:
     plain = words.replace("\\$", "")
     if re.search(r"[A-Za-z]{2}", plain) and "\\" not in plain:
         numbers = SINGLE.findall(words)
+        if not numbers and (counted := COUNTED.match(rest[: len(sentence)])):
+            numbers = [counted.group(1)]
         if numbers:
             return numbers[0] if len(numbers) == 1 else None
     return words or None
@@ -218,6 +237,7 @@ def longest_formula(problem: str) -> str | None:
     return max(whole, key=len, default=None)
 
 
+@functools.lru_cache(maxsize=8192)
 def copy_shape(answer: str):
     """An answer as far as copying goes: its value as it is written, whatever the notation, the order of a
     list or the name in front. `3/2` and `\\frac{3}{2}` have one shape, `1.5` another.

@@ -17,24 +17,37 @@ UNICODE_SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "÷": "/",
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
     "∞": r"\infty ", "≈": r"\approx ", "≡": r"\equiv ", "…": r"\ldots ", "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'",
-    "、": ",", "。": ".", "⟨": "(", "⟩": ")", "€": "", "£": "", "¥": "", "₹": "", "∘": r"\circ ", "∠": r"\angle ",
+    "、": ",", "。": ".", "⟨": "(", "⟩": ")", "【": "[", "】": "]", "∘": r"\circ ", "∠": r"\angle ", "元": " yuan ", "円": " yen ",
+    "ℝ": r"\mathbb{R}", "ℂ": r"\mathbb{C}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}",
 }  # fmt: skip
 THOUSANDS_SPACE = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
 RAISED, LOWERED = re.compile(f"[{'⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ'}]+"), re.compile(f"[{'₀₁₂₃₄₅₆₇₈₉₊₋₍₎'}]+")
-ROOT_SIGN = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([\d.]+|[A-Za-z]|\\[a-z]+))")
+ROOT_SIGN = re.compile(r"([√∛∜])\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([\d.]+|[A-Za-z]|\\[a-z]+))")
+ROOT_OF_SIGN = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 # Spacing commands become a space, `\!` nothing; two backslashes end a row of a matrix and stay.
 SPACING = re.compile(
     r"(\\\\)(?:\[[^\]]*\])?|\\!|(?:\\[,;:> ]|~|\\(?:quad|qquad|thinspace|enspace|displaystyle|limits|mathstrut)(?![A-Za-z])"
     r"|\\[hv]space\*?\{[^{}]*\}|\\(?:left|right|[bB]ig+[lr]?)(?![A-Za-z])\.?)"
 )
+INSIDE = r"((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)"  # of braces, two deep
 FONT = (
-    r"\\(?:math(?:bf|rm|it|sf|tt|normal)|text(?:bf|it|rm|sf|tt|normal|up)?|mbox|fbox|boxed|hbox|emph|underline|boldsymbol|bm"
-    r"|pmb|operatorname\*?)\s*\{([^{}]*)\}"
+    r"\\(?:math(?:bf|rm|it|sf|tt|normal)|text(?:bf|it|rm|sf|tt|normal|up)?|mbox|fbox|boxed|hbox|emph|underline|underbrace"
+    rf"|boldsymbol|bm|pmb|operatorname\*?|bf|rm)\s*\{{{INSIDE}\}}"
 )
-BOXED = re.compile(r"\\(?:[fh]?box(?:ed)?|mathbf|textbf|boldsymbol|bm|underline|displaystyle)\s*\{")
+SWITCH = re.compile(
+    r"\\(?:bf|rm|it|sf|tt|sl|em|bfseries|boldmath|tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge"
+    r"|textstyle|scriptstyle|nonumber|notag)(?![A-Za-z{])|\\(?:text)?color\s*(?:\[\w*\])?\{[^{}]*\}"
+    r"|\\math(?:bf|rm|it|sf|tt)(?=\s*[^\s{])|\\(?:checkmark|blacksquare|qed)(?![A-Za-z])"
+)
+BOXED = re.compile(r"\\(?:[fh]?box(?:ed)?|mathbf|textbf|bf|boldsymbol|bm|underline|displaystyle)\s*\{")
+CURRENCY = re.compile(
+    r"(?<![A-Za-z\\])(?:US|AU|CA|NZ|HK|A|C|S)(?=\\?\$\s*[-+]?(?:[\d.]|\\[dt]?frac))|\\(?:pounds|textdollar|texteuro|textsterling|euro|yen)(?![a-z])(?:\{\})?"
+    r"|(?<![^\s({=$-])(?:\\(?:text|mathrm)\s*\{\s*)?(?:USD|EUR|GBP|INR|JPY|CNY|RMB|Rs|Rp)\b\.?\s*(?:\}\s*)?(?=[-+]?(?:[\d.]|\\[dt]?frac))"
+)
 REWRITTEN = [
-    (r",\s*\\!\s*", ","), (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ""), (r"(?<=\d)\{,\}(?=\d)", "."),
+    (r",\s*\\!\s*", ","), (r"(?<!\d)0\{,\}(?=\d)", "0."), (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ""), (r"(?<=\d)\{,\}(?=\d)", "."), (r"\{:\}", ":"),
+    (r"\.{3,}", r"\\ldots "), (r"\\(?:text|mathrm)\s*\{\s*(\^\\circ)\s*([CF]?)\s*\}", r"\1\2"),
     (r"\\[dtc]frac(?![a-z])", r"\\frac"), (r"\\(?:leq|leqslant)(?![a-z])", r"\\le"), (r"\\(?:geq|geqslant)(?![a-z])", r"\\ge"),
     (r"\\neq(?![a-z])", r"\\ne"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"), (r"\\(?:dots|cdots|dotsc|dotsb)(?![a-z])", r"\\ldots"),
     (r"\\varnothing(?![a-z])", r"\\emptyset"), (r"\\(?:lbrace|lcb)(?![a-z])", r"\\{"), (r"\\rbrace(?![a-z])", r"\\}"),
@@ -52,6 +65,9 @@ REWRITTEN, SHORTER = (
 )
 FONT = re.compile(FONT)
 REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|dot|bar)\s*\{?\s*(\d+)\s*\}?")
+GOES_ON = re.compile(r"^(-?\s*)(\d*)\.(\d*?)(?:(\d)\4{2,}|(\d{2,}?)\5+)\s*\\ldots$")  # 0.333… and 0.1212…
+DIGITS_GO_ON = re.compile(r"(?<=\d)(\.\d+)\s*\\ldots$")
+REALS = re.compile(r"(?:^|(?<=\\in)|(?<=\\in ))\s*\\mathbb\s*\{?\s*R\s*\}?$")
 LEADING = re.compile(
     r"^(?:(?:\\approx|\\sim(?:eq)?|\\text\{\s*Answer:?\s*\}|=|:|(?:final )?answer:)\s*)+", re.IGNORECASE
 )
@@ -63,15 +79,26 @@ UNIT_NAMES = {
     "centimetre": "centimeters centimeter centimetres centimetre cm", "millimetre": "millimeters millimeter millimetres millimetre mm",
     "kilometre": "kilometers kilometer kilometres kilometre km", "metre": "meters meter metres metre", "gram": "grams gram",
     "kilogram": "kilograms kilogram kg", "pound": "pounds pound lbs lb", "ounce": "ounces ounce oz", "litre": "liters liter litres litre",
-    "millilitre": "milliliters milliliter ml mL", "gallon": "gallons gallon", "hour": "hours hour hrs hr",
+    "millilitre": "milliliters milliliter ml mL", "gallon": "gallons gallon", "pint": "pints pint", "quart": "quarts quart", "cup": "cups cup",
+    "tablespoon": "tablespoons tablespoon tbsp", "teaspoon": "teaspoons teaspoon tsp", "ton": "tons ton tonnes tonne", "milligram": "milligrams milligram mg",
+    "megabit": "megabits megabit mb", "gigabyte": "gigabytes gigabyte gb", "kilobyte": "kilobytes kilobyte kb", "hectare": "hectares hectare", "kmph": "kmph kph",
+    "ampere": "amperes ampere amps amp", "ohm": "ohms ohm", "hertz": "hertz hz", "pascal": "pascals pascal", "kelvin": "kelvin", "calorie": "calories calorie",
+    "decade": "decades decade", "century": "centuries century", "hour": "hours hour hrs hr",
     "minute": "minutes minute mins min", "second": "seconds second secs sec", "day": "days day", "week": "weeks week",
     "month": "months month", "year": "years year", "mph": "mph", "cent": "cents cent", "dollar": "dollars dollar bucks usd", "euro": "euros euro eur",
+    "sterling": "gbp", "rupee": "rupees rupee inr", "yen": "yen jpy", "yuan": "yuan rmb cny", "peso": "pesos peso", "rouble": "roubles rubles",
     "radian": "radians radian rad", "unit": "units unit", "cubit": "cubits cubit", "acre": "acres acre", "percent": "percent",
     "time": "pm am p.m a.m o'clock", "newton": "newtons newton", "joule": "joules joule", "volt": "volts volt", "watt": "watts watt",
     "thing": "ways way people person persons students student points point apples apple coins coin cards card balls ball marbles marble "
             "cats dogs books sides side terms term times digits digit solutions solution integers integer numbers pairs pair triangles cookies pages men women "
             "boys girls children tickets arrangements possibilities paths games votes bags boxes slices pieces edges vertices faces rows "
-            "columns outcomes sequences subsets functions values",
+            "columns outcomes sequences subsets functions values words word letters letter colors color colours colour eggs egg oranges orange "
+            "pencils pencil pens pen toys toy bottles bottle bottles animals animal birds bird trees tree flowers flower cars car pizzas pizza "
+            "cakes cake cupcakes rooms room stamps stamp stickers sticker questions question classes houses seats seat inhabitants members "
+            "quarters quarter dimes dime nickels nickel pennies penny socks shirts fish sheep cows chickens horses workers players teams "
+            "rectangles squares circles lines roots zeros factors divisors multiples primes steps rolls flips moves committees combinations "
+            "permutations choices routes codes license plates passwords strings handshakes shares laps candies lollipops pieces piece "
+            "elements element vectors matrices polynomials real complex positive distinct different possible",
 }  # fmt: skip
 LETTER_UNITS = {"m": "metre", "g": "gram", "s": "second", "h": "hour", "L": "litre", "l": "litre", "N": "newton", "J": "joule", "V": "volt", "W": "watt", "C": "degree", "F": "degree", "in": "inch", "in.": "inch"}  # fmt: skip
 UNIT_OF_NAME = {name: unit for unit, names in UNIT_NAMES.items() for name in names.split()}
@@ -131,7 +158,9 @@ def plain_unicode(text: str) -> str:
     for char in text:
         if char in UNICODE_SIGNS:
             found.append(UNICODE_SIGNS[char])
-        elif unicodedata.category(char) in ("Cf", "Cc", "Co", "Cs") and char not in "\n\t\r":
+        elif char not in "\n\t\r$" and (
+            unicodedata.category(char) in ("Cf", "Cc", "Co", "Cs", "Sc") or "\ufe00" <= char <= "\ufe0f"
+        ):  # nothing visible, or a currency's sign: it says no more than a unit
             continue
         elif (
             (name := unicodedata.name(char, "")).startswith("GREEK")
@@ -140,13 +169,15 @@ def plain_unicode(text: str) -> str:
         ):
             greek = name.split()[-1].lower().replace("lamda", "lambda")
             found.append(f"\\{greek.title() if 'CAPITAL' in name else greek} ")
-        elif char.isascii() or char == "√":
+        elif char.isascii() or char in ROOT_OF_SIGN:
             found.append(char)
         else:
             folded = unicodedata.normalize("NFKC", char)
             found.append(re.sub(r"(\d+)⁄(\d+)", r"\\frac{\1}{\2}", folded) if folded != char else char)
     text = "".join(found)
-    return ROOT_SIGN.sub(lambda match: rf"\sqrt{{{next(filter(None, match.groups()), '')}}}", text)
+    return ROOT_SIGN.sub(
+        lambda match: rf"\sqrt{ROOT_OF_SIGN[match[1]]}{{{next(filter(None, match.groups()[1:]), '')}}}", text
+    )
 
 
 def unwrapped(text: str) -> str:
@@ -182,24 +213,30 @@ def repeating(match: re.Match) -> str:
     return rf"\frac{{{top}}}{{{nines}}}"
 
 
+def going_on(match: re.Match) -> str:
+    """A decimal whose digits go on as they repeat, as the fraction that it is."""
+    sign, whole, fixed, digit, period = match.groups()
+    return sign + REPEATING.sub(repeating, rf"{whole}.{fixed}\overline{{{digit or period}}}")
+
+
 @functools.lru_cache(maxsize=8192)
 def spaced(text: str) -> str:
     """The normal form of an answer, `\\text{…}` and what looks like a unit still in it; single spaces."""
     text = plain_unicode(text).strip()
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z{}()])", r"\\", text)  # escaped once too often
-    text = unwrapped(text)
+    text = unwrapped(SWITCH.sub(" ", CURRENCY.sub("", text)).strip())
     for pattern, replacement in REWRITTEN:
         text = pattern.sub(replacement, text)
     text = SPACING.sub(lambda match: match.group(1) or ("" if match.group() == "\\!" else " "), text)
     text = re.sub(r"\\\$|\$|\\[()]|(?<!\\)\\[\[\]]", "", text)
     text = re.sub(r"\\%", "%", text)
     text = LEADING.sub("", text.strip())
-    text = REPEATING.sub(repeating, text)
-    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\s+", " ", GOES_ON.sub(going_on, REPEATING.sub(repeating, text))).strip()
+    text = REALS.sub(r"(-\\infty,\\infty)", DIGITS_GO_ON.sub(r"\1", text))
     text = re.sub(r"(?<![\d/.])(\d+) (\d+)/(\d+)(?![\d/])", r"\1\\frac{\2}{\3}", text)
     text = text.rstrip(",;").rstrip()
-    return unwrapped(text if text.endswith("..") else text.removesuffix(".").strip())
+    return unwrapped(text.removesuffix(".").strip())
 
 
 def without_fonts(text: str) -> str:
@@ -242,6 +279,7 @@ def unit_of(words: str, power: str | None, wrapped: bool) -> str | None:
     return "/".join(found) + (f"^{exponent}" if exponent > 1 else "") if found else None
 
 
+@functools.lru_cache(maxsize=8192)
 def as_written(answer: str) -> Written:
     """An answer's value in normal form (single spaces), and its unit, percent sign and base."""
     text, unit, percent = spaced(answer), None, False
@@ -310,6 +348,7 @@ SMALL_WORDS = {
 }
 ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
 NO_SOLUTION = {"no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions", "does not exist", "dne", "there are no solutions"}  # fmt: skip
+ALL_REALS = {"all real numbers", "all reals", "real numbers", "all real values"}
 
 
 def words(answer: str) -> str | None:
@@ -324,23 +363,34 @@ def words(answer: str) -> str | None:
     plain = re.sub(r"\s+", " ", without_fonts(text)).strip(" .!*\"'`")
     if not re.fullmatch(r"[^\W\d_]+(?:['’-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['’-][^\W\d_]+)*)*", plain):
         return None
-    plain = ARTICLE.sub("", plain.casefold())
-    if ("\\" in text and not inner) or len(plain) == 1:
+    plain = ARTICLE.sub("", plain)
+    if ("\\" in text and not inner) or all(len(word) == 1 for word in plain.split()):
         return None
-    return plain if inner or " " in plain or is_word(plain) else None
+    return plain.casefold() if inner or " " in plain or is_word(plain) else None
 
 
 def is_word(letters: str) -> bool:
-    """Whether letters without a mark are a word rather than a product of variables."""
-    letters = letters.casefold()
+    """Whether letters without a mark are a word rather than a product of variables.
+
+    Three letters are where they could be spoken and are no product as it is written: `Bob`, `tan`; not `abc`, `lwh`.
+    """
+    named, letters = letters[:1].isupper() and letters[1:].islower(), letters.casefold()
     if letters in SMALL_WORDS:
         return True
+    if len(letters) < 3 or not re.search("[aeiouy]", letters):
+        return False
     run = "".join(chr(ord(letters[0]) + step) for step in range(len(letters)))
-    return len(letters) > 3 and letters != run and bool(re.search("[aeiouy]", letters))
+    return letters != run if len(letters) > 3 else named or sorted(letters) != list(letters)
+
+
+CHOICE = re.compile(
+    r"^(?:the\s+)?(?:(?:correct\s+)?(?:option|choice|answer|letter|graph|figure|statement|part|case)\s*:?\s*|(?=\([A-J]\)))(?=\(?[A-J]\b)",
+    re.IGNORECASE,
+)
 
 
 def chosen_letter(answer: str) -> str | None:
-    """The letter of an answer that chooses one: `C`, `(C)`, `\\text{(C)}`, `(C) 12`, `C. 12`."""
-    plain = without_fonts(spaced(answer))
+    """The letter of an answer that chooses one: `C`, `(C)`, `\\text{(C)}`, `(C) 12`, `C. 12`, `Option C`."""
+    plain = CHOICE.sub("", without_fonts(spaced(answer)))
     match = re.match(r"(?:\(([A-J])\)|([A-J])(?=[.):]\s|[.)]?$))", plain)
     return match and (match.group(1) or match.group(2))

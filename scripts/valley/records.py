@@ -468,6 +468,7 @@ def provenance(arguments) -> dict:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
+        "kernels": torch.backends.cpu.get_cpu_capability() if torch is not None else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         "arguments": json.loads(json.dumps(vars(arguments), default=str)),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -10,6 +10,7 @@ the whole schedule.
 """
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -76,7 +77,7 @@ def main():
     )
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path, help="the largest subset")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument(
         "--steps", type=int, default=64, help="steps a batch size; the study makes 512 of each"
     )
@@ -84,6 +85,8 @@ def main():
     args = parser.parse_args()
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # as scripts/warm.py does before it forks
     tokenizer = prompts.load_tokenizer(args.model)
     rows = records.read_parquet(args.data, ["problem", "trace"]).to_pylist()
     data = prompts.training_rows(tokenizer, rows, "trace", None, "", 512)

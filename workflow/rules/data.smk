@@ -162,7 +162,7 @@ rule order_traces:
         max_tokens=config["traces"]["max_tokens"],
         correct=config["traces"]["correct"],
         think=config["traces"]["think"],
-        prompt=prompt_flags,
+        prompt=lambda w: f"{prompt_flags(w)} {flags.line(config['traces'], ('block',))}".strip(),
     message:
         "Filter and order the traces (order {wildcards.order})"
     shell:

@@ -151,6 +151,35 @@ rule recovery:
         "python {input.script:q} --tables {params.tables:q} {params.study} 2> {log:q}"
 
 
+# The largest subset of every order that is trained on.
+LARGEST = max(
+    ({c.parsed.size for c in DONE} - {None}), key=lambda size: grid.examples_of(config, size), default=None
+)
+TRAINED_ON = sorted({str(PLACES.subset_of(c)) for c in DONE if LARGEST and c.parsed.size == LARGEST})
+
+LEAKS = [table("leaks")] if leaking() and TRAINED_ON else []
+# A released folder has the table and not the traces.
+if LEAKS and (not config["unfinished"] or all(map(os.path.exists, TRAINED_ON))):
+
+    rule leaks:
+        input:
+            script="scripts/leaks.py",
+            code=imports("leaks"),
+            traces=TRAINED_ON,
+            tasks=[problems_of(task) for task in leaking()],
+        output:
+            report(table("leaks"), category="Tables", caption="../report/tables.rst"),
+        log:
+            at("logs/leaks.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        message:
+            "Find the problems that occur in the traces"
+        shell:
+            "python {input.script:q} --traces {input.traces:q} --tasks {input.tasks:q} --out {output:q} 2> {log:q}"
+
+
 rule claims:
     input:
         script="scripts/claims.py",
@@ -159,6 +188,7 @@ rule claims:
         schema="workflow/schemas/claims.schema.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
+        leaks=LEAKS,
         cards=CARDS,
     output:
         report([table(name) for name in DECIDED], category="Claims", caption="../report/claims.rst"),
@@ -175,11 +205,12 @@ rule claims:
         study=study_flags(),
         parameters=parameters(),
         known=known_flags(),
+        leaks=lambda w, input: f"--leaks {shlex.quote(input.leaks[0])}" if input.leaks else "",
     message:
         "Hold the paper's claims against the study"
     shell:
         "python {input.script:q} --claims {input.claims:q} --tables {params.tables:q} {params.study} --parameters {params.parameters:q} --cards {input.cards:q}"
-        " {params.known} 2> {log:q}"
+        " {params.known} {params.leaks} 2> {log:q}"
 
 
 if REPEATED:

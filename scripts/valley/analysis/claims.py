@@ -186,6 +186,8 @@ def not_applicable(study: Study, part: dict, known: Known) -> str:
         return "the paper's number is of keywords and a judge; this study has no judge"
     if not asked_of(study, part):
         return "no model of this study is meant"
+    if part["measure"] == "order" and len(asked_of(study, part)) == 1:
+        return "one model has no order of sizes"
     if (part.get("tasks") == "calculations" or part["measure"] == "fit") and not known.tasks.calculations:
         return "no task of this study counts calculations"
     return ""

@@ -213,6 +213,35 @@ def cell_rows(a: Side, b: Side, name: tuple[str, str], confidence: float) -> lis
     return found
 
 
+def by_grader(a: Side, b: Side) -> list[dict]:
+    """What each grader gives the cells that both studies have, on tasks with the same problems, over the seeds
+    of both: accuracies, and how many problems are rated higher and lower by B.
+
+    For one set of responses graded twice (`make regrade`) this is all that the graders changed.
+    """
+    rows = []
+    for model, run in (name for name in a.cells if name in b.cells):
+        left, right = a.cells[model, run], b.cells[model, run]
+        seeds = sorted(left.keys() & right.keys())
+        for task in dict.fromkeys(
+            task for seed in seeds for task in left[seed].ids if task in right[seed].ids
+        ):
+            pairs = [(left[seed], right[seed]) for seed in seeds if task in left[seed].ids]
+            pairs = [pair for pair in pairs if task in pair[1].ids and same_problems(*pair, task)]
+            for grader, column in GRADERS.items():
+                if not pairs:
+                    continue
+                one, other = (
+                    numpy.concatenate([pair[at].column(task, column) for pair in pairs]) for at in (0, 1)
+                )
+                rows.append(
+                    {"model": model, "run": run, "task": task, "grader": grader, "problems": len(one),
+                     "a": one.mean(), "b": other.mean(), "difference": (other - one).mean(),
+                     "raised": int((other > one).sum()), "lowered": int((other < one).sum())}
+                )  # fmt: skip
+    return rows
+
+
 def over_seeds(differences: list[float], confidence: float) -> tuple[float | None, float | None]:
     """t interval of differences by seed; none where equal without being zero: no spread to go by."""
     if len(set(differences)) > 1:

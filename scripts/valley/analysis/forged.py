@@ -41,6 +41,7 @@ class Truth(NamedTuple):
     no_answer: float = 0.0  # share of finished responses in which no answer is found, wrong all of them
     calculations: float = 10.0
     wrong: float = 0.2  # wrong calculations a response
+    gap: float = 2000.0  # tokens by which reflective responses are longer
 
 
 @functools.cache
@@ -104,7 +105,7 @@ def forged_answers(
                 **dict.fromkeys(GRADERS.values(), correct),
                 "tokens": tokens,
                 "reflective": reflective,
-                "tokens_reflective": reflective * (tokens + 2000 * (1 - said.reflective)),
+                "tokens_reflective": reflective * (tokens + said.gap * (1 - said.reflective)),
                 "calculations": made_,
                 "wrong_calculations": numpy.minimum(wrong, made_),
                 "truncated": cut / samples,
@@ -207,12 +208,65 @@ def paper_truths(
     return headline, arithmetic
 
 
+def pilot_truths(wanted: list[tuple], pilot, rng, effect: bool = True) -> dict[grid.Cell, Truth]:
+    """{cell: Truth} of a study whose every seed does what one seed of a pilot did, drawn anew with replacement.
+
+    `pilot`: a row a seed and run (accuracy, tokens, reflective, gap, calculations, wrong: means over its
+    responses), the same runs in all its seeds but for RL, whose seeds are drawn on their own. What a pilot's
+    test set was off by counts as if it were the noise of training, so that noise is rather too large. Without
+    `effect` nothing happens: every mean is the base's, or the value from which a claim of the miniature would
+    say something else, and the spread over seeds is the run's own.
+    """
+    rows = {(row.seed, row.run): row for row in pilot.itertuples()}
+    means = pilot.groupby("run").mean(numeric_only=True)
+    base = means.loc["base"]
+    stages = {
+        rl: sorted({seed for seed, run in rows if grid.parse_run(run).rl == rl}) for rl in (False, True)
+    }
+    chosen: dict = {}
+    found = {}
+    for cell in (grid.Cell(*key) for key in wanted):
+        rl = bool(cell.parsed.rl)
+        drawn = chosen.setdefault((cell.model, cell.seed, rl), rng.choice(stages[rl]))
+        row, mean = rows[drawn, cell.run], means.loc[cell.run]
+        truth = Truth(
+            row.accuracy,
+            row.tokens,
+            row.reflective,
+            calculations=row.calculations,
+            wrong=row.wrong,
+            gap=row.gap,
+        )
+        if not effect:
+            long = bool(cell.parsed.size)
+            truth = truth._replace(
+                accuracy=float(numpy.clip(row.accuracy - mean.accuracy + base.accuracy, 0, 1)),
+                tokens=base.tokens
+                * (2 if long else 1)
+                * row.tokens
+                / mean.tokens
+                * (0.9 if long and rl else 1),
+                reflective=0.05,
+                gap=21.0,
+                wrong=row.calculations * (base.wrong / base.calculations + (0.01 if long else 0)),
+            )
+        found[cell] = truth
+    return found
+
+
 def design(config: dict) -> dict[str, tuple[int, int]]:
     """{task: (problems, samples)} of the grid's tasks; a task without a stated number of problems counts as
     100.
     """
+    made = config.get("synthetic", {}).get("task")
     chosen = {task: config["tasks"][task] for task in config["grid"]["tasks"]}
     return {
-        task: (entry.get("problems") or entry.get("limit") or 100, entry["samples"])
+        task: (
+            (made if entry["source"] == "synthetic" else None)
+            or entry.get("problems")
+            or entry.get("limit")
+            or 100,
+            entry["samples"],
+        )
         for task, entry in chosen.items()
     }

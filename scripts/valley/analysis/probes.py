@@ -8,7 +8,7 @@ from valley.grid import HEADLINE, Cell
 LEAST = 0.02  # nats a token that the loss must fall by, from the base's, for a cell to have trained
 
 
-def table(probes: dict[Cell, dict], cells: pandas.DataFrame, on_traces: set[Cell]) -> pandas.DataFrame:
+def probed(probes: dict[Cell, dict], cells: pandas.DataFrame, on_traces: set[Cell]) -> pandas.DataFrame:
     """A row a probed cell: its `loss`, `token_accuracy`, `entropy`, the base's loss, its headline accuracy where it is scored,
     and `note`: what is wrong with a cell `on_traces`, trained on long traces, whose loss did not fall.
 
