@@ -203,6 +203,9 @@ use rule order_traces as order_pool with:
         at("logs/order_pool/{pool}.seed{order}.log"),
     benchmark:
         at("benchmarks/order_pool/{pool}.seed{order}.tsv")
+    resources:
+        mem_mb=memory("order_pool", 16000),
+        runtime=120,
     message:
         "Filter and order the traces of the pool {wildcards.pool} (order {wildcards.order})"
 
