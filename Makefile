@@ -29,7 +29,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures release compare lock
+.PHONY: help demo run test test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures release verify compare lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -143,13 +143,17 @@ forecast: $(VENV)/complete  ## what larger sizes of the study would give, from i
 	$(SAY_WHERE)
 	$(SNAKEMAKE) --config unfinished=True -- forecast
 
-release: $(VENV)/complete  ## a folder of scores, grades, tables and page of the study to publish, without weights
+release: $(VENV)/complete  ## a folder of responses, grades, scores, tables and page of the study to publish, without weights
 	$(SAY_WHERE)
 	$(SNAKEMAKE) -- release
 
 figures: $(VENV)/complete  ## tables, figures and page of a released folder again, no GPU: make figures FROM=<folder>
 	@echo "Study: the release in $(FROM)"
 	$(BIN)/snakemake --profile profiles/local --configfile "$(FROM)/report/config.json" --config root="$$(realpath "$(FROM)")" unfinished=True warm_start=True --forcerun aggregate analyse -- all
+
+verify: $(VENV)/complete  ## a released folder's responses graded again, its numbers made again, what differs named: make verify FROM=<folder> [SAMPLE=1000]
+	@echo "Study: the release in $(FROM)"
+	$(BIN)/python scripts/verify.py --release "$(FROM)" $(if $(SAMPLE),--sample $(SAMPLE))
 
 compare: $(VENV)/complete  ## two studies side by side, or one beside the paper: make compare A=studies/miniature B=paper
 	$(BIN)/python scripts/compare.py --a $(A) --b $(B)

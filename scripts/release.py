@@ -3,11 +3,14 @@
     python scripts/release.py --study . --cells S/base/0 S/sft-64/0 --cards data/subsets/64/seed0.json \\
         --licences workflow/reference/licences.yaml --out release
 
-The folder is a study of its own without models, data and responses: `make figures FROM=<folder>` rebuilds its
-page from scores and grades in under a minute, on any machine. `SHA256SUMS` covers every file, `README.md` is
-the data card with the licences.
+The folder is a study of its own without models and training data: `make figures FROM=<folder>` rebuilds its
+page from scores and grades in under a minute, on any machine. Responses (`responses/<model>/<run>/seed<seed>`)
+and problems (`tasks/`) lie beside the study's places, so that redrawing never looks for them, and
+`make verify FROM=<folder>` grades them again. `SHA256SUMS` covers every file, `README.md` is the data card
+with the licences.
 """
 
+import math
 import shutil
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from valley import flags, grid, places, records
 
 CELL = ("scores.json", "grades.parquet", "train.json", "curve.parquet")
 CONFIGS = ("cells", "summary", "problems", "claims", "claims_models")  # tables that the hub's viewer shows
+LIMIT = 5 * 10**9  # bytes a file: above that the hub wants its large-file extension
 REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "cells", "tables", "figures")
 
 
@@ -37,6 +41,26 @@ def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
         ),
     ]
     return [file.relative_to(study) for file in found]
+
+
+def write_responses(source: Path, out: Path, limit: int = LIMIT) -> list[Path]:
+    """Copy a file of responses to `out`, as `<name>.part<n>.parquet` where it is larger than `limit` bytes.
+
+    Rows are shared out evenly, so that parts are near the limit in size, not held to it exactly.
+    """
+    import pyarrow.parquet
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = math.ceil(source.stat().st_size / limit)
+    if parts <= 1:
+        return [Path(shutil.copyfile(source, out))]
+    with pyarrow.parquet.ParquetFile(source) as file:
+        share = math.ceil(file.metadata.num_rows / parts)
+        made = []
+        for batch in file.iter_batches(batch_size=share):
+            made.append(out.with_suffix(f".part{len(made)}.parquet"))
+            records.write_parquet(made[-1], pyarrow.Table.from_batches([batch]))
+    return made
 
 
 def sources(config: dict, cells: list[str]) -> list[str]:
@@ -69,10 +93,11 @@ def readme(config: dict, provenance: dict, finding: str, cells: list[str], licen
             "",
             finding,
             "",
-            f"{len(cells)} cells: scores and grades of every cell, training records, the cards of the training data, the report with its "
-            "tables and figures. No weights, no training data; of the responses only the examples on the page.",
+            f"{len(cells)} cells: responses, grades and scores of every cell, the problems, training records, the cards of the training "
+            "data, the report with its tables and figures. No weights, no training data.",
             "",
-            "Rebuild the page in a checkout of Valley: `make figures FROM=<this folder>`. Check the files: `sha256sum -c SHA256SUMS`.",
+            "Rebuild the page in a checkout of Valley: `make figures FROM=<this folder>`. Grade the responses again and compare all "
+            "numbers: `make verify FROM=<this folder>`. Check the files: `sha256sum -c SHA256SUMS`.",
             "",
             "## Where it comes from",
             "",
@@ -88,7 +113,7 @@ def readme(config: dict, provenance: dict, finding: str, cells: list[str], licen
             "",
             *(lines or ["Nothing: models and problems were made by Valley itself."]),
             "",
-            "Grades and examples quote problems, gold answers and model outputs: their licences apply to these.",
+            "Tasks, responses, grades and examples quote problems, gold answers and model outputs: their licences apply to these.",
             "",
         ]
     )
@@ -99,6 +124,7 @@ def main():
     parser.add_argument("--study", required=True, type=Path, help="root of the study")
     parser.add_argument("--cells", required=True, nargs="+", help="model/run/seed")
     parser.add_argument("--cards", nargs="*", type=Path, default=[], help="cards of the subsets")
+    parser.add_argument("--tasks", nargs="*", type=Path, default=[], help="the problems of the tasks")
     parser.add_argument("--licences", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
@@ -116,6 +142,18 @@ def main():
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(args.study / file, folder / file)
+        for cell in map(grid.parse_cell, args.cells):
+            ours, theirs = (
+                places.folder(top, cell) for top in (args.study / "results", folder / "responses")
+            )
+            for file in sorted(ours.glob("responses/*.parquet")):
+                write_responses(file, theirs / file.name)
+            if (ours / "judged.parquet").exists():
+                (theirs / "labels").mkdir()
+                shutil.copyfile(ours / "judged.parquet", theirs / "labels/judged.parquet")
+        (folder / "tasks").mkdir()
+        for task in args.tasks:
+            shutil.copyfile(task, folder / "tasks" / task.name)
         (folder / "README.md").write_text(card, encoding="utf-8")
         sums = [
             f"{records.sha256(file)}  {file.relative_to(folder)}"

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -237,7 +238,9 @@ def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(fi
     make(finished, "release", f"STUDY={' '.join(SMOKE)}")
     release = tmp_path / "released"
     shutil.move(finished / STUDY / "release", release)
-    assert not list(release.rglob("*.safetensors")) + list(release.rglob("responses"))
+    assert not list(release.rglob("*.safetensors"))
+    assert list(release.glob("responses/S/base/seed0/*.parquet"))
+    assert list(release.glob("tasks/*.parquet"))
     run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], release)
     card = (release / "README.md").read_text()
     assert "Licences" in card
@@ -254,3 +257,29 @@ def test_a_release_redraws_the_page_in_under_a_minute_without_weights_or_data(fi
     assert {file.name: file.read_bytes() for file in (release / "report/figures").glob("*.csv")} == before
     assert (release / "report/page.html").exists()
     assert list(release.glob("report/cells/S/*/seed0.html"))
+
+
+@pytest.mark.slow
+def test_one_grade_and_one_number_changed_in_a_release_are_the_only_lines(finished):
+    make(finished, "release", f"STUDY={' '.join(SMOKE)}")
+    folder = finished / STUDY / "release"
+    grades = folder / "results/S/base/seed0/grades.parquet"
+    table, told = records.read_parquet(grades), records.parquet_provenance(grades)
+    rows = table.to_pylist()
+    rows[2]["correct"] = not rows[2]["correct"]
+    records.write_parquet(grades, rows, schema=table.schema, provenance=told)
+    cells = pandas.read_csv(folder / "report/tables/cells.csv", dtype=str, keep_default_na=False)
+    was = cells.loc[1, "accuracy"]
+    cells.loc[1, "accuracy"] = "0.987"
+    cells.to_csv(folder / "report/tables/cells.csv", index=False)
+    done = subprocess.run(
+        [sys.executable, finished / "scripts/verify.py", "--release", folder],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    right = not rows[2]["correct"]
+    assert done.stdout.splitlines()[:2] == [
+        f"results/S/base/seed0/grades.parquet row 3, column correct: {not right} released, {right} again",
+        f"report/tables/cells.csv row 2, column accuracy: 0.987 released, {was} again",
+    ]
+    assert "differences: 2" in done.stdout
+    assert done.returncode == 1

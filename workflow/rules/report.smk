@@ -487,6 +487,7 @@ rule release:
         page=at("report/page.html"),
         scores=SCORES,
         cards=CARDS,
+        tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
     output:
         directory(at("release")),
     log:
@@ -500,5 +501,6 @@ rule release:
     message:
         "Gather the release"
     shell:
-        "python {input.script:q} --study {params.study:q} --cells {params.cells:q} --cards {input.cards:q} --licences {input.licences:q}"
+        "python {input.script:q} --study {params.study:q} --cells {params.cells:q} --cards {input.cards:q} --tasks {input.tasks:q}"
+        " --licences {input.licences:q}"
         " --out {output:q} 2> {log:q}"
