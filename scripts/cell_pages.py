@@ -19,7 +19,7 @@ from valley.grid import Cell
 
 EACH = 5  # responses of a task and outcome
 BINS = 24  # of the histogram of lengths
-SHOWN = ["task", "id", "sample", "outcome", "correct", "correct_boxed", "correct_paper", "gold", "answer", "answer_paper",
+SHOWN = ["task", "id", "sample", "outcome", *grading.GRADERS.values(), "gold", "answer", "answer_paper",
          "tokens", "finish_reason", "prompt", "before", "error", "after"]  # fmt: skip
 
 
@@ -100,6 +100,7 @@ def cell_page(study: Path, config: dict, cell: Cell, bases: dict, template: Path
         of=len(table),
         base=base,
         outcomes=list(grading.OUTCOMES),
+        graders=grading.GRADERS,
     )
 
 

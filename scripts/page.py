@@ -14,6 +14,7 @@ import pandas
 import yaml
 
 from valley import flags, grid, places, records
+from valley.analysis.measures import ACCURACIES
 from valley.figures import html, multiples, tidy, verdicts
 from valley.grid import HEADLINE, Cell
 
@@ -48,8 +49,7 @@ def graders(cells: list[dict]) -> list[dict]:
     """What each grader says of each run, mean over seeds: accuracies, disputes, what the last number adds."""
     columns = [
         "accuracy",
-        "accuracy_boxed",
-        "accuracy_paper",
+        *ACCURACIES,
         "boxed",
         "paper_only",
         "headline_only",

@@ -20,6 +20,7 @@ import numpy
 
 from valley import flags, grading, records, reflection
 from valley.analysis import intervals
+from valley.analysis.measures import ACCURACIES
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEASURED = (
@@ -28,13 +29,7 @@ MEASURED = (
     "length_reflective",
     "length_other",
 )  # on the length tasks, as in the paper
-SHARES = {
-    "accuracy_boxed": "correct_boxed",
-    "accuracy_paper": "correct_paper",
-    "boxed": "boxed",
-    "timeout": "timeout",
-    "copied": "copied",
-}
+SHARES = ACCURACIES | {name: name for name in ("boxed", "timeout", "copied")}
 
 
 def by_problem(rows: list[dict], where: str) -> dict[str, list[dict]]:

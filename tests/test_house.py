@@ -9,11 +9,13 @@ import re
 import statistics
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 from conftest import REPOSITORY
 
-from valley import check, flags, grid, sources
+from valley import check, flags, grading, grid, sources
+from valley.analysis import measures, summary
 
 SCRIPTS = REPOSITORY / "scripts"
 ROOM = SCRIPTS / "valley"
@@ -211,3 +213,38 @@ def test_names_have_one_pattern_in_the_schema_and_in_paths():
 def test_every_script_can_be_asked_what_it_does():
     for path in ALL_SCRIPTS:
         assert ast.get_docstring(ast.parse(path.read_text())), name(path)
+
+
+def test_a_grader_that_is_registered_reaches_the_claims_the_scores_and_the_summary(monkeypatch):
+    schema = yaml.safe_load((REPOSITORY / "workflow/schemas/claims.schema.yaml").read_text())
+    assert (
+        re.search(r"'grader': \{'enum': \[([^]]*)\]", str(schema)).group(1)
+        == str(list(grading.GRADERS))[1:-1]
+    )
+    assert {*grading.GRADERS.values()} == {"correct", *measures.ACCURACIES.values()}
+    monkeypatch.setitem(measures.ACCURACIES, "accuracy_new", "correct_new")
+    numbers = (
+        "accuracy",
+        "problems_low",
+        "problems_high",
+        "length",
+        "boxed",
+        "reflection",
+        "share truncated",
+        "share looping",
+    )
+    row = {
+        "model": "S",
+        "run": "base",
+        "seed": 0,
+        "task": "headline",
+        "stage": "base",
+        "recipe": "protocol",
+        "step": None,
+    }
+    row |= {"examples": 0} | dict.fromkeys([*numbers, *measures.ACCURACIES], 0.5)
+    assert summary.summary(pandas.DataFrame([row]), 0.95).accuracy_new.tolist() == [0.5]
+    named = [column for column in grading.GRADERS.values() if column != "correct"]
+    for path in ("page.py", "cell_pages.py", "valley/analysis/summary.py", "valley/analysis/measures.py"):
+        text = (SCRIPTS / path).read_text()
+        assert [c for c in [*named, *measures.ACCURACIES] if f'"{c}"' in text] == [], path

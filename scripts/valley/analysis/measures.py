@@ -21,6 +21,8 @@ COLUMNS = (
     "same",
 )
 
+# Accuracy by each grader beside the headline's, as scores and tables call it, and the column of its grade.
+ACCURACIES = {f"accuracy_{name}": column for name, column in GRADERS.items() if name != "headline"}
 
 # By how much a training moves a measure, as the prior of its noise has it: shares by so much, all others by
 # RELATIVE of their value. Why: docs/statistics.md.

@@ -8,6 +8,7 @@ from valley import grid, records
 from valley.analysis import intervals
 from valley.analysis.cells import KEYS, Study
 from valley.analysis.estimates import changes
+from valley.analysis.measures import ACCURACIES
 from valley.grid import HEADLINE, Cell
 
 PAIRS = 5  # fewer replicates give no idea of their spread
@@ -105,8 +106,7 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
                 "change": sum(a - b for a, b in pairs) / len(pairs) if pairs else None,
                 "below_base": sum(a < b for a, b in pairs),
                 "above_base": sum(a > b for a, b in pairs),
-                "accuracy_boxed": group.accuracy_boxed.mean(),
-                "accuracy_paper": group.accuracy_paper.mean(),
+                **group[list(ACCURACIES)].mean(),
                 "length": group.length.mean(),
                 "boxed": group.boxed.mean(),
                 "reflection": group.reflection.mean(),
