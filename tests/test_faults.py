@@ -2,15 +2,18 @@
 ends as if nothing had happened.
 
 The kills are SIGKILLs by a preloaded library (tests/faults/stops.c), before an open, write, rename, removal or sync of
-the run's own files; `make test` takes some of them, `make test-slow` all.
+the run's own files; `make test` takes some of them, `make test-slow` all. There the same driver also kills each long
+script at random moments.
 """
 
 import json
+import os
 import shutil
 import sys
 
 import pytest
 from conftest import REPOSITORY, run, script
+from test_scripts import generate_flags
 from test_training import RL, SFT, train
 
 from valley import records
@@ -42,10 +45,10 @@ def stops(tmp_path_factory):
     return library
 
 
-def kills(stops, folder, name, arguments, every, start=None, imports=TRAINERS):
-    """What tests/faults/driver.py found: boundaries, where it killed, what differed."""
+def kills(stops, folder, name, arguments, every, start=None, imports=TRAINERS, **more):
+    """What tests/faults/driver.py found: boundaries, where or when it killed, what differed."""
     asked = {"script": name, "arguments": [str(a) for a in arguments], "folder": str(folder), "every": every,
-             "start": str(start) if start else None, "imports": imports}  # fmt: skip
+             "start": str(start) if start else None, "imports": imports, **more}  # fmt: skip
     said = run([sys.executable, "tests/faults/driver.py", json.dumps(asked)], LD_PRELOAD=str(stops))
     return json.loads(said.splitlines()[-1])
 
@@ -109,4 +112,25 @@ def test_publishing_a_step_killed_at_a_boundary_of_its_files_ends_as_undisturbed
     found = kills(stops, tmp_path, "export_step", arguments, every, trained, ["transformers"])
     print(f"export: {len(found['kills'])} kills at {found['boundaries']} boundaries")
     assert found["kills"]
+    assert found["differ"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "share"), [("sft", 35), ("rl", 15), ("generate", 35), ("order_traces", 15)])
+def test_a_script_killed_at_random_moments_ends_as_undisturbed(
+    tmp_path, base, subset, start, synthetic, stops, name, share
+):
+    made = {
+        "sft": lambda: sft_arguments(base, subset),
+        "rl": lambda: rl_arguments(start),
+        "generate": lambda: generate_flags(base, synthetic, "{cell}/made.parquet"),
+        "order_traces": lambda: [
+            "--traces", synthetic / "traces.parquet", "--tokenizers", base, "--out", "{cell}/made.parquet", "--card",
+            "{cell}/card.json", "--max-tokens", 500, "--correct", "math-verify", "--seed", 0],
+    }  # fmt: skip
+    share = share * int(os.environ.get("VALLEY_KILLS", 100)) // 100
+    more = {"random": share, "seed": int(os.environ.get("VALLEY_KILLS_SEED", 0))}
+    found = kills(stops, tmp_path, name, made[name](), 0, **more)
+    print(f"{name}: {len(found['kills'])} random kills, {len(found['differ'])} differ")
+    assert len(found["kills"]) == share
     assert found["differ"] == []

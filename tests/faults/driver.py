@@ -1,9 +1,11 @@
 """Runs a script again and again, each time killed at another boundary of the file system, then continued.
 
     LD_PRELOAD=stops.so python tests/faults/driver.py '{"script": …, "arguments": […], "folder": …, "every": 7}'
+    LD_PRELOAD=stops.so python tests/faults/driver.py '{…, "random": 20, "seed": 0}'
 
 Imports once and forks for every run. Arguments may hold {cell}, the folder of a run's own. Prints a JSON line with the
 number of boundaries of an undisturbed run, and where it was killed, and what differed in the end (nothing, one hopes).
+With `random`, that many kills fall at random moments instead, up to three on one run before it may end.
 """
 
 import contextlib
@@ -12,12 +14,17 @@ import hashlib
 import importlib
 import json
 import os
+import random
 import runpy
 import shutil
 import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
+
+import pyarrow.parquet
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -25,8 +32,10 @@ sys.path.insert(0, str(SCRIPTS))
 stops = ctypes.CDLL(os.environ["LD_PRELOAD"])
 
 
-def attempt(script: str, arguments: list[str], cell: Path, kill_at: int) -> tuple[int, int]:
-    """(exit status or -signal, boundaries passed) of a run in a forked process, killed at a boundary unless 0."""
+def attempt(script: str, arguments: list[str], cell: Path, kill_at: int, seconds=None) -> tuple[int, int]:
+    """(exit status or -signal, boundaries passed) of a run in a forked process, killed at a boundary unless 0, or
+    after so many seconds.
+    """
     pipe = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -49,6 +58,15 @@ def attempt(script: str, arguments: list[str], cell: Path, kill_at: int) -> tupl
         os.write(pipe[1], str(count).encode())
         os._exit(code)
     os.close(pipe[1])
+    process = os.pidfd_open(pid)
+    timer = threading.Timer(seconds or 0, signal.pidfd_send_signal, (process, signal.SIGKILL))
+    if seconds:
+        timer.start()
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    timer.cancel()
+    if seconds:
+        timer.join()
+    os.close(process)
     status = os.waitpid(pid, 0)[1]
     told = os.read(pipe[0], 100)
     os.close(pipe[0])
@@ -56,8 +74,13 @@ def attempt(script: str, arguments: list[str], cell: Path, kill_at: int) -> tupl
 
 
 def result(cell: Path) -> dict[str, str]:
-    """The hash of each file of the models a run made, and what its record says apart from times and places."""
+    """The hash of each file of the models and responses a run made, and what its record says apart from times and
+    places.
+    """
     made = {}
+    for path in cell.glob("made.parquet"):  # its rows: the record beside them says when and how long
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        made[path.name] = hashlib.sha256(repr(rows).encode()).hexdigest()
     for path in sorted(cell.rglob("*.safetensors")):
         if "checkpoints" not in path.parts or "checkpoint-" in str(path.parent.name):
             made[str(path.relative_to(cell))] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -93,11 +116,35 @@ def main():
             cell.mkdir()
         return cell
 
+    def forget(cell):
+        """Remove the outputs, as Snakemake does for a failed job."""
+        shutil.rmtree(cell / "model", ignore_errors=True)
+        for name in ("train.json", "made.parquet"):
+            (cell / name).unlink(missing_ok=True)
+
     whole = fresh("whole")
+    began = time.monotonic()
     code, boundaries = attempt(asked["script"], arguments, whole, 0)
+    took = time.monotonic() - began
     assert code == 0, whole.with_suffix(".log").read_text()
     expected = result(whole)
     assert expected
+    if asked.get("random"):
+        dice, kills, differ = random.Random(asked["seed"]), [], []
+        while len(kills) < asked["random"]:
+            cell = fresh("broken")
+            for _ in range(min(3, asked["random"] - len(kills))):
+                after = dice.uniform(0.01, took)
+                if attempt(asked["script"], arguments, cell, 0, after)[0] != -signal.SIGKILL:
+                    break
+                kills.append(after)
+                forget(cell)
+            forget(cell)
+            code, _ = attempt(asked["script"], arguments, cell, 0)
+            if code or result(cell) != expected:
+                differ.append([kills[-3:], code, cell.with_suffix(".log").read_text()[-1500:]])
+        print(json.dumps({"boundaries": boundaries, "kills": kills, "differ": differ}))
+        return
     chosen = (
         range(1, boundaries + 1)
         if asked["every"] == 1
@@ -110,8 +157,7 @@ def main():
         if killed != -signal.SIGKILL:  # it ended before that boundary
             continue
         kills.append(k)
-        shutil.rmtree(cell / "model", ignore_errors=True)  # Snakemake removes the outputs of a failed job
-        (cell / "train.json").unlink(missing_ok=True)
+        forget(cell)
         code, _ = attempt(asked["script"], arguments, cell, 0)
         if code or result(cell) != expected:
             differ.append([k, code, cell.with_suffix(".log").read_text()[-1500:]])
