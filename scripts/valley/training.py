@@ -38,7 +38,7 @@ def check_room(args, folder: Path, kept: int | None, steps: int):
 
     A checkpoint is the weights as they are trained and AdamW's two moments in fp32, under DeepSpeed also the fp32
     master copy. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
-    None: one each `args.save_every` of `steps`.
+    None: one each `args.save_every` of `steps`, all but the two newest as weights.
     """
     if process_rank() > 0:
         return
@@ -46,7 +46,9 @@ def check_room(args, folder: Path, kept: int | None, steps: int):
     each = weights + 8 + (4 if args.deepspeed else 0)
     count = 0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every)
     there = len(checkpoints.of(folder))
-    needed = stored_parameters(args.model) * (each * max(0, count - there) + weights)
+    left = max(0, count - there)
+    whole = left if kept else min(2, left)
+    needed = stored_parameters(args.model) * (each * whole + weights * (left - whole + 1))
     records.room(args.out.parent, needed, f"training with {count} checkpoints at a time")
 
 
