@@ -10,8 +10,8 @@ On GPUs launch.py starts one process a card with a `--deepspeed` configuration (
 models); the global batch stays exact on any number of them. Checkpoints (`--save-every`) lie beside the model
 under `checkpoints/`; the same work started again continues from them, and once the model is written they go.
 
-Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; no
-packing unless `--packing` (a batch is `--batch` examples, as the paper counts).
+Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; a
+batch is `--batch` examples, as the paper counts, also where `--packing` lays those of a device in one row.
 """
 
 import os
@@ -110,13 +110,21 @@ def completion_loss(model, inputs: dict, count=None):
     return total / (told.sum() if count is None else count)
 
 
-def make_trainer(config, model, tokenizer, data):
-    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples).
+def make_trainer(config, model, tokenizer, data, lengths):
+    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples) of so many tokens each; on
+    several devices those of similar length train side by side (valley/batches.py).
 
     On CPU, by one process, its loss is taken plainly: TRL's goes through the vocabulary in chunks, which spares
     the memory of a card, and measures entropy and accuracy at every step, which here costs as much as the work.
     """
     from trl import SFTTrainer
+
+    from valley import batches
+
+    class SideBySide(SFTTrainer):
+        def get_train_dataloader(self):
+            each = config.per_device_train_batch_size * config.gradient_accumulation_steps
+            return batches.rearrange(super().get_train_dataloader(), lengths, each * config.world_size)
 
     class PlainLoss(SFTTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -125,7 +133,7 @@ def make_trainer(config, model, tokenizer, data):
             return completion_loss(model, inputs, num_items_in_batch)
 
     plain = config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1
-    kind = PlainLoss if plain else SFTTrainer
+    kind = PlainLoss if plain else SideBySide if config.world_size > 1 else SFTTrainer
     return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer)
 
 
@@ -168,7 +176,7 @@ def train(args, work: list):
     same = [made["sha256"], records.identity(args.model), records.settings(args)]
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=1, steps=args.steps)
-    trainer = make_trainer(config, model, tokenizer, data)
+    trainer = make_trainer(config, model, tokenizer, data, lengths)
     took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
