@@ -68,7 +68,9 @@ def settings(args) -> dict:
     return records.settings(args, *(() if args.stop_tokens else ("stop_tokens",)))
 
 
-def make_reward(ends: list[int], comparer: equality.Comparer, form="box", tags=thoughts.THINK, tokenizer=None):
+def make_reward(
+    ends: list[int], comparer: equality.Comparer, form="box", tags=thoughts.THINK, tokenizer=None
+):
     """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0; one of the ids `ends` ends
     it, as in evaluation.
 
@@ -138,7 +140,9 @@ def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path,
         mask_truncated_completions=False,
         bf16=args.precision == "bf16",
         gradient_checkpointing=args.gradient_checkpointing,
-        generation_kwargs={"stop_token_ids": ends} if args.vllm else None,  # transformers reads the model's own
+        generation_kwargs={"stop_token_ids": ends}
+        if args.vllm
+        else None,  # transformers reads the model's own
         use_vllm=args.vllm,
         vllm_mode="colocate",
         vllm_enable_sleep_mode=args.vllm,

@@ -50,7 +50,18 @@ def test_examples_in_one_row_are_the_same_batch_and_train_the_same_model(tmp_pat
     for packing in (False, True):
         folder = tmp_path / str(packing)
         folder.mkdir()
-        flags = ["--packing", packing, "--batch", 4, "--device-batch", 4, "--epochs", 1, "--schedule", "constant"]
+        flags = [
+            "--packing",
+            packing,
+            "--batch",
+            4,
+            "--device-batch",
+            4,
+            "--epochs",
+            1,
+            "--schedule",
+            "constant",
+        ]
         record = train(folder, base, subset, *flags)
         found[packing] = record["steps"], record["tokens_trained"], record["train_loss"], weights(folder)
     assert found[True][:2] == found[False][:2]

@@ -82,9 +82,7 @@ def test_vllm_is_asked_for_no_more_sequences_than_it_starts_with_and_seeded_by_t
     made = rollouts.engine_options(asked, seed=0, rank=0, devices=1)
     assert made["max_num_seqs"] <= made["max_num_batched_tokens"] == 4096
     assert rollouts.engine_options(asked | {"max_num_seqs": 8}, 0, 0, 1)["max_num_seqs"] == 8
-    seeds = [
-        rollouts.engine_options(asked, seed, rank, 8)["seed"] for seed in range(3) for rank in range(8)
-    ]
+    seeds = [rollouts.engine_options(asked, seed, rank, 8)["seed"] for seed in range(3) for rank in range(8)]
     assert len(set(seeds)) == 24
 
 

@@ -64,7 +64,9 @@ SFT = {
     "device_batch": Flag(int, 1, "examples a device holds at once", operation=True),
     "max_length": Flag(int, help="tokens; longer examples are cut"),
     "completion": Flag(str, "trace", "column of the subset that is trained on", ("trace", "solution")),
-    "packing": Flag(truth, False, "a device's examples in one row, apart by position: no padding", operation=True),
+    "packing": Flag(
+        truth, False, "a device's examples in one row, apart by position: no padding", operation=True
+    ),
     "precision": PRECISION,
     "gradient_checkpointing": Flag(truth, False, operation=True),
     "deepspeed": Flag(

@@ -34,7 +34,10 @@ def trainer_class():
                     model, ids[:, first:last], mask[:, first:last], logits_to_keep - cut, None, **options
                 )
                 parts.append(
-                    [None if value is None else torch.nn.functional.pad(value, (0, cut)) for value in found[:2]]
+                    [
+                        None if value is None else torch.nn.functional.pad(value, (0, cut))
+                        for value in found[:2]
+                    ]
                     + [found[2]]
                 )
             logps, entropies, losses = zip(*parts, strict=True)
