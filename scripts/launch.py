@@ -99,6 +99,9 @@ def training_command(gpus: int, deepspeed: str, script: list[str], variables) ->
         "--deepspeed_multinode_launcher",
         "standard",
     ]
+    if "offload" in Path(deepspeed).stem:  # its Adam runs on the host, on one thread unless told
+        threads = max(1, len(os.sched_getaffinity(0)) // gpus)
+        command += ["--num_cpu_threads_per_process", str(threads)]
     port = PORT + int(variables.get("SLURM_JOB_ID", os.getpid())) % 10_000
     if nodes > 1:
         hosts = subprocess.run(

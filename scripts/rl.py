@@ -31,6 +31,9 @@ def parse(arguments=None):
     parser.add_argument("--record", required=True, type=Path, help="train.json to write")
     parser.add_argument("--curve", required=True, type=Path, help="learning curve to write (parquet)")
     parser.add_argument("--seed", type=int, default=0, help="drives the order of problems and the sampling")
+    parser.add_argument(
+        "--stop-tokens", nargs="*", default=[], help="tokens that end a response, beside the end token"
+    )
     flags.add(parser, flags.RL)
     flags.add_prompt(parser)
     flags.add_answer(parser)
@@ -60,15 +63,23 @@ def trl_batching(
     }
 
 
-def make_reward(end_token: int, comparer: equality.Comparer, form="box", tags=thoughts.THINK, tokenizer=None):
-    """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0.
+def settings(args) -> dict:
+    """The arguments that say of which work a run is: where there are no stop tokens, as before there were any."""
+    return records.settings(args, *(() if args.stop_tokens else ("stop_tokens",)))
+
+
+def make_reward(
+    ends: list[int], comparer: equality.Comparer, form="box", tags=thoughts.THINK, tokenizer=None
+):
+    """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0; one of the ids `ends` ends
+    it, as in evaluation.
 
     The data set's columns `answer`, `problem` and those of the gold's rules come with each completion. With a
     `tokenizer` the ids are decoded here, or tags of a thought that are special tokens would be lost.
     """
 
     def reward(completions, completion_ids, answer, problem=None, **columns):
-        ended = [len(ids) > 0 and ids[-1] == end_token for ids in completion_ids]
+        ended = [len(ids) > 0 and ids[-1] in ends for ids in completion_ids]
         texts = [completion[0]["content"] for completion in completions]
         if tokenizer is not None:
             texts = chunks.decoded(tokenizer, completion_ids, tags)
@@ -88,7 +99,7 @@ def make_reward(end_token: int, comparer: equality.Comparer, form="box", tags=th
     return reward
 
 
-def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path):
+def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path, ends: list[int]):
     """TRL's GRPOConfig for the protocol of `args`, batches split by `trl_batching`.
 
     TRL's `max_steps` and `save_steps` count updates, so both are the paper's steps times `updates`. With vLLM
@@ -129,6 +140,9 @@ def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path)
         mask_truncated_completions=False,
         bf16=args.precision == "bf16",
         gradient_checkpointing=args.gradient_checkpointing,
+        generation_kwargs={"stop_token_ids": ends}
+        if args.vllm
+        else None,  # transformers reads the model's own
         use_vllm=args.vllm,
         vllm_mode="colocate",
         vllm_enable_sleep_mode=args.vllm,
@@ -170,9 +184,8 @@ def train(args, work: list):
 
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
-    from trl import GRPOTrainer
 
-    from valley import checkpoints, grid, manifests, training
+    from valley import checkpoints, engines, grid, manifests, rollouts, training
 
     start = time.perf_counter()
     manifests.check_model(args.model)
@@ -200,26 +213,29 @@ def train(args, work: list):
     updates = batching.pop("updates")
 
     folder = args.out.parent / "checkpoints"
-    config = make_config(args, batching, updates, folder)
+    ends = engines.end_ids(args, tokenizer)
+    config = make_config(args, batching, updates, folder, ends)
     training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=training.weights_dtype(args), local_files_only=True, use_safetensors=True
     )
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.eos_token_id = ends
     data_hash = records.sha256(args.problems)
-    same = [data_hash, records.identity(args.model), records.settings(args)]
+    same = [data_hash, records.identity(args.model), settings(args)]
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=None, steps=args.steps)
+    if args.vllm:
+        rollouts.prepare_vllm(args.seed, environment.process_rank(), devices)
     with equality.Comparer() as comparer:
-        trainer = GRPOTrainer(
+        trainer = rollouts.trainer_class()(
             model=model,
             args=config,
-            reward_funcs=make_reward(tokenizer.eos_token_id, comparer, args.answer, args.think, tokenizer),
+            reward_funcs=make_reward(ends, comparer, args.answer, args.think, tokenizer),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )
         took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=None)
-    curve = curve_rows(trainer.state.log_history, updates)
+    curve, columns = curve_rows(trainer.state.log_history, updates), rollouts.counted(trainer)
     if trainer.is_world_process_zero():
         record = records.provenance(args) | took
         record |= {
@@ -233,6 +249,7 @@ def train(args, work: list):
             "reward": [row["reward"] for row in curve],
             "devices": devices,
             **batching,
+            **columns,
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
             "data_sha256": data_hash,
             "parameters": training.parameters(model),
@@ -241,7 +258,7 @@ def train(args, work: list):
         }
         records.write_parquet(args.curve, curve, provenance=record)
         records.write_json(args.record, record)
-        checkpoints.drop_states(folder)
+        checkpoints.drop_states(checkpoints.of(folder))
         records.done(
             f"RL: {args.steps} steps, reward {curve[0]['reward']:.2f} → {curve[-1]['reward']:.2f}",
             args.out,
@@ -254,7 +271,7 @@ def main():
     environment.check_torch()  # no failure of the work: another node may cure it
     from valley import training
 
-    work = [records.settings(args), records.identity(args.model), records.identity(args.problems)]
+    work = [settings(args), records.identity(args.model), records.identity(args.problems)]
     with training.session(args, work) as todo:
         if todo:
             train(args, work)

@@ -10,8 +10,8 @@ On GPUs launch.py starts one process a card with a `--deepspeed` configuration (
 models); the global batch stays exact on any number of them. Checkpoints (`--save-every`) lie beside the model
 under `checkpoints/`; the same work started again continues from them, and once the model is written they go.
 
-Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; no
-packing unless `--packing` (a batch is `--batch` examples, as the paper counts).
+Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; a
+batch is `--batch` examples, as the paper counts, also where `--packing` lays those of a device in one row.
 """
 
 import os
@@ -58,11 +58,11 @@ def unsaid(args) -> list[str]:
 
 
 def in_order(data, lengths, order: str):
-    """A data set by the tokens of its rows, or as it is; rows of one length stay as they are."""
+    """A data set by the tokens of its rows, or as it is, with these; rows of one length stay as they are."""
     if order == "random":
-        return data
-    by_length = lengths if order == "short-first" else -lengths
-    return data.select(by_length.argsort(kind="stable"))
+        return data, lengths
+    rows = (lengths if order == "short-first" else -lengths).argsort(kind="stable")
+    return data.select(rows), lengths[rows]
 
 
 def adapters(args):
@@ -143,13 +143,21 @@ def completion_loss(model, inputs: dict, count=None):
     return total / (told.sum() if count is None else count)
 
 
-def make_trainer(config, model, tokenizer, data, lora=None):
-    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples); `lora` as `adapters` gives it.
+def make_trainer(config, model, tokenizer, data, lengths, lora=None):
+    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples) of so many tokens each; on
+    several devices those of similar length train side by side (valley/batches.py). `lora` as `adapters` gives it.
 
     On CPU, by one process, its loss is taken plainly: TRL's goes through the vocabulary in chunks, which spares
     the memory of a card, and measures entropy and accuracy at every step, which here costs as much as the work.
     """
     from trl import SFTTrainer
+
+    from valley import batches
+
+    class SideBySide(SFTTrainer):
+        def get_train_dataloader(self):
+            each = config.per_device_train_batch_size * config.gradient_accumulation_steps
+            return batches.rearrange(super().get_train_dataloader(), lengths, each * config.world_size)
 
     class PlainLoss(SFTTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -158,7 +166,7 @@ def make_trainer(config, model, tokenizer, data, lora=None):
             return completion_loss(model, inputs, num_items_in_batch)
 
     plain = config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1
-    kind = PlainLoss if plain else SFTTrainer
+    kind = PlainLoss if plain else SideBySide if config.world_size > 1 else SFTTrainer
     return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
@@ -202,7 +210,8 @@ def train(args, work: list):
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=1, steps=args.steps)
     lora = adapters(args)
-    trainer = make_trainer(config, model, tokenizer, in_order(data, lengths, args.order), lora)
+    data, lengths = in_order(data, lengths, args.order)
+    trainer = make_trainer(config, model, tokenizer, data, lengths, lora)
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")

@@ -267,3 +267,10 @@ def test_the_doctor_without_slurm_says_what_is_missing_and_where_to_go(tmp_path)
     assert output.count("FAIL") == 4
     assert "FAIL  sbatch is missing. Run this on the cluster's login node" in output
     assert "this cluster: 4 check(s) failed" in output
+
+
+def test_an_optimiser_on_the_host_gets_its_share_of_the_cores_and_no_other_does(monkeypatch):
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: set(range(16)))
+    command = launch.training_command(4, "config/deepspeed/zero2-offload.json", ["sft.py"], {})
+    assert command[command.index("--num_cpu_threads_per_process") + 1] == "4"
+    assert "--num_cpu_threads_per_process" not in launch.training_command(4, "zero2.json", ["sft.py"], {})

@@ -339,7 +339,7 @@ def test_the_reward_is_the_graders_headline_verdict():
     cases = [(r"\boxed{7}", 1), (r"\boxed{8}", 1), (r"\boxed{7}", 5), ("7", 1), ("The final answer is 7.", 1),
              (r"\boxed{\frac{14}{2}}", 1), (r"\boxed{9^{9^{9^9}}}", 1)]  # fmt: skip
     with equality.Comparer() as comparer:
-        reward = rl.make_reward(end_token=1, comparer=comparer)
+        reward = rl.make_reward([1], comparer=comparer)
         completions = [[{"role": "assistant", "content": text}] for text, _ in cases]
         found = reward(completions, [[5, last] for _, last in cases], ["7"] * len(cases))
         triples = [(text, "stop" if last == 1 else "length", "7") for text, last in cases]
@@ -358,7 +358,7 @@ def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tm
     args = rl.parse([*files, *text.split()])
     batching = rl.trl_batching(args.prompts, args.rollouts, args.minibatch, 8, args.device_batch)
     updates = batching.pop("updates")
-    made = rl.make_config(args, batching, updates, tmp_path)
+    made = rl.make_config(args, batching, updates, tmp_path, [1])
     responses = made.per_device_train_batch_size * 8 * made.gradient_accumulation_steps
     assert (responses, updates, made.max_steps, made.save_steps) == (256 * 8, 4, 400, 40)
     assert made.per_device_train_batch_size * 8 * made.steps_per_generation == 1024 * 8
@@ -409,7 +409,7 @@ def sample_weights(folder, base, correction: bool, mismatch: float) -> list[floa
              "--max-new-tokens", 1500, "--precision", "fp32", "--gradient-checkpointing", False]  # fmt: skip
     args = rl.parse([str(flag) for flag in [*files, *sizes]])
     batching = rl.trl_batching(1, 2, 1, 1, 2)
-    config = rl.make_config(args, batching, batching.pop("updates"), folder)
+    config = rl.make_config(args, batching, batching.pop("updates"), folder, [1])
     if correction:
         config.vllm_importance_sampling_correction = True
     rng, tokenizer = torch.Generator().manual_seed(0), prompts.load_tokenizer(base)

@@ -19,6 +19,8 @@ from transformers import TrainerCallback
 from valley import grid, manifests, pulse, records
 from valley.environment import process_rank, say
 
+WEIGHTS_ONLY = "it holds weights without optimiser states"
+
 
 def step_of(folder: Path) -> int:
     """The step in a checkpoint's name."""
@@ -36,7 +38,7 @@ def unfit(checkpoint: Path) -> str | None:
     if found := manifests.flaw(checkpoint):
         return found
     if manifests.manifest_of(checkpoint).get("weights_only"):
-        return "it holds weights without optimiser states, of a run that was finished"
+        return WEIGHTS_ONLY
     return next(filter(None, map(manifests.tensor_flaw, sorted(checkpoint.glob("*.safetensors")))), None)
 
 
@@ -52,6 +54,8 @@ def newest(folder: Path) -> Path | None:
             found = checkpoint
             break
         say(f"passed over {checkpoint}: {why}")
+        if why == WEIGHTS_ONLY:
+            continue  # a later one was damaged; what is published of this one stays until it is made again
         if manifests.manifest_of(checkpoint) is None:
             shutil.rmtree(checkpoint)
         else:
@@ -123,7 +127,8 @@ def resume_point(folder: Path, identity, layout: dict | None = None) -> str | No
 
 
 class Keeper(TrainerCallback):
-    """Seals each checkpoint when it is written by all processes, then removes those before it (`kept` of them stay).
+    """Seals each checkpoint when it is written by all processes, then removes those before it: `kept` of them stay; where
+    all do (None), as weights.
 
     Also tells the pulse of every step, and has each checkpoint's step logged, so that what is logged in between
     is whole in it.
@@ -153,7 +158,10 @@ class Keeper(TrainerCallback):
         for old in folder.glob("damaged-checkpoint-*"):
             shutil.rmtree(old)
         before = [checkpoint for checkpoint in of(folder) if step_of(checkpoint) < state.global_step]
-        for old in before[: len(before) - self.kept + 1] if self.kept else []:
+        if self.kept is None:
+            drop_states(before)
+            return
+        for old in before[: len(before) - self.kept + 1]:
             discard(old)
 
 
@@ -163,15 +171,16 @@ def discard(checkpoint: Path):
     shutil.rmtree(checkpoint)
 
 
-def drop_states(folder: Path):
-    """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints of a
-    finished run.
+def drop_states(found: list[Path]):
+    """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints that nothing will
+    continue from.
 
     Each is first sealed anew as weights alone, so it stays whole whenever this is cut off.
     """
     keep = (".safetensors", ".json", ".jinja", ".txt", ".model")
-    for checkpoint in of(folder):
-        if (manifest := manifests.manifest_of(checkpoint)) is None:
+    for checkpoint in found:
+        manifest = manifests.manifest_of(checkpoint)
+        if manifest is None or manifest.get("weights_only"):
             continue
         states = [path for path in manifests.contents(checkpoint) if path.suffix not in keep]
         left = {name: told for name, told in manifest["files"].items() if checkpoint / name not in states}

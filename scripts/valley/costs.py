@@ -236,7 +236,8 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
     states = [billions(config, job["wildcards"]["model"]) for job in jobs if job["rule"] in ("sft", "rl")]
     widest = max((job["gpus"] for job in jobs), default=0)
     at_once = sorted(states, reverse=True)[: max(1, gpus // max(1, widest))]
-    return end, end + sum(at_once) * costs["state_bytes_a_parameter"]
+    # the one before goes only when the next is whole, in RL its states alone
+    return end, end + 2 * sum(at_once) * costs["state_bytes_a_parameter"]
 
 
 class Prices:

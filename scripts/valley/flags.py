@@ -74,7 +74,9 @@ SFT = {
         int, 0, "train adapters of this rank on all linear layers (needs peft); 0: all weights"
     ),
     "lora_alpha": Flag(float, 32.0, "their scale is alpha / rank (Hu et al. 2021)"),
-    "packing": Flag(truth, False, "several examples a row: other steps than the paper's"),
+    "packing": Flag(
+        truth, False, "a device's examples in one row, apart by position: no padding", operation=True
+    ),
     "precision": PRECISION,
     "gradient_checkpointing": Flag(truth, False, operation=True),
     "deepspeed": Flag(

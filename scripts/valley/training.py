@@ -37,16 +37,18 @@ def check_room(args, folder: Path, kept: int | None, steps: int):
     """Stop unless the disk holds what this training will write: its checkpoints at the peak, and the model.
 
     A checkpoint is the weights as they are trained and AdamW's two moments in fp32, under DeepSpeed also the fp32
-    master copy. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
-    None: one each `args.save_every` of `steps`.
+    master copy, and the weights a second time, as its own file. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
+    None: one each `args.save_every` of `steps`, all but the two newest as weights.
     """
     if process_rank() > 0:
         return
     weights = 2 if args.precision == "bf16" and args.deepspeed else 4
-    each = weights + 8 + (4 if args.deepspeed else 0)
+    each = 2 * weights + 12 if args.deepspeed else weights + 8
     count = 0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every)
     there = len(checkpoints.of(folder))
-    needed = stored_parameters(args.model) * (each * max(0, count - there) + weights)
+    left = max(0, count - there)
+    whole = left if kept else min(2, left)
+    needed = stored_parameters(args.model) * (each * whole + weights * (left - whole + 1))
     records.room(args.out.parent, needed, f"training with {count} checkpoints at a time")
 
 

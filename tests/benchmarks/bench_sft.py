@@ -43,7 +43,13 @@ def by_trl(folder, tokenizer, data, batch: int, steps: int) -> float:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         rows = Dataset.from_list(data)
-        trainer = sft.make_trainer(sft.make_config(flags, Path(scratch)), load(folder), tokenizer, rows)
+        trainer = sft.make_trainer(
+            sft.make_config(flags, Path(scratch)),
+            load(folder),
+            tokenizer,
+            rows,
+            [len(row["input_ids"]) for row in rows],
+        )
         trainer.pop_callback(PrinterCallback)
         start = time.perf_counter()
         trainer.train()

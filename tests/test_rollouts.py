@@ -1,0 +1,117 @@
+"""RL's forward passes without padding, its vLLM's options, and what it keeps on disk."""
+
+import json
+
+import numpy
+import pytest
+import torch
+
+from valley import checkpoints, manifests, rollouts
+
+
+def padded(rng, prompts: list[int], completions: list[int]):
+    """(ids, mask): prompts padded on the left, completions on the right, as TRL lays them out."""
+    before, after = max(prompts), max(completions)
+    mask = torch.zeros(len(prompts), before + after, dtype=torch.long)
+    for row, prompt, completion in zip(mask, prompts, completions, strict=True):
+        row[before - prompt : before + completion] = 1
+    return torch.tensor(rng.integers(3, 20, mask.shape)) * mask, mask
+
+
+@pytest.fixture(scope="module")
+def trainer(base, tmp_path_factory):
+    """A real trainer on the tiny model, of an RL of four responses."""
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from valley import prompts
+
+    config = GRPOConfig(str(tmp_path_factory.mktemp("rl")), use_cpu=True, bf16=False, report_to="none", per_device_train_batch_size=4,
+                        num_generations=4, model_init_kwargs={"dtype": "float32"})  # fmt: skip
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": "1b+1"}]}] * 4)
+    return rollouts.trainer_class()(
+        model=str(base),
+        args=config,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        processing_class=prompts.load_tokenizer(base),
+        train_dataset=data,
+    )
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 4])
+def test_a_pass_without_the_padding_gives_the_same_probabilities_and_gradients(trainer, rows_at_once):
+    ids, mask = padded(numpy.random.default_rng(0), [3, 9, 5, 4], [30, 2, 11, 1])
+    keep, model, weight = 30, trainer.model, mask[:, -30:]
+    plain = super(type(trainer), trainer)._get_per_token_logps_and_entropies
+    found = {}
+    trainer.columns = (0, 0)
+    for name, passes in (("whole", plain), ("trimmed", trainer._get_per_token_logps_and_entropies)):
+        model.zero_grad()
+        logps, entropies, _ = passes(model, ids, mask, keep, rows_at_once, compute_entropy=True)
+        assert logps.shape == entropies.shape == weight.shape
+        (logps * weight * torch.arange(1, 31)).sum().backward()
+        grads = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found[name] = (logps * weight, entropies * weight, grads)
+    for whole, trimmed in zip(found["whole"], found["trimmed"], strict=True):
+        assert float((whole - trimmed).abs().max()) <= 1e-5 * max(1.0, float(whole.abs().max()))
+    computed, real = trainer.columns
+    assert real == int(mask.sum())
+    assert computed == {1: real, 2: 2 * 39 + 2 * 16, 4: 4 * 39}[rows_at_once]
+
+
+def test_padding_stays_below_a_seventh_where_responses_are_as_long_as_the_papers():
+    """Lengths from a lognormal, mean 4.2k, cap 16k: TRL's own layout computes three times the columns."""
+    rng = numpy.random.default_rng(0)
+    sigma = 0.8
+    lengths = numpy.minimum(rng.lognormal(numpy.log(4200) - sigma**2 / 2, sigma, 256).astype(int) + 1, 16_384)
+    ids, mask = padded(rng, rng.integers(50, 400, 256).tolist(), lengths.tolist())
+    spans = [rollouts.span(row[None], int(lengths.max())) for row in mask]
+    real = int(mask.sum())
+    assert sum(last - first for first, last in spans) / real <= 1.15
+    assert mask.numel() / real > 2.5
+    assert ids.shape == mask.shape
+
+
+def test_a_row_without_a_token_keeps_a_column_of_prompt_and_completion():
+    assert rollouts.span(torch.zeros(1, 7, dtype=torch.long), 3) == (3, 5)
+    assert rollouts.span(torch.tensor([[0, 1, 1, 0, 0]]), 2) == (1, 4)
+
+
+def test_vllm_is_asked_for_no_more_sequences_than_it_starts_with_and_seeded_by_the_cell():
+    asked = {"max_num_seqs": 8192, "seed": 0, "max_num_batched_tokens": 4096}
+    made = rollouts.engine_options(asked, seed=0, rank=0, devices=1)
+    assert made["max_num_seqs"] <= made["max_num_batched_tokens"] == 4096
+    assert rollouts.engine_options(asked | {"max_num_seqs": 8}, 0, 0, 1)["max_num_seqs"] == 8
+    seeds = [rollouts.engine_options(asked, seed, rank, 8)["seed"] for seed in range(3) for rank in range(8)]
+    assert len(set(seeds)) == 24
+
+
+def checkpoint(folder, step: int):
+    """A whole checkpoint of weights and states."""
+    made = folder / f"checkpoint-{step}"
+    made.mkdir(parents=True)
+    from safetensors.numpy import save_file
+
+    save_file({"w": numpy.zeros(4, numpy.float32)}, made / "model.safetensors")
+    (made / "optimizer.pt").write_bytes(b"states")
+    manifests.seal(made, step=step)
+    return made
+
+
+def test_only_the_newest_checkpoint_keeps_its_states_and_weights_outlive_a_damaged_one(tmp_path):
+    from types import SimpleNamespace
+
+    from valley.pulse import Pulse
+
+    with Pulse(tmp_path, "test", 0, 0.0, segment=0) as beat:
+        keeper = checkpoints.Keeper(beat, 0.0, None)
+        for step in (10, 20, 30):
+            made = checkpoint(tmp_path, step)
+            keeper.on_save(SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(global_step=step), None)
+    assert [(folder / "optimizer.pt").exists() for folder in checkpoints.of(tmp_path)] == [False, False, True]
+    assert all(manifests.flaw(folder) is None for folder in checkpoints.of(tmp_path))
+    assert checkpoints.newest(tmp_path) == made
+    (made / "optimizer.pt").write_bytes(b"stAtes")
+    assert checkpoints.newest(tmp_path) is None
+    assert [checkpoints.step_of(folder) for folder in checkpoints.of(tmp_path)] == [10, 20]
+    assert json.loads((tmp_path / "checkpoint-10/manifest.json").read_text())["weights_only"]
