@@ -38,7 +38,7 @@ def test_a_run_splits_into_its_stages():
 
 
 @pytest.mark.parametrize(
-    ("study", "first"), [("paper", "sft-8k"), ("miniature", "sft-64"), ("rehearsal", None)]
+    ("study", "first"), [("paper", "sft-8k"), ("miniature", "sft-8"), ("rehearsal", None)]
 )
 def test_the_bases_and_the_smallest_size_go_first(study, first):
     config = check.load(CONFIGS[study])

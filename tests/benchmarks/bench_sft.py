@@ -39,7 +39,7 @@ def by_trl(folder, tokenizer, data, batch: int, steps: int) -> float:
     flags = argparse.Namespace(
         seed=0, lr=2e-3, schedule="cosine", warmup=0.05, weight_decay=0.0, max_grad_norm=1.0, epochs=1, steps=steps, batch=batch,
         device_batch=batch, max_length=512, precision="fp32", gradient_checkpointing=False, save_every=0,
-        deepspeed=None, packing=False,
+        deepspeed=None, packing=False, order="random",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         rows = Dataset.from_list(data)
