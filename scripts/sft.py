@@ -15,7 +15,6 @@ batch is `--batch` examples, as the paper counts, also where `--packing` lays th
 """
 
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -239,7 +238,7 @@ def train(args, work: list):
             "accumulate": trainer.args.gradient_accumulation_steps,
         }
         records.write_json(args.record, records.provenance(args) | record)
-        shutil.rmtree(folder)
+        checkpoints.remove_all(folder)
         losses = f", loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}" if curve else ""
         records.done(f"SFT: {record['steps']} steps{losses}", args.out, record["seconds"])
 

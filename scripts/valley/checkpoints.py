@@ -171,6 +171,16 @@ def discard(checkpoint: Path):
     shutil.rmtree(checkpoint)
 
 
+def remove_all(folder: Path):
+    """Remove the checkpoints of a finished run, the newest last and what says whose they are after it.
+
+    A kill meanwhile leaves checkpoints that are continued or count for nothing, never ones of unknown work.
+    """
+    for checkpoint in of(folder):
+        discard(checkpoint)
+    shutil.rmtree(folder)
+
+
 def drop_states(found: list[Path]):
     """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints that nothing will
     continue from.
