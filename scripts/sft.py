@@ -121,7 +121,7 @@ def make_trainer(config, model, tokenizer, data, lengths):
 
     from valley import batches
 
-    class SideBySide(SFTTrainer):
+    class Balanced(SFTTrainer):
         def get_train_dataloader(self):
             each = config.per_device_train_batch_size * config.gradient_accumulation_steps
             return batches.rearrange(super().get_train_dataloader(), lengths, each * config.world_size)
@@ -133,7 +133,7 @@ def make_trainer(config, model, tokenizer, data, lengths):
             return completion_loss(model, inputs, num_items_in_batch)
 
     plain = config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1
-    kind = PlainLoss if plain else SideBySide if config.world_size > 1 else SFTTrainer
+    kind = PlainLoss if plain else Balanced if config.world_size > 1 else SFTTrainer
     return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer)
 
 

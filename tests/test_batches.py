@@ -20,7 +20,7 @@ def made_up(count: int) -> numpy.ndarray:
 def test_eight_cards_wait_less_than_a_third_at_the_batches_of_64k_and_more(batch):
     lengths, order = made_up(batch * 100), numpy.random.default_rng(1).permutation(batch * 100)
     assert batches.waited(order, lengths, 8) > 1.7
-    assert batches.waited(batches.alike(order, lengths, batch), lengths, 8) <= 1.3
+    assert batches.waited(batches.side_by_side(order, lengths, batch), lengths, 8) <= 1.3
 
 
 def dealt(lengths, batch: int, rank: int, sort: bool) -> list[int]:

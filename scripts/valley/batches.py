@@ -7,7 +7,7 @@ Within one global batch the order of examples changes no gradient: the loss is d
 import numpy
 
 
-def alike(order, lengths, batch: int) -> list[int]:
+def side_by_side(order, lengths, batch: int) -> list[int]:
     """The indices of `order` with each `batch` of them in a row sorted by length, longest first; those of a last, smaller
     batch too.
     """
@@ -26,8 +26,8 @@ def waited(order, lengths, devices: int, device_batch: int = 1) -> float:
     return float(loads.max(1).sum() * devices / loads.sum())
 
 
-class Alike:
-    """A sampler that gives another's indices by `alike`, anew in every epoch."""
+class SideBySide:
+    """A sampler that gives another's indices by `side_by_side`, anew in every epoch."""
 
     def __init__(self, sampler, lengths, batch: int):
         self.sampler, self.lengths, self.batch = sampler, lengths, batch
@@ -36,7 +36,7 @@ class Alike:
         return len(self.sampler)
 
     def __iter__(self):
-        return iter(alike(list(self.sampler), self.lengths, self.batch))
+        return iter(side_by_side(list(self.sampler), self.lengths, self.batch))
 
     def set_epoch(self, epoch: int):
         """Passed on: the order of an epoch is the other's."""
@@ -45,7 +45,7 @@ class Alike:
 
 
 def rearrange(loader, lengths, batch: int):
-    """Have a data loader that accelerate has dealt to several processes take its examples by `Alike`."""
+    """Have a data loader that accelerate has dealt to several processes take its examples by `SideBySide`."""
     dealt = loader.batch_sampler.batch_sampler
-    dealt.sampler = Alike(dealt.sampler, lengths, batch)
+    dealt.sampler = SideBySide(dealt.sampler, lengths, batch)
     return loader
