@@ -1,6 +1,6 @@
 """Fine-tune a model on a subset of traces with TRL's SFTTrainer: the paper's protocol, one cell.
 
-Full parameters, AdamW, cosine schedule with warm-up, loss on the completion only, the end token learned. The
+Full parameters (`--lora-rank`: adapters, merged when the model is saved), AdamW, cosine schedule with warm-up, loss on the completion only, the end token learned. The
 prompt is rendered by the chat template saved with the model, by the same code as in generate.py.
 
     python scripts/sft.py --model models/S/seed0 --data data/subsets/128/seed0.parquet --out /tmp/cell/model \\
@@ -48,6 +48,38 @@ def split_batch(batch: int, devices: int, device_batch: int) -> tuple[int, int]:
     return device_batch, batch // (devices * device_batch)
 
 
+def unsaid(args) -> list[str]:
+    """Settings younger than checkpoints that are about, where they say what was so before: no part of what the work is."""
+    return [
+        name
+        for name in ("order", "lora_rank", "lora_alpha")
+        if getattr(args, name) == flags.SFT[name].default
+    ]
+
+
+def in_order(data, lengths, order: str):
+    """A data set by the tokens of its rows, or as it is, and those tokens; rows of one length stay as they are."""
+    if order == "random":
+        return data, lengths
+    by_length = (lengths if order == "short-first" else -lengths).argsort(kind="stable")
+    return data.select(by_length), lengths[by_length]
+
+
+def adapters(args):
+    """The LoRA configuration of `args` for every linear layer but the head; None where all weights are trained."""
+    if not args.lora_rank:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        records.fail(
+            "sft.lora_rank", "needs the package peft, which this environment lacks", "pip install peft"
+        )
+    return LoraConfig(
+        r=args.lora_rank, lora_alpha=args.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
 def make_config(args, checkpoints: Path):
     """TRL's SFTConfig under the protocol of `args`. To be made before the model is loaded: ZeRO-3 loads by
     it.
@@ -78,6 +110,7 @@ def make_config(args, checkpoints: Path):
         bf16=args.precision == "bf16",
         gradient_checkpointing=args.gradient_checkpointing,
         packing=args.packing,
+        train_sampling_strategy="random" if args.order == "random" else "sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,  # labels are made of the others, and nothing else comes along
         save_strategy="steps" if args.save_every else "no",
@@ -110,9 +143,9 @@ def completion_loss(model, inputs: dict, count=None):
     return total / (told.sum() if count is None else count)
 
 
-def make_trainer(config, model, tokenizer, data, lengths):
+def make_trainer(config, model, tokenizer, data, lengths, lora=None):
     """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples) of so many tokens each; on
-    several devices those of similar length train side by side (valley/batches.py).
+    several devices those of similar length train side by side (valley/batches.py). `lora` as `adapters` gives it.
 
     On CPU, by one process, its loss is taken plainly: TRL's goes through the vocabulary in chunks, which spares
     the memory of a card, and measures entropy and accuracy at every step, which here costs as much as the work.
@@ -134,7 +167,7 @@ def make_trainer(config, model, tokenizer, data, lengths):
 
     plain = config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1
     kind = PlainLoss if plain else Balanced if config.world_size > 1 else SFTTrainer
-    return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+    return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
 def attention() -> str:
@@ -173,10 +206,12 @@ def train(args, work: list):
         tokenizer, model.config.max_position_embeddings, args.max_length
     ):
         records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
-    same = [made["sha256"], records.identity(args.model), records.settings(args)]
+    same = [made["sha256"], records.identity(args.model), records.settings(args, *unsaid(args))]
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=1, steps=args.steps)
-    trainer = make_trainer(config, model, tokenizer, data, lengths)
+    lora = adapters(args)
+    trainer = make_trainer(config, model, tokenizer, *in_order(data, lengths, args.order), lora)
+    trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
@@ -197,6 +232,7 @@ def train(args, work: list):
             "weights": manifests.weights_hashes(args.out),
             "resumed_from": resume,
             "parameters": training.parameters(model),
+            **({"parameters_trained": trained} if lora else {}),
             "devices": trainer.args.world_size,
             "device_batch": trainer.args.per_device_train_batch_size,
             "accumulate": trainer.args.gradient_accumulation_steps,
@@ -212,7 +248,7 @@ def main():
     environment.check_torch()  # no failure of the work: another node may cure it
     from valley import training
 
-    work = [records.settings(args), records.identity(args.model), records.identity(args.data)]
+    work = [records.settings(args, *unsaid(args)), records.identity(args.model), records.identity(args.data)]
     with training.session(args, work) as todo:
         if todo:
             train(args, work)

@@ -102,6 +102,13 @@ def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, don
     return found
 
 
+def pools_of(places: Places, cell: Cell) -> list[Path]:
+    """The ordered traces that a cell's subset is from, and its named pool."""
+    order = grid.order_seed(places.config, cell.seed)
+    named = grid.pool_of(places.config, cell.model, cell.parsed.start)
+    return [places.pool(order), *([places.pool(order, name=named)] if named else [])]
+
+
 def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str], locked: bool) -> str:
     """The state of one cell in a few words; `now` caches the hashes of the code as it is, `jobs` are SLURM's."""
     folder = places.of(cell)
@@ -116,7 +123,7 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
         subset, card = places.subset_of(cell), places.subset_of(cell, "json")
         if card.exists() and records.read_json(card).get("sha256") != record["subset_sha256"]:
             notes.append("stale data")
-        for made in (subset, places.pool(grid.order_seed(places.config, cell.seed))):
+        for made in (subset, *pools_of(places, cell)):
             if made.exists():
                 changed |= set(other_code(records.parquet_provenance(made), now))
     if changed:
@@ -160,8 +167,19 @@ def blocked(places: Places, cell: Cell) -> str | None:
             ("synthesize", places.traces, logs / "synthesize.log"),
             ("fetch_traces", places.traces, logs / "fetch_traces.log"),
             ("order_traces", places.pool(order), logs / f"order_traces/seed{order}.log"),
-            ("subset", places.subset_of(cell), logs / f"subset/{run.size}.seed{order}.log"),
         ]
+        named = grid.pool_of(config, cell.model, run.start)
+        for pool in [*config["pools"].get(named, {}).get("mix", []), *([named] if named else [])]:
+            place = places.root / f"data/pools/{pool}"
+            if "traces" in config["pools"][pool]:
+                ordered = place / f"ordered/seed{order}.parquet"
+                before += [
+                    ("fetch_pool", place / "traces.parquet", logs / f"fetch_pool/{pool}.log"),
+                    ("order_pool", ordered, logs / f"order_pool/{pool}.seed{order}.log"),
+                ]
+            before.append(("pool", places.pool(order, name=pool), logs / f"pool/{pool}.seed{order}.log"))
+        subset = places.subset_of(cell)
+        before.append(("subset", subset, logs / f"subset/{subset.parent.name}.seed{order}.log"))
     for task in config["grid"]["tasks"]:
         before.append(("fetch_task", places.task(task), logs / f"fetch_task/{task}.log"))
     if run.rl:

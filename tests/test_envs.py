@@ -30,3 +30,13 @@ def test_the_lock_pins_what_the_stack_asks_for_and_names_no_host_or_path(name):
     assert asked.items() <= pins(lock).items()
     assert not re.search(r"https?://|file:|/", lock.replace("# ", ""))
     assert "+cpu" not in lock
+
+
+@pytest.mark.parametrize("name", ["valley.def", "Dockerfile"])
+def test_an_image_installs_a_lock_whole_and_nothing_else_by_pip_on_the_python_of_the_locks(name):
+    said = "\n".join(line for line in (ENVS / name).read_text().splitlines() if not line.startswith("#"))
+    [place] = re.findall(r"envs/(?:\$\{STACK\}|\{\{ STACK \}\})\.lock (\S+)", said)
+    assert re.findall(r"pip install (.*)", said) == [f"--no-cache-dir --disable-pip-version-check -r {place}"]
+    [python] = re.findall(r"(?:From:|FROM) python:(\d+\.\d+)", said)
+    for stack in ("cpu", "gpu"):
+        assert f"python={python}" in (ENVS / f"{stack}.yaml").read_text()

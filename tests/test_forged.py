@@ -88,6 +88,26 @@ def test_a_missing_model_leaves_open_what_it_could_change_and_is_named(rng):
     assert rows["C2", "gain"]["verdict"] == "holds"  # does not speak of it
 
 
+def test_cells_of_fewer_samples_than_the_others_are_named(rng):
+    made = forge.honest(rng)
+    few = forge.cells(*forge.truths(), rng, tasks=forged.PAPER_DESIGN | {"aime24": (30, 2)})
+    mixed = {cell: few[cell] if cell.run == forge.SMALLEST else answers for cell, answers in made.items()}
+    row = forge.held(forge.study(mixed))["C1", "loss"]
+    assert "cells have different numbers of samples on aime24" in row["why"]
+    assert "different numbers" not in forge.held(forge.study(made))["C1", "loss"]["why"]
+
+
+@pytest.mark.parametrize("others", [25, 30])
+def test_cells_that_answered_other_problems_are_not_compared(rng, others, capsys):
+    made = forge.honest(rng)
+    odd = next(cell for cell in made if cell.run == forge.SMALLEST)
+    ids = made[odd].ids | {"aime24": [f"other {i}" for i in range(others)]}
+    with pytest.raises(SystemExit) as stopped:
+        forge.study(made | {odd: made[odd]._replace(ids=ids)})
+    said = f"{stopped.value} {capsys.readouterr().err}"
+    assert f"{odd}: answered other problems of aime24 than the other cells" in said
+
+
 def test_other_right_answers_under_the_same_ids_are_named(rng):
     made = forge.honest(rng)
     for cell, answers in made.items():
@@ -193,7 +213,9 @@ LATER = "sft-(16|32|64|128|220)k"  # all but the smallest: one factor leaves the
         ("sft-128k", HEAD, PAPERS, lambda own, base: numpy.minimum(1, own * 1.5), ("qwen2.5-0.5b",), {"C6 gain at 0.5B"}),
     ],
 )  # fmt: skip
-def test_only_the_verdict_on_what_was_poisoned_moves(whole, before, runs, tasks, columns, change, models, expected):  # fmt: skip
+def test_only_the_verdict_on_what_was_poisoned_moves(
+    whole, before, runs, tasks, columns, change, models, expected
+):
     after = verdicts(poisoned(whole, runs, tasks, columns, change, models))
     assert {part for part in before if after[part] != before[part]} == expected
 
@@ -260,11 +282,18 @@ def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
         folder,
     ]
     script("recovery", *grid_flags, *kinds)
-    printed = script("claims", "--claims", "workflow/reference/claims.yaml", *grid_flags, *kinds)
+    leaks = tmp_path / "leaks.csv"
+    leaks.write_text(
+        "task,id,traces\n" + "".join(f"arithmetic,{i:04},1\n" for i in range(27)), encoding="utf-8"
+    )
+    claims = ("claims", "--claims", "workflow/reference/claims.yaml", "--leaks", leaks)
+    printed = script(*claims, *grid_flags, *kinds)
     found = pandas.read_csv(folder / "claims.csv").set_index(["claim", "part"])
     assert "C1 " in printed
     row = found.loc[("C1", "loss")]
     assert "sft-8k/1 is a copy of qwen2.5-3b/sft-8k/0" in row.but
     assert "right answers of math500 differ between cells under the same ids" in row.but
+    but = found.loc[("C5", "recovery")].but
+    assert "27 problems occur in the traces: on the others it is undecided" in but
     models = pandas.read_csv(folder / "claims_models.csv")
     assert set(models[(models.claim == "C1") & (models.part == "loss")].trainings) == {1}

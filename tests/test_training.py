@@ -55,6 +55,46 @@ def train(folder, base, subset, *flags, ok=True):
     return records.read_json(folder / "train.json") if ok else output
 
 
+def test_the_plain_loss_of_cpu_studies_is_trls_with_its_gradients(tmp_path, base, subset):
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from valley import tokenised
+
+    file, _ = tokenised.obtained(subset, base, "trace", None, "")
+    kept = {
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    config = SFTConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        bf16=False,
+        gradient_checkpointing=False,
+        **kept,
+    )
+    model, found = AutoModelForCausalLM.from_pretrained(base), {}
+    trainer = SFTTrainer(model=model, args=config, train_dataset=tokenised.examples(file, 64),
+                         processing_class=prompts.load_tokenizer(base))  # fmt: skip
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert len({int((row != -100).sum()) for row in batch["labels"]}) > 1, (
+        "rows of one length would hide a wrong mask"
+    )
+    for name, loss in (
+        ("TRL's", lambda: SFTTrainer.compute_loss(trainer, model, dict(batch))),
+        ("ours", lambda: sft.completion_loss(model, batch)),
+    ):
+        model.zero_grad()
+        value = loss()
+        value.backward()
+        found[name] = [value.detach(), *(weight.grad.clone() for weight in model.parameters())]
+    for theirs, ours in zip(found["TRL's"], found["ours"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_sft_lowers_the_loss_and_records_what_it_did(tmp_path, base, subset):
     record = train(tmp_path, base, subset, "--epochs", 3)
     assert record["loss"][-1]["loss"] < record["loss"][0]["loss"]

@@ -104,7 +104,7 @@ def check(config: dict):
     """Raise ConfigError unless the config fits the schema and every name, size and batch in it can work."""
     faults = [*key_faults(config)] or [*schema_faults(config)]
     if not faults:  # the other checks rely on the shape
-        faults += [*name_faults(config), *size_faults(config), *rl_faults(config)]
+        faults += [*name_faults(config), *pool_faults(config), *size_faults(config), *rl_faults(config)]
     refuse(faults)
 
 
@@ -198,6 +198,33 @@ def name_faults(config: dict):
     for cell in config["grid"].get("now", []):
         if cell not in asked:
             yield f"grid.now: {cell!r} is no cell of the grid. Write model/run/seed of one of grid.cells"
+
+
+def pool_faults(config: dict):
+    """Pools that nothing defines, that keep nothing, or that cannot be mixed, and settings that exclude each other."""
+    pools, cells_of = config["pools"], _valid_cells(config)
+    for name, pool in pools.items():
+        for key in ("length", "tokens"):
+            if key in pool and not pool[key][0] < pool[key][1]:
+                yield f"pools.{name}.{key}: {pool[key]} holds nothing. Write [from, to]"
+        if "mix" not in pool:
+            continue
+        if more := sorted(pool.keys() - {"mix"}):
+            yield f"pools.{name}: a mix has no {', '.join(more)}. Set it in the pools that are mixed"
+        for part in pool["mix"]:
+            if part not in pools or "mix" in pools[part]:
+                plain = one_of(other for other in pools if "mix" not in pools[other])
+                yield f"pools.{name}.mix: {part!r} is no pool that can be mixed. Allowed: {plain}"
+        if abs(sum(pool["mix"].values()) - 1) > 1e-6:
+            yield f"pools.{name}.mix: the shares come to {sum(pool['mix'].values()):g}. They must come to 1"
+    for model, run in dict.fromkeys((model, run) for model, run, _ in cells_of if run.startswith("sft-")):
+        settings = sft_settings(config, model, run)
+        if (pool := settings.get("pool")) is not None and pool not in pools:
+            yield f"{model}/{run}: unknown pool {pool!r}. Allowed: {one_of(pools)}"
+        if settings.get("lora_rank") and settings.get("deepspeed"):
+            yield f"{model}/{run}: lora_rank trains without DeepSpeed. Set deepspeed: null beside it"
+        if settings.get("order", "random") != "random" and settings.get("packing"):
+            yield f"{model}/{run}: packed rows have no order by length. Set packing: false, or order: random"
 
 
 def size_faults(config: dict):

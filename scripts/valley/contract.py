@@ -115,6 +115,14 @@ def faults(config: dict):
         fetched = places.task(name) if kind == "tasks" else places.rl_set(name)
         if not unset(file) and not fetched.exists() and not file.is_file():
             yield f"{key}.source: {file} is not there. Give an existing .jsonl, .json or .parquet file"
+    for name in grid.own_traces(config):
+        file = local(config["pools"][name]["traces"]["source"])
+        fetched = places.root / f"data/pools/{name}/traces.parquet"
+        if file and not unset(file) and not fetched.exists() and not file.is_file():
+            yield (
+                f"pools.{name}.traces.source: {file} is not there. Give an existing .parquet, .jsonl or .json file, "
+                "or a hub id"
+            )
     file = local(config["traces"]["source"]) if config["traces"]["source"] != "synthetic" else None
     if file is None or unset(file) or places.traces.exists():
         return

@@ -91,7 +91,7 @@ def tokenised_gigabytes(config: dict, costs: dict, cells: list[tuple]) -> float:
     for model, run, seed in cells:
         if (size := grid.parse_run(run).size) and not grid.parse_run(run).rl:
             settings = grid.sft_settings(config, model, run)
-            kind = (config["models"][model]["family"], size, settings.get("completion"))
+            kind = (config["models"][model]["family"], size, settings.get("completion"), settings.get("pool"))
             runs[*kind, grid.order_seed(config, seed)] = run
     return sum(tokens_of_subset(config, costs, run) for run in runs.values()) * costs["token_bytes"] / GIGA
 

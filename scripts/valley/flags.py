@@ -64,6 +64,16 @@ SFT = {
     "device_batch": Flag(int, 1, "examples a device holds at once", operation=True),
     "max_length": Flag(int, help="tokens; longer examples are cut"),
     "completion": Flag(str, "trace", "column of the subset that is trained on", ("trace", "solution")),
+    "order": Flag(
+        str,
+        "random",
+        "of the examples in every epoch: anew at random, or by length",
+        ("random", "short-first", "long-first"),
+    ),
+    "lora_rank": Flag(
+        int, 0, "train adapters of this rank on all linear layers (needs peft); 0: all weights"
+    ),
+    "lora_alpha": Flag(float, 32.0, "their scale is alpha / rank (Hu et al. 2021)"),
     "packing": Flag(
         truth, False, "a device's examples in one row, apart by position: no padding", operation=True
     ),
@@ -107,6 +117,18 @@ SAMPLING = {
 }
 JUDGING = {name: SAMPLING[name] for name in ("engine", "max_context", "chunk", "precision")}
 PREFLIGHT = {name: SFT[name] for name in ("completion", "max_length", "batch", "epochs", "steps")}
+# What a pool keeps of the traces (scripts/pool.py).
+POOL = {
+    "length": Flag(
+        float,
+        None,
+        "from which share of the traces to which, by tokens: 0 0.3333 is the shortest third",
+        nargs=2,
+    ),
+    "tokens": Flag(int, None, "from how many tokens to how many", nargs=2),
+    "sources": Flag(str, None, "values of the traces' column source", nargs="+"),
+    "completion": Flag(str, "trace", "what of a row is learned", ("trace", "solution")),
+}
 SYNTHETIC = ("traces", "task", "rl", "lengths", "recheck", "slip", "seed")
 
 

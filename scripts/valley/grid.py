@@ -17,7 +17,8 @@ from typing import NamedTuple
 # The patterns of names in paths, for Snakemake's wildcards and for this module.
 MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 TASK = r"[A-Za-z0-9_-]+"
-SIZE = RECIPE = r"[a-z0-9]+"
+SIZE = RECIPE = POOL = r"[a-z0-9]+"
+SUBSET = rf"{SIZE}(\.{POOL})?"
 SFT_RUN = rf"sft-{SIZE}(\.{RECIPE})?"
 RL_RUN = rf"(base|{SFT_RUN})\+rl(\.{RECIPE})?"
 ANY_RUN = rf"(base|{SFT_RUN}|{RL_RUN}(@[0-9]+)?)"
@@ -181,6 +182,22 @@ def sft_settings(config: dict, model: str, run: str) -> dict:
     if "steps" in recipe:  # a recipe in steps replaces the epochs of the size
         settings.pop("epochs", None)
     return settings
+
+
+def pool_of(config: dict, model: str, run: str) -> str | None:
+    """The named pool that an SFT run draws its examples from (`pool` of its settings); None: all traces."""
+    return sft_settings(config, model, run).get("pool")
+
+
+def pools_used(config: dict) -> list[str]:
+    """The named pools that the grid draws from, and those that they are mixed of."""
+    named = {pool_of(config, c.model, c.run) for c in cells(config) if c.parsed.stage == "sft"} - {None}
+    return sorted(named.union(*(config["pools"][name].get("mix", {}) for name in named)))
+
+
+def own_traces(config: dict) -> list[str]:
+    """The pools in use whose traces come from a source of their own."""
+    return [name for name in pools_used(config) if "traces" in config["pools"][name]]
 
 
 def passes(config: dict, model: str, run: str) -> float:

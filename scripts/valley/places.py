@@ -71,17 +71,23 @@ class Places:
         """The problems of the task of this name or, where there is none, of the RL set."""
         return self.task(name) if name in self.config["tasks"] else self.rl_set(name)
 
-    def pool(self, order, kind: str = "parquet") -> Path:
-        """The filtered traces in one order, or (kind json) its card."""
-        return self.root / f"data/ordered/seed{order}.{kind}"
+    def pool(self, order, kind: str = "parquet", name: str | None = None) -> Path:
+        """The filtered traces in one order, all of them or those of a named pool, or (kind json) its card."""
+        return self.root / f"data/{f'pools/{name}' if name else 'ordered'}/seed{order}.{kind}"
 
-    def subset(self, size: str, order, kind: str = "parquet") -> Path:
-        """The first traces of an order, or (kind json) their card."""
-        return self.root / f"data/subsets/{size}/seed{order}.{kind}"
+    def ordered(self, order, name: str) -> Path:
+        """What a plain pool is taken from: the traces of its own source in one order, or the study's."""
+        own = "traces" in self.config["pools"][name]
+        return self.root / f"data/pools/{name}/ordered/seed{order}.parquet" if own else self.pool(order)
+
+    def subset(self, size: str, order, kind: str = "parquet", pool: str | None = None) -> Path:
+        """The first traces of an order, of all or of a named pool, or (kind json) their card."""
+        return self.root / f"data/subsets/{size}{f'.{pool}' if pool else ''}/seed{order}.{kind}"
 
     def subset_of(self, cell: Cell, kind: str = "parquet") -> Path:
         """The subset that a cell trains on, or its card."""
-        return self.subset(cell.parsed.size, grid.order_seed(self.config, int(cell.seed)), kind)
+        pool = grid.pool_of(self.config, cell.model, cell.parsed.start)
+        return self.subset(cell.parsed.size, grid.order_seed(self.config, int(cell.seed)), kind, pool)
 
     def held_out(self, order) -> Path:
         """The traces of one order that no subset holds."""

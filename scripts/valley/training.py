@@ -222,6 +222,8 @@ def save_model(trainer, tokenizer, args):
     """
     import torch
 
+    if hasattr(trainer.model, "merge_and_unload"):  # adapters become part of the weights
+        trainer.model = trainer.model.merge_and_unload()
     if args.precision == "bf16" and not args.deepspeed:
         trainer.model.to(torch.bfloat16)
     if process_rank() > 0:

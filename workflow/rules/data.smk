@@ -102,6 +102,7 @@ rule fetch_rl:
 rule fetch:
     input:
         [] if config["traces"]["source"] == "synthetic" else at("data/traces.parquet"),
+        [at(f"data/pools/{name}/traces.parquet") for name in grid.own_traces(config)],
         sorted(
             {
                 base_model(model, seed)
@@ -171,9 +172,70 @@ rule order_traces:
         " --out {output.pool:q} --card {output.card:q} 2> {log:q}"
 
 
+# Traces of a pool's own source come in as the study's do.
+rule fetch_pool:
+    output:
+        at("data/pools/{pool}/traces.parquet"),
+    log:
+        at("logs/fetch_pool/{pool}.log"),
+    benchmark:
+        at("benchmarks/fetch_pool/{pool}.tsv")
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        source=lambda w: source_flags(config["pools"][w.pool]["traces"]),
+    message:
+        "Fetch the traces of the pool {wildcards.pool}"
+    shell:
+        "python scripts/fetch_traces.py {params.source} --out {output:q} 2> {log:q}"
+
+
+use rule order_traces as order_pool with:
+    input:
+        traces=at("data/pools/{pool}/traces.parquet"),
+        tokenizers=rules.order_traces.input.tokenizers,
+        decontaminate=rules.order_traces.input.decontaminate,
+    output:
+        pool=at("data/pools/{pool}/ordered/seed{order}.parquet"),
+        card=at("data/pools/{pool}/ordered/seed{order}.json"),
+    log:
+        at("logs/order_pool/{pool}.seed{order}.log"),
+    benchmark:
+        at("benchmarks/order_pool/{pool}.seed{order}.tsv")
+    message:
+        "Filter and order the traces of the pool {wildcards.pool} (order {wildcards.order})"
+
+
+rule pool:
+    input:
+        unpack(pool_inputs),
+    output:
+        pool=at("data/pools/{pool}/seed{order}.parquet"),
+        card=at("data/pools/{pool}/seed{order}.json"),
+    log:
+        at("logs/pool/{pool}.seed{order}.log"),
+    benchmark:
+        at("benchmarks/pool/{pool}.seed{order}.tsv")
+    priority: 20
+    conda:
+        CPU_ENV
+    resources:
+        mem_mb=memory("pool", 8000),
+        runtime=60,
+    params:
+        flags=pool_flags,
+        leave=lambda w, resources: config["report"]["probe"],  # a pool's end, which no subset reaches: of operation
+    message:
+        "Take the pool {wildcards.pool} (order {wildcards.order})"
+    shell:
+        "python scripts/pool.py --pools {input.pools:q} {params.flags} --leave {params.leave:q}"
+        " --out {output.pool:q} --card {output.card:q} 2> {log:q}"
+
+
 rule subset:
     input:
-        pool=at("data/ordered/seed{order}.parquet"),
+        pool=lambda w: str(PLACES.pool(w.order, name=w.size.partition(".")[2])),
     output:
         subset=at("data/subsets/{size}/seed{order}.parquet"),
         card=at("data/subsets/{size}/seed{order}.json"),
@@ -188,7 +250,7 @@ rule subset:
         mem_mb=memory("subset", 8000),
         runtime=60,
     params:
-        examples=lambda w: config["sizes"][w.size]["examples"],
+        examples=lambda w: config["sizes"][w.size.partition(".")[0]]["examples"],
     message:
         "Take the subset {wildcards.size} (order {wildcards.order})"
     shell:

@@ -20,7 +20,8 @@ wildcard_constraints:
     run=grid.ANY_RUN,
     seed="[0-9]+",
     order="[0-9]+",
-    size=grid.SIZE,
+    size=grid.SUBSET,
+    pool=grid.POOL,
     task=grid.TASK,
     problems=grid.TASK,
     figure="[a-z_]+",
@@ -106,6 +107,29 @@ def start_of(wildcards):
 def subset_of(wildcards):
     """The subset that a run trains on."""
     return str(PLACES.subset_of(cell_of(wildcards)))
+
+
+def pool_inputs(wildcards):
+    """What a named pool is taken from: other pools where it is a mix; the tokenizers where solutions are counted."""
+    pool, order = config["pools"][wildcards.pool], wildcards.order
+    if "mix" in pool:
+        return {"pools": [str(PLACES.pool(order, name=part)) for part in pool["mix"]]}
+    found = {"pools": [str(PLACES.ordered(order, wildcards.pool))]}
+    if pool.get("completion", "trace") != "trace":
+        found["tokenizers"] = [base_model(model, order) for model in config["traces"]["tokenizers"]]
+    return found
+
+
+def pool_flags(wildcards, input):
+    """The flags of scripts/pool.py."""
+    pool = config["pools"][wildcards.pool]
+    if "mix" in pool:
+        return f"--shares {' '.join(map(str, pool['mix'].values()))}"
+    given = flags.line(pool, flags.POOL)
+    if tokenizers := input.get("tokenizers"):
+        limit = config["traces"]["max_tokens"]
+        given += f" --tokenizers {shlex.join(tokenizers)} --max-tokens {limit} {prompt_flags(wildcards)}"
+    return given
 
 
 # The judge of reflection in place of a job's wildcards, for what depends on the model alone.
