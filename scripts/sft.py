@@ -57,11 +57,11 @@ def unsaid(args) -> list[str]:
 
 
 def in_order(data, lengths, order: str):
-    """A data set by the tokens of its rows, or as it is, with these; rows of one length stay as they are."""
+    """A data set by the tokens of its rows, or as it is, and those tokens; rows of one length stay as they are."""
     if order == "random":
         return data, lengths
-    rows = (lengths if order == "short-first" else -lengths).argsort(kind="stable")
-    return data.select(rows), lengths[rows]
+    by_length = (lengths if order == "short-first" else -lengths).argsort(kind="stable")
+    return data.select(by_length), lengths[by_length]
 
 
 def adapters(args):
@@ -153,7 +153,7 @@ def make_trainer(config, model, tokenizer, data, lengths, lora=None):
 
     from valley import batches
 
-    class SideBySide(SFTTrainer):
+    class Balanced(SFTTrainer):
         def get_train_dataloader(self):
             each = config.per_device_train_batch_size * config.gradient_accumulation_steps
             return batches.rearrange(super().get_train_dataloader(), lengths, each * config.world_size)
@@ -165,7 +165,7 @@ def make_trainer(config, model, tokenizer, data, lengths, lora=None):
             return completion_loss(model, inputs, num_items_in_batch)
 
     plain = config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1
-    kind = PlainLoss if plain else SideBySide if config.world_size > 1 else SFTTrainer
+    kind = PlainLoss if plain else Balanced if config.world_size > 1 else SFTTrainer
     return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
@@ -209,8 +209,7 @@ def train(args, work: list):
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=1, steps=args.steps)
     lora = adapters(args)
-    data, lengths = in_order(data, lengths, args.order)
-    trainer = make_trainer(config, model, tokenizer, data, lengths, lora)
+    trainer = make_trainer(config, model, tokenizer, *in_order(data, lengths, args.order), lora)
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
     logged = ("step", "loss", "learning_rate", "grad_norm")

@@ -26,7 +26,7 @@ def waited(order, lengths, devices: int, device_batch: int = 1) -> float:
     return float(loads.max(1).sum() * devices / loads.sum())
 
 
-class Alike:
+class SideBySide:
     """A sampler that gives another's indices by `side_by_side`, anew in every epoch."""
 
     def __init__(self, sampler, lengths, batch: int):
@@ -45,7 +45,7 @@ class Alike:
 
 
 def rearrange(loader, lengths, batch: int):
-    """Have a data loader that accelerate has dealt to several processes take its examples by `Alike`."""
+    """Have a data loader that accelerate has dealt to several processes take its examples by `SideBySide`."""
     dealt = loader.batch_sampler.batch_sampler
-    dealt.sampler = Alike(dealt.sampler, lengths, batch)
+    dealt.sampler = SideBySide(dealt.sampler, lengths, batch)
     return loader

@@ -61,7 +61,7 @@ def span(mask, completion: int) -> tuple[int, int]:
     return min(int(used[0]), start - 1), max(int(used[-1]) + 1, start + 1)
 
 
-def counted_tokens(trainer) -> dict[str, int]:
+def columns_counted(trainer) -> dict[str, int]:
     """Columns computed and tokens in them, of all processes since they started, for the record of a run."""
     import torch
 
