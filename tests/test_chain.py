@@ -100,7 +100,7 @@ def test_traces_are_laid_out_so_that_few_of_them_meet_many_facts():
 
 def test_more_even_problems_than_there_are_is_an_error():
     with pytest.raises(ValueError, match=r"of 999 different problems with \[1\] operands"):
-        chain.draw_even(random.Random(0), 999, [1])
+        chain.draw_even(random.Random(0), 999, [1], candidates=1)
 
 
 def test_a_side_without_problems_is_an_error_and_no_endless_search(monkeypatch):

@@ -22,7 +22,7 @@ GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 # may run of it.
 REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "floors", "forecast", "figure", "costs", "page", "probes",
           "configuration", "all"}  # fmt: skip
-CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release", "repetition"}
+CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release", "repetition", "leaks"}
 STUDIES = {
     "paper": ([], ["--configfile", "config.yaml"]),
     "miniature": ([Path("config/miniature.yaml")], MINIATURE),
@@ -256,7 +256,7 @@ def test_editing_a_shared_module_remakes_what_is_cheap_and_nothing_else(finished
     plan = plan_of(finished, two_models())
     users = {rule for rule in CHEAP if f"valley/{module}.py" in sources.files(rule)}
     assert {"aggregate", "release"} <= users
-    assert plan.keys() >= users - {"calibrate", "release", "repetition"}
+    assert plan.keys() >= users - {"calibrate", "release", "repetition", "leaks"}
     assert not plan.keys() - CHEAP - {"all"}
 
 
@@ -330,16 +330,17 @@ def test_a_prompt_with_braces_reaches_the_script_as_it_is(tmp_path):
 # Params that are command lines ready made, by functions that quote; everything else is quoted where it
 # stands.
 QUOTING = re.compile(
-    r"flags\.line\(|what\(|how\(|(?:prompt|stop|answer|known|source|study|tasks|examples)_flags|launch|shlex\.(?:join|quote)\("
+    r"flags\.line\(|what\(|how\(|(?:prompt|stop|answer|known|pool|source|study|tasks|examples)_flags|launch|shlex\.(?:join|quote)\("
 )
 
 
 def test_every_path_and_value_that_enters_a_shell_line_is_quoted():
     bare = []
     for file in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
-        for block in re.split(r"^ *(?=rule \w+:)", file.read_text(), flags=re.MULTILINE)[1:]:
+        for block in re.split(r"^ *(?=rule \w+:|use rule )", file.read_text(), flags=re.MULTILINE)[1:]:
             name, _, shell = block.partition("shell:")
-            rule = re.match(r"rule (\w+):", name)[1]
+            rule = re.match(r"(?:use )?rule (\w+)", name)[1]  # what uses a rule has its shell line
+            shell = shell.split("\n\n")[0]  # Python may follow
             for field in re.findall(r"(?<!\{)\{([^{}]+)\}", shell):
                 if field.endswith(":q") or field == "threads" or field.startswith("wildcards."):
                     continue  # wildcards have patterns without anything that a shell knows

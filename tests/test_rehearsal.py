@@ -49,8 +49,8 @@ def test_contaminated_traces_are_all_caught(tmp_path):
     table = records.read_parquet(DATA / "traces/openr1_like.parquet")
     known = {row["problem"] for row in records.read_parquet(problems).to_pylist()}
     overlap = [row for row in table.to_pylist() if row["problem"] in known]
-    import order_traces
+    from valley import overlaps
 
-    forbidden = set().union(*(order_traces.ngrams(problem) for problem in known))
+    forbidden = set().union(*(overlaps.ngrams(problem) for problem in known))
     assert len(overlap) > 50
-    assert all(not forbidden.isdisjoint(order_traces.ngrams(row["problem"])) for row in overlap)
+    assert all(not forbidden.isdisjoint(overlaps.ngrams(row["problem"])) for row in overlap)

@@ -112,7 +112,7 @@ def draw_even(rng: random.Random, count: int, lengths: list[int], candidates: in
 
     Each is the one of so many random problems whose facts were met least often in its GROUP, kinds of facts
     too, and in its BLOCK: sixteen problems then meet 56 facts and not 47. Which facts a base can read plays no
-    part; the even cover makes the number of illegible ones that a few traces hold more alike in all seeds.
+    part, and the number of illegible ones among them differs between seeds as much as in a random draw.
     """
     found: dict[str, Problem] = {}
     group, block = Counter(), Counter()
