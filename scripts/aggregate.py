@@ -48,6 +48,9 @@ def main():
     cells = summary.add_changes(
         cells, Study(answers(problems), scores, examples), args.headline, args.confidence
     )
+    cells = summary.add_tokens(
+        cells, {places.cell_of(path): path.with_name("train.json") for path in args.scores}
+    )
     over_seeds = summary.summary(cells, args.confidence)
     made = {
         "cells": cells,

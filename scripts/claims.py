@@ -47,9 +47,16 @@ def main():
     points, fits = (pandas.read_csv(args.tables / f"{name}.csv") for name in ("recovery", "accumulation"))
     leaks = pandas.read_csv(args.leaks, dtype=str) if args.leaks else pandas.DataFrame(columns=["task", "id"])
     known = claims.Known(
-        tasks, fits, points, flags.pairs(args.parameters, float), reflective, args.judged, tuple(args.leaking),
-        frozenset(zip(leaks.task, leaks.id, strict=True)), args.confidence,
-    )  # fmt: skip
+        tasks,
+        fits,
+        points,
+        flags.pairs(args.parameters, float),
+        reflective,
+        args.judged,
+        tuple(args.leaking),
+        frozenset(zip(leaks.task, leaks.id, strict=True)),
+        args.confidence,
+    )
     parts, models = claims.judged(study, asked, known)
     tables.write(args.tables, {"claims": parts, "claims_models": models})
     for row in parts[parts.part == ""].itertuples():

@@ -36,11 +36,13 @@ def measured(model, rows) -> dict[str, float]:
             if cap:
                 logits = cap * torch.tanh(logits / cap)
             logs = logits.log_softmax(-1)
-            found = torch.stack([
-                -logs.gather(1, wanted[:, None]).sum(),
-                (logits.argmax(-1) == wanted).sum(),
-                -(logs.exp() * logs).sum(),
-            ])  # fmt: skip
+            found = torch.stack(
+                [
+                    -logs.gather(1, wanted[:, None]).sum(),
+                    (logits.argmax(-1) == wanted).sum(),
+                    -(logs.exp() * logs).sum(),
+                ]
+            )
             sums += found.double().cpu()
         tokens += len(labels)
     if not tokens:

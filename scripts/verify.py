@@ -132,9 +132,25 @@ def grade_again(release: Path, grades: Path, share: float, chance: random.Random
         for file in tasks:
             wanted |= set(records.read_parquet(file)["id"].to_pylist())
         labels = [kept(scratch / "judged.parquet", table, wanted)]
-    script("grade.py", "--responses", *responses, "--tasks", *tasks, "--samples", *samples, "--judged", *labels,
-           "--calculations", *told["calculations"], "--answer", told["answer"], "--think", *told["think"],
-           "--out", scratch / "grades.parquet")  # fmt: skip
+    script(
+        "grade.py",
+        "--responses",
+        *responses,
+        "--tasks",
+        *tasks,
+        "--samples",
+        *samples,
+        "--judged",
+        *labels,
+        "--calculations",
+        *told["calculations"],
+        "--answer",
+        told["answer"],
+        "--think",
+        *told["think"],
+        "--out",
+        scratch / "grades.parquet",
+    )
     new = {key(row): row for row in records.read_parquet(scratch / "grades.parquet").to_pylist()}
     if missing := sorted(new.keys() - set(map(key, released.to_pylist()))):
         records.fail(grades, f"lacks the grade of response {missing[0]}", "Release the study again")
@@ -153,14 +169,43 @@ def make_again(release: Path, copy: Path, share: float, chance: random.Random) -
         graded += count
         records.write_parquet(ours, again, provenance=records.parquet_provenance(grades))
         reported = config["report"]
-        script("score.py", "--grades", ours, "--headline", *reported["headline"], "--length", *reported["length"],
-               "--confidence", reported["confidence"], "--out", ours.with_name("scores.json"))  # fmt: skip
+        script(
+            "score.py",
+            "--grades",
+            ours,
+            "--headline",
+            *reported["headline"],
+            "--length",
+            *reported["length"],
+            "--confidence",
+            reported["confidence"],
+            "--out",
+            ours.with_name("scores.json"),
+        )
     run(
-        ["-m", "snakemake", "--profile", ROOT / "profiles/local", "--directory", ROOT, "--nolock",
-         "--snakefile", ROOT / "Snakefile", "--configfile", release / "report/config.json",
-         "--config", f"root={copy.resolve()}", "unfinished=True", "warm_start=True",
-         "--forcerun", "aggregate", "analyse", "--", "all"]
-    )  # fmt: skip
+        [
+            "-m",
+            "snakemake",
+            "--profile",
+            ROOT / "profiles/local",
+            "--directory",
+            ROOT,
+            "--nolock",
+            "--snakefile",
+            ROOT / "Snakefile",
+            "--configfile",
+            release / "report/config.json",
+            "--config",
+            f"root={copy.resolve()}",
+            "unfinished=True",
+            "warm_start=True",
+            "--forcerun",
+            "aggregate",
+            "analyse",
+            "--",
+            "all",
+        ]
+    )
     return graded
 
 

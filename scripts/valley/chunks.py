@@ -74,8 +74,13 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
     responses = sum(len(batch) for _, batch, _ in todo)
     records.room(args.out.parent, 2 * BYTES_A_TOKEN * responses * args.max_new_tokens, "generation")
     before = pulse.earlier(made)
-    beat = pulse.Pulse(made, f"generation of {args.out}", len(work) - len(todo), segment=len(before),
-                       **{"from": len(work) - len(todo)})  # fmt: skip
+    beat = pulse.Pulse(
+        made,
+        f"generation of {args.out}",
+        len(work) - len(todo),
+        segment=len(before),
+        **{"from": len(work) - len(todo)},
+    )
     ends = engines.end_ids(args, tokenizer)
     start, produced = time.perf_counter(), 0
     with beat:

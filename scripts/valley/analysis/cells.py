@@ -237,9 +237,10 @@ class Study:
         missing = [cell for cell in missing if cell not in self.cells]
         lacking = {cell.seed for cell in missing if cell.run in trained}
         lacking |= {
-            cell.seed for cell, first in self.copies.items() if cell.run in trained and first.run == cell.run
-            and first.model == cell.model == model
-        }  # fmt: skip
+            cell.seed
+            for cell, first in self.copies.items()
+            if cell.run in trained and first.run == cell.run and first.model == cell.model == model
+        }
         absent = {(cell.run, cell.seed) for cell in missing}
         counted = {
             run: [

@@ -235,10 +235,19 @@ def by_grader(a: Side, b: Side) -> list[dict]:
                     numpy.concatenate([pair[at].column(task, column) for pair in pairs]) for at in (0, 1)
                 )
                 rows.append(
-                    {"model": model, "run": run, "task": task, "grader": grader, "problems": len(one),
-                     "a": one.mean(), "b": other.mean(), "difference": (other - one).mean(),
-                     "raised": int((other > one).sum()), "lowered": int((other < one).sum())}
-                )  # fmt: skip
+                    {
+                        "model": model,
+                        "run": run,
+                        "task": task,
+                        "grader": grader,
+                        "problems": len(one),
+                        "a": one.mean(),
+                        "b": other.mean(),
+                        "difference": (other - one).mean(),
+                        "raised": int((other > one).sum()),
+                        "lowered": int((other < one).sum()),
+                    }
+                )
     return rows
 
 

@@ -107,8 +107,13 @@ def sampling(
     seeds, _ = study.seeds(row.model, [*row.left, *(row.right or {})])
     slopes = (1.0, 1.0)
     if "over" in part and row.estimate:
-        right = numpy.mean([_accuracy(study.cells[Cell(row.model, run, s)], tasks, grader)
-                            for run in row.right for s in seeds[run]])  # fmt: skip
+        right = numpy.mean(
+            [
+                _accuracy(study.cells[Cell(row.model, run, s)], tasks, grader)
+                for run in row.right
+                for s in seeds[run]
+            ]
+        )
         slopes = (1 / right, row.estimate.value / right) if right else (0.0, 0.0)
     found = {task: [0.0, 0.0] for task in tasks}
     for slope, side in zip(slopes, (row.left, row.right or {}), strict=True):
@@ -186,8 +191,16 @@ def _prospect(
     spread = SPREAD.get(part["measure"], relative) if "over" not in part else relative
     some = next(iter(source.cells.values()))
     counts = {task: len(some.ids[task]) for task in tasks}
-    return Prospect(row.model, row.estimate, expected.estimate, spread, missing,
-                    sampling(source, one, part, tasks, grader), tuple(tasks), counts)  # fmt: skip
+    return Prospect(
+        row.model,
+        row.estimate,
+        expected.estimate,
+        spread,
+        missing,
+        sampling(source, one, part, tasks, grader),
+        tuple(tasks),
+        counts,
+    )
 
 
 def after(interval: Interval, row: Prospect, bought: Purchase) -> Interval:
@@ -332,8 +345,10 @@ def candidates(parts: list[Part], price, level: float, problems: tuple, times=(2
         def worth(row: Prospect, bought: Purchase, expect=expect) -> float:
             return price(bought) / max(1e-3, clear_alone(row, bought, expect, level))
 
-        holes = sorted((row for row in part.rows if not row.measured and row.missing),
-                       key=lambda row: worth(row, Purchase(row.missing)))  # fmt: skip
+        holes = sorted(
+            (row for row in part.rows if not row.measured and row.missing),
+            key=lambda row: worth(row, Purchase(row.missing)),
+        )
         together = Purchase()
         for row in holes:
             together = together.plus(Purchase(row.missing))
@@ -488,9 +503,10 @@ def larger_sets(config: dict, started: bool) -> tuple[tuple[tuple[str, int], ...
         larger = {
             name: other["problems"]
             for name, other in tasks.items()
-            if other["source"] == own["source"] and other.get("problems", 0) > own.get("problems", 0)
+            if other["source"] == own["source"]
+            and other.get("problems", 0) > own.get("problems", 0)
             and (not started or name in config["traces"]["decontaminate"])
-        }  # fmt: skip
+        }
         if larger:
             names[task] = max(larger, key=larger.get)
             found.append((task, larger[names[task]]))
@@ -556,10 +572,13 @@ def block(config: dict, study: Study, bought: Purchase, larger: dict[str, str], 
         blocks.setdefault((tuple(runs), seed), []).append(model)
     made = {
         "grid": {
-            "cells": [{"models": models, "runs": list(runs), "seeds": [seed]} for (runs, seed), models in blocks.items()],
+            "cells": [
+                {"models": models, "runs": list(runs), "seeds": [seed]}
+                for (runs, seed), models in blocks.items()
+            ],
             "now": list(map(str, new)),
         }
-    }  # fmt: skip
+    }
     headline = config["report"]["headline"]
     names = dict(larger) if bought.problems else {}
     if bought.samples > 1:

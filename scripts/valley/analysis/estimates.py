@@ -187,9 +187,16 @@ def name_of_side(weights: dict[str, float]) -> str:
 
 
 def estimate(
-    study: Study, model: str, left: dict, right: dict | None, measure: str, how: str, tasks: Tasks, grader: str = "headline",
+    study: Study,
+    model: str,
+    left: dict,
+    right: dict | None,
+    measure: str,
+    how: str,
+    tasks: Tasks,
+    grader: str = "headline",
     only: int | None = None,
-) -> tuple[Row, list[str]]:  # fmt: skip
+) -> tuple[Row, list[str]]:
     """(a comparison of two sides, missing cells); `only` takes one training seed alone."""
     seeds, missing = study.seeds(model, [*left, *(right or {})])
     if only is not None:

@@ -47,6 +47,14 @@ def add_changes(
     return table.merge(found, on=keys, how="left")
 
 
+def add_tokens(table: pandas.DataFrame, records_of: dict[Cell, Path]) -> pandas.DataFrame:
+    """The rows of cells with `tokens_trained`: what SFT saw, over all epochs; nothing where no record says it."""
+    read = {cell: records.read_json(path) for cell, path in records_of.items() if path.exists()}
+    tokens = {tuple(cell): record.get("tokens_trained") for cell, record in read.items()}
+    cells = table[KEYS].itertuples(index=False, name=None)
+    return table.assign(tokens_trained=[tokens.get(cell) for cell in cells])
+
+
 def crossings(scores: dict[Cell, dict]) -> pandas.DataFrame:
     """Keywords × judge, where a judge has labelled: shares of the responses, a row a cell and task."""
     rows = []

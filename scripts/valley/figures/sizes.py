@@ -73,8 +73,10 @@ def valley(tables: dict, tasks: Tasks):
         panels.scales(set(data.model)),
     ]
     if "paper" in set(data.series):
-        notes.append("Open circles: the paper's values by the paper's grader, published without error bars; "
-                     "ours by the headline grader.")  # fmt: skip
+        notes.append(
+            "Open circles: the paper's values by the paper's grader, published without error bars; "
+            "ours by the headline grader."
+        )
     panels.finish(figure, panels.legend(data, found), notes)
     return figure, data
 
