@@ -127,6 +127,9 @@ class Foot:
 class LogHandler(LogHandlerBase):
     """Snakemake's interface to the above."""
 
+    writes_to_stream = has_filter = has_formatter = True
+    writes_to_file = needs_rulegraph = False
+
     def __post_init__(self):
         self.clock, self.ended = None, threading.Event()
         self.foot = Foot() if sys.stderr.isatty() and not self.common_settings.dryrun else None
@@ -172,23 +175,3 @@ class LogHandler(LogHandlerBase):
             if self.foot and self.clock:
                 self.foot.clear()
         super().close()
-
-    @property
-    def writes_to_stream(self) -> bool:
-        return True
-
-    @property
-    def writes_to_file(self) -> bool:
-        return False
-
-    @property
-    def has_filter(self) -> bool:
-        return True
-
-    @property
-    def has_formatter(self) -> bool:
-        return True
-
-    @property
-    def needs_rulegraph(self) -> bool:
-        return False
