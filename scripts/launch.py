@@ -5,12 +5,13 @@
 
 On a workstation nobody assigns GPUs to jobs: this takes free ones, of those that CUDA_VISIBLE_DEVICES names
 where it is set, by locks that vanish with the process, and shows the script only those. Under SLURM the cards
-are given. Where there are fewer than asked for nothing starts. Training runs under `accelerate launch`, once a node: a SLURM job of several nodes starts it
-on each by srun.
+are given. Where there are fewer than asked for nothing starts. Training runs under `accelerate launch`, once a
+node: a SLURM job of several nodes starts it on each by srun.
 """
 
 import argparse
 import fcntl
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from valley import environment, records
 # of the first node, where the processes of several nodes meet; plus the job id, so that jobs do not collide
 PORT = 29500
 LOCKS = Path(f"/tmp/valley-gpus-{os.getuid()}")  # one place a machine, whatever TMPDIR a job has
+EXTENSIONS = Path(f"/tmp/valley-extensions-{os.getuid()}")  # compiled for this machine: nodes differ
 
 
 def take_gpus(count: int, cards: dict[str, str], folder: Path) -> list[str]:
@@ -76,6 +78,29 @@ def give_gpus(count: int, variables):
     if named is None:
         variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's numbers, by which cards were chosen
     variables["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(count, seen, LOCKS))
+
+
+def unlocked_extensions(named: str | None) -> Path:
+    """The folder in which DeepSpeed compiles its operators, free of locks that killed builds left behind.
+
+    torch marks a build by a file and waits for that file to go, for ever where the process that made it was
+    killed (torch.utils.file_baton). Here each launch holds a lock until its last process ends: one that holds it alone
+    knows such a file for a dead one's. `named` is TORCH_EXTENSIONS_DIR, where the user has set it.
+    """
+    made_by = [f"{name}-{importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
+    folder = Path(named) if named else EXTENSIONS / "-".join([sys.implementation.cache_tag, *made_by])
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = os.open(folder / "launches", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in folder.glob("*/lock"):
+            print(f"{left} is of a build that was killed: removed", file=sys.stderr, flush=True)
+            left.unlink()
+    except BlockingIOError:
+        pass  # another launch lives, and a build may be its own
+    fcntl.flock(held, fcntl.LOCK_SH)
+    os.set_inheritable(held, True)
+    return folder
 
 
 def training_command(gpus: int, deepspeed: str, script: list[str], variables) -> list[str]:
@@ -141,6 +166,7 @@ def main():
         give_gpus(args.gpus, variables)
     command = [sys.executable, *args.script]
     if args.deepspeed:
+        variables["TORCH_EXTENSIONS_DIR"] = str(unlocked_extensions(variables.get("TORCH_EXTENSIONS_DIR")))
         command = training_command(args.gpus, args.deepspeed, args.script, variables)
     os.execvp(command[0], command)
 

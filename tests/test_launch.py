@@ -274,3 +274,27 @@ def test_an_optimiser_on_the_host_gets_its_share_of_the_cores_and_no_other_does(
     command = launch.training_command(4, "config/deepspeed/zero2-offload.json", ["sft.py"], {})
     assert command[command.index("--num_cpu_threads_per_process") + 1] == "4"
     assert "--num_cpu_threads_per_process" not in launch.training_command(4, "zero2.json", ["sft.py"], {})
+
+
+def test_a_lock_that_a_killed_build_left_is_removed_and_one_of_a_build_that_may_live_is_not(tmp_path):
+    """torch waits for such a file for ever: every training under DeepSpeed stood still after one kill."""
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    show = tmp_path / "show.py"
+    show.write_text(
+        "import sys, launch; print(launch.unlocked_extensions(sys.argv[1]), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, show, tmp_path]
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+    ) as first:
+        assert first.stdout.readline().strip() == str(tmp_path)
+        assert not lock.exists()
+        lock.touch()  # the first launch builds now
+        subprocess.run(command, stdin=subprocess.DEVNULL, env=variables, check=True)
+        assert lock.exists()
+        first.communicate()
+    subprocess.run(command, stdin=subprocess.DEVNULL, env=variables, check=True)
+    assert not lock.exists()
