@@ -105,13 +105,14 @@ def grade_task(
     labelled: dict,
     form: str = "box",
     tags: tuple[str, str] = thoughts.THINK,
+    answers: tuple[str, ...] = (),
 ) -> list[dict]:
     """One graded row a response, in the order of the responses; `where` names the file in errors.
 
     With `count` the calculations of a response are counted, and the wrong ones among them. `labelled` is what
     the judge said, empty for a task that is not judged: a judged response is reflective if both the keywords
-    and the judge say so. `form` and `tags` as in `grading.extract`. Without `samples` any number of responses
-    will do.
+    and the judge say so. `form` and `tags` as in `grading.extract`, `answers` those that the config lists for
+    the task. Without `samples` any number of responses will do.
     """
     ids, responses, finish = (
         table["id"].to_pylist(),
@@ -120,8 +121,12 @@ def grade_task(
     )
     if samples is not None:
         check_counts(ids, gold, samples, where)
+    if why := golds.unlisted(list(gold.values()), answers):
+        records.fail(where, why, f"Mend the task's source, or tasks.{task}.answers")
     graded = [
-        grading.Case(text, reason, gold[i]["answer"], gold[i].get("problem") or "", golds.rules(gold[i]))
+        grading.Case(
+            text, reason, gold[i]["answer"], gold[i].get("problem") or "", golds.rules(gold[i]), answers
+        )
         for text, reason, i in zip(responses, finish, ids, strict=True)
     ]
     print(f"{task}: {len(graded)} responses", file=sys.stderr, flush=True)
@@ -192,6 +197,7 @@ def grade_cell(args):
                 judged.get(responses.stem, {}),
                 args.answer,
                 tuple(args.think),
+                dict(args.answers).get(responses.stem, ()),
             )
     records.write_parquet(args.out, graded, provenance=records.provenance(args))
     share = sum(row["correct"] for row in graded) / len(graded)

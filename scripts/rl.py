@@ -64,18 +64,24 @@ def trl_batching(
 
 
 def settings(args) -> dict:
-    """The arguments that say of which work a run is: where there are no stop tokens, as before there were any."""
-    return records.settings(args, *(() if args.stop_tokens else ("stop_tokens",)))
+    """The arguments that say of which work a run is: without stop tokens or listed answers, as before there were any."""
+    return records.settings(args, *(name for name in ("stop_tokens", "answers") if not getattr(args, name)))
 
 
 def make_reward(
-    ends: list[int], comparer: equality.Comparer, form="box", tags=thoughts.THINK, tokenizer=None
+    ends: list[int],
+    comparer: equality.Comparer,
+    form="box",
+    tags=thoughts.THINK,
+    tokenizer=None,
+    answers: tuple[str, ...] = (),
 ):
     """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0; one of the ids `ends` ends
     it, as in evaluation.
 
     The data set's columns `answer`, `problem` and those of the gold's rules come with each completion. With a
-    `tokenizer` the ids are decoded here, or tags of a thought that are special tokens would be lost.
+    `tokenizer` the ids are decoded here, or tags of a thought that are special tokens would be lost. `answers`
+    are those that the config lists for the problems.
     """
 
     def reward(completions, completion_ids, answer, problem=None, **columns):
@@ -88,7 +94,7 @@ def make_reward(
             for at in range(len(texts))
         ]
         responses = [
-            grading.Case(text, "stop" if end else "length", *asked)
+            grading.Case(text, "stop" if end else "length", *asked, answers)
             for text, end, *asked in zip(
                 texts, ended, answer, problem or [""] * len(texts), rules, strict=True
             )
@@ -178,7 +184,9 @@ def curve_rows(history: list[dict], updates: int) -> list[dict]:
 
 def train(args, work: list):
     """Train as `args` say, work that `work` names; writes the model, its record and its learning curve."""
-    rows = golds.task(args.problems)
+    rows, answers = golds.task(args.problems), dict(args.answers).get(args.problems.stem, ())
+    if why := golds.unlisted(rows, answers):
+        records.fail(args.problems, why, f"Mend its source, or rl.sets.{args.problems.stem}.answers")
 
     import os
 
@@ -230,7 +238,7 @@ def train(args, work: list):
         trainer = rollouts.trainer_class()(
             model=model,
             args=config,
-            reward_funcs=make_reward(ends, comparer, args.answer, args.think, tokenizer),
+            reward_funcs=make_reward(ends, comparer, args.answer, args.think, tokenizer, answers),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )

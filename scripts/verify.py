@@ -146,6 +146,8 @@ def grade_again(release: Path, grades: Path, share: float, chance: random.Random
         *told["calculations"],
         "--answer",
         told["answer"],
+        "--answers",
+        *(f"{task}={','.join(words)}" for task, words in told.get("answers", [])),
         "--think",
         *told["think"],
         "--out",

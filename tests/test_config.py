@@ -51,7 +51,7 @@ OTHER = {
     "rl.save_every": 5, "generate.engine": "vllm", "generate.precision": "bf16", "generate.temperature": 0.3,
     "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3,
     **{f"tasks.*.{key}": None for key in ("source", "revision", "name", "split", "where", "limit")},
-    "tasks.*.problems": 9, "tasks.*.seed": 9, "tasks.*.samples": 3, "report.confidence": 0.9, "report.headline": ["arithmetic"],
+    "tasks.*.problems": 9, "tasks.*.seed": 9, "tasks.*.samples": 3, "tasks.*.answers": ["one", "two"], "report.confidence": 0.9, "report.headline": ["arithmetic"],
     "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.probe": None, "report.others": ["elsewhere"], "report.claims": "workflow/schemas/claims.schema.yaml",
 }  # fmt: skip
 NAMES = {"models": "S", "families": "chain", "sizes": "128", "tasks": "arithmetic"}  # what * stands for

@@ -101,6 +101,7 @@ def write(file, content: list[dict]):
         (rows(9), {"families__own__pad_token": "<eos>"}, "is the end token"),
         (rows(9), {"families__own__template": "gone.jinja"}, "families.own.template: gone.jinja is not there"),
         (rows(9), {"sft__max_length": 5000}, "max_length 5000 exceeds the 4096 positions"),
+        (rows(9), {"tasks__mine__answers": ["1", "2"]}, "problem '2' has the answer '3', which is not listed"),
         (rows(9), {"tasks__mine__problems": 4}, "tasks.mine.problems: 4 are expected"),
     ],
 )  # fmt: skip

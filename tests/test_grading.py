@@ -108,6 +108,42 @@ def test_a_box_inside_the_reasoning_is_no_answer(comparer):
     assert graded(comparer, r"<think>\boxed{8}</think> It is \boxed{7}.", "7")["outcome"] == "correct"
 
 
+WORDS = ("knight", "knave")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "correct"),
+    [
+        (r"\boxed{Knave}", "knave", True),
+        (r"\boxed{\text{B is a \textbf{knave}.}}", "knave", True),
+        ("The final answer is a knave.", "knave", True),
+        (r"\boxed{knight}", "knight", False),
+        (r"\boxed{a knight or a knave}", "a knight or a knave", False),
+        (r"\boxed{not a knave}", "not a knave", False),
+        (r"\boxed{knaves}", "knaves", False),
+        (r"\boxed{\lnot knave}", r"\lnot knave", False),
+        (r"\boxed{1}", "1", False),
+        ("So B is a knave.", None, False),
+    ],
+)
+def test_a_task_that_lists_its_answers_is_held_to_these_words(comparer, text, answer, correct):
+    row = grading.grade([grading.Case(text, "stop", "knave", answers=WORDS)], comparer)[0]
+    assert (row["answer"], row["correct"]) == (answer, correct)
+    assert row["correct_boxed"] == (correct and "boxed" in text)
+    cut = grading.grade([grading.Case(text, "length", "knave", answers=WORDS)], comparer)[0]
+    assert not cut["correct"]
+    assert cut["outcome"] == "truncated"
+
+
+def test_listed_answers_never_reach_mathematics_nor_the_guard_against_copies(comparer):
+    case = grading.Case(r"\boxed{b}", "stop", "b", "Who lies, $a$ or $b+1-1$?", answers=("a", "b"))
+    asked = len(comparer.known)
+    assert grading.grade([case], comparer, paper=False)[0]["correct"]
+    same = [case._replace(text=text) for text in (r"\boxed{b+1-1}", r"\boxed{\frac{b}{1}}", r"\boxed{-b}")]
+    assert not any(row["correct"] for row in grading.grade(same, comparer, paper=False))
+    assert len(comparer.known) == asked
+
+
 def test_each_grader_credits_what_it_should_and_nothing_else(comparer):
     cases = {
         "boxed": (r"\boxed{7}", "stop"), "stated": ("The final answer is 7.", "stop"), "bare": ("So we get 7", "stop"),

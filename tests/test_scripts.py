@@ -283,6 +283,52 @@ def test_bytes_that_are_no_text_stop_no_cell(tmp_path):
     assert [row["outcome"] for row in rows] == ["correct", "correct", "wrong", "no answer"]
 
 
+def test_listed_answers_change_the_grades_of_their_task_and_of_no_other(tmp_path):
+    """Two tasks with the same problems and responses: naming the answers of one moves its grades alone."""
+    texts = [r"\boxed{B is a knave}", r"\boxed{knave}", r"\boxed{knight}", r"\boxed{not a knave}"]
+    rows = [{"id": f"q{i}", "problem": f"Who is {i}?", "answer": "Knave"} for i in range(len(texts))]
+    answers = [
+        {"id": row["id"], "sample": 0, "response": text, "tokens": 3, "finish_reason": "stop"}
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    tasks = [parquet(tmp_path / f"{name}-task.parquet", rows) for name in ("logic", "other")]
+    files = [parquet(tmp_path / f"{name}.parquet", answers) for name in ("logic", "other")]
+
+    def grades(*more, **options) -> dict:
+        out = tmp_path / "grades.parquet"
+        said = script(
+            "grade",
+            "--responses",
+            *files,
+            "--tasks",
+            *tasks,
+            "--samples",
+            1,
+            1,
+            *more,
+            "--out",
+            out,
+            **options,
+        )
+        if not options:
+            table = pyarrow.parquet.read_table(out).drop_columns("seconds").to_pylist()
+            return {name: [row for row in table if row["task"] == name] for name in ("logic", "other")}
+        return said
+
+    before, after = grades(), grades("--answers", "logic=knight,knave")
+    assert [row["correct"] for row in before["logic"]] == [False, True, False, False]
+    assert [row["correct"] for row in after["logic"]] == [True, True, False, False]
+    assert after["other"] == before["other"]
+    assert [row["correct_paper"] for row in after["logic"]] == [
+        row["correct_paper"] for row in before["logic"]
+    ]
+    told = grades("--answers", "logic=knight,spy", ok=False)
+    assert (
+        "problem 'q0' has the answer 'Knave', which is not listed. Mend the task's source, or tasks.logic.answers"
+        in told
+    )
+
+
 def test_a_task_row_without_an_answer_is_refused(tmp_path, base):
     task = parquet(tmp_path / "task.parquet", [{"id": "q0", "problem": "1+1", "answer": " "}])
     output = script("generate", "--model", base, "--task", task, "--engine", "transformers", "--samples", 1, "--temperature", 1,

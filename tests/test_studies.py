@@ -2,39 +2,46 @@
 
 import importlib.util
 import random
+import sys
 
 import pool
 import pytest
 import yaml
-from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, script, snakemake
+from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, script, snakemake
 from test_grid import paper
 
 from valley import check, grid, records
 
-STUDIES = ("mixed", "teachers", "tertiles", "order", "lora")
+STUDIES = ("mixed", "teachers", "logic", "tertiles", "order", "lora")
 TOY = {
     "sizes": {
         "64": {"examples": 16, "epochs": 2, "batch": 4},
         "256": {"examples": 24, "epochs": 2, "batch": 4},
+        "1024": {"examples": 64, "epochs": 16, "batch": 4},  # enough to learn to box
     }
 }
 
 
-def other_source(folder):
-    """The traces of config/teachers.yaml, made as its head says."""
+def own_files(study, folder):
+    """What a worked study is given beside its config, made as its head says, but less of it."""
+    if study not in ("teachers", "logic"):
+        return
     (folder / "studies").mkdir()
+    if study == "logic":
+        made = folder / "studies/islanders"
+        script("islanders", "--traces-out", f"{made}.parquet", "--traces", 2048, "--task-out", f"{made}-task.parquet", "--task", 24,
+               "--rl-out", f"{made}-rl.parquet", "--rl", 48, "--names", 3, 4, "--seed", 0)  # fmt: skip
+        return
     script("synthesize", "--traces-out", folder / "studies/other.parquet", "--traces", 64, "--task-out",
            folder / "task.parquet", "--task", 1, "--rl-out", folder / "rl.parquet", "--rl", 1, "--lengths", 3, "--seed", 1)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "study", [*STUDIES[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in STUDIES[2:])]
+    "study", [*STUDIES[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in STUDIES[3:])]
 )
 def test_a_worked_study_plans_its_pools_and_a_training_of_every_run(study, tmp_path):
     folder = checkout(tmp_path)
-    if study == "teachers":
-        (folder / "studies").mkdir()
-        (folder / "studies/other.parquet").touch()  # there, which is all that a plan looks at
+    own_files(study, folder)
     file = REPOSITORY / f"config/{study}.yaml"
     config = check.load([REPOSITORY / "config/miniature.yaml", file])
     plan = planned(snakemake(folder, "-n", *MINIATURE, f"config/{study}.yaml"))
@@ -49,10 +56,9 @@ def toy(tmp_path, request):
     """A checkout in which the worked study that a test names has run, on one seed and a few examples."""
     study = request.param
     folder = checkout(tmp_path)
-    if study == "teachers":
-        other_source(folder)
-    (block,) = yaml.safe_load((folder / f"config/{study}.yaml").read_text())["grid"]["cells"]
-    less = TOY | {"grid": {"tasks": ["chain"], "cells": [block | {"seeds": [0]}]}}
+    own_files(study, folder)
+    blocks = yaml.safe_load((folder / f"config/{study}.yaml").read_text())["grid"]["cells"]
+    less = TOY | {"grid": {"cells": [block | {"seeds": [0]} for block in blocks]}}
     (folder / "toy.yaml").write_text(yaml.safe_dump(less))
     files = [*SMOKE, f"config/{study}.yaml", "toy.yaml"]
     said = snakemake(folder, *files)
@@ -141,6 +147,27 @@ def test_lora_runs_to_its_page_with_adapters_merged_into_a_model_of_the_same_sha
     changed = {name for name, weight in made.items() if not weight.equal(base[name])}
     assert changed  # of the layers that carry adapters, and no other
     assert all("_proj" in name for name in changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("toy", ["logic"], indirect=True)
+def test_logic_runs_to_its_page_and_its_listed_answers_reach_grades_and_reward(toy):
+    root, said = toy
+    told(root, said)
+    listed = [["islanders", ["b", "c", "d", "e", "f", "g"]]]
+    assert trained(root, "sft-1024+rl")["arguments"]["answers"] == listed
+    grades = root / "results/S/sft-1024.short/seed0/grades.parquet"
+    assert records.parquet_provenance(grades)["arguments"]["answers"] == listed
+    rows = records.read_parquet(grades).to_pylist()
+    assert {row["task"] for row in rows} == {"islanders"}
+    named = [row for row in rows if row["answer"] in listed[0][1]]
+    assert named
+    assert all(
+        row["correct"] == (row["answer"] == row["gold"]) for row in named if row["outcome"] != "truncated"
+    )
+    folder = root.parents[1]
+    snakemake(folder, *SMOKE, "config/logic.yaml", "toy.yaml", "--", "release")
+    run([sys.executable, "scripts/verify.py", "--release", root / "release"], folder)  # 0: nothing differs
 
 
 def rows_of(name: str, count: int) -> list[dict]:

@@ -347,6 +347,37 @@ def test_the_reward_is_the_graders_headline_verdict():
     assert found == [1, 0, 0, 0, 1, 1, 0]
 
 
+def test_the_reward_holds_problems_that_list_their_answers_to_these_words():
+    texts = [r"\boxed{\text{B is a Knave}}", r"\boxed{knight}", r"\boxed{not a knave}"]
+    with equality.Comparer() as comparer:
+        found = {
+            answers: rl.make_reward([1], comparer, answers=answers)(
+                [[{"role": "assistant", "content": text}] for text in texts], [[5, 1]] * 3, ["knave"] * 3
+            )
+            for answers in ((), ("knight", "knave"))
+        }
+    assert found == {(): [0, 0, 0], ("knight", "knave"): [1, 0, 0]}
+
+
+def test_only_rl_on_listed_answers_is_other_work_than_before_there_were_any():
+    plain = [
+        "--model",
+        "m",
+        "--problems",
+        "rl/logic.parquet",
+        "--out",
+        "o",
+        "--record",
+        "r",
+        "--curve",
+        "c",
+        *map(str, RL),
+    ]
+    before = rl.settings(rl.parse(plain))
+    assert "answers" not in before
+    assert rl.settings(rl.parse([*plain, "--answers", "logic=b,c"])).keys() - before.keys() == {"answers"}
+
+
 def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tmp_path):
     """config.yaml on 8 GPUs: four updates of 2,048 responses a step, and no correction that drops long
     samples.

@@ -163,6 +163,12 @@ def name_faults(config: dict):
         for task in config["report"][key]:
             if task not in config["grid"]["tasks"]:
                 yield f"report.{key}: {task!r} is no task of the grid. Allowed: {one_of(config['grid']['tasks'])}"
+    sources = {f"tasks.{name}": entry for name, entry in tasks.items()}
+    sources |= {f"rl.sets.{name}": entry for name, entry in config["rl"]["sets"].items()}
+    for key, entry in sources.items():
+        words = [word.casefold() for word in entry.get("answers", [])]
+        if twice := sorted({word for word in words if words.count(word) > 1}):
+            yield f"{key}.answers: {twice[0]!r} is there twice, for small and capital letters are one. Write it once"
     judge = config["report"]["judge"]
     if judge and judge["model"] not in models:
         yield f"report.judge.model: unknown model {judge['model']!r}. Allowed: {one_of(models)}"

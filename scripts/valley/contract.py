@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from valley import check, grid, intake, prompts, records, weights
+from valley import check, golds, grid, intake, prompts, records, weights
 from valley.places import Places
 
 ROWS = 5000  # rows of traces that are looked at; fetch_traces looks at all
@@ -274,16 +274,19 @@ def text_faults(unknown: float, empty: float):
         )
 
 
-def look_at_problems(key: str, file: Path, expected: int | None, where: dict, say) -> list[str]:
-    """Faults of a local file of problems, each row checked."""
+def look_at_problems(key: str, file: Path, entry: dict, say) -> list[str]:
+    """Faults of a local file of problems that an entry of the config names, each row checked."""
     if not file.is_file():
         return [f"{key}.source: {file} is not there. Give an existing .jsonl, .json or .parquet file"]
-    (column, sign), *_ = [*where.items(), (None, "")]
+    (column, sign), *_ = [*entry.get("where", {}).items(), (None, "")]
+    expected = entry.get("problems")
     chosen = (row for row in intake.read_rows(file) if column is None or sign in str(row.get(column, "")))
     rows = list(intake.each_checked(file, chosen, intake.checked_problem))
     say(f"{key} {file}: {len(rows)} problems")
     if expected not in (None, len(rows)):
         return [f"{key}.problems: {expected} are expected, {file} gives {len(rows)}"]
+    if why := golds.unlisted(rows, entry.get("answers", ())):
+        return [f"{key}.answers: in {file} {why}. Add it, or mend the file"]
     return [] if rows else [f"{key}.source: {file} gives no rows"]
 
 
@@ -298,7 +301,7 @@ def examined(config: dict, say) -> list[str]:
     for key, file in problem_files(config).items():
         group, _, name = key.rpartition(".")
         entry = config["tasks"][name] if group == "tasks" else config["rl"]["sets"][name]
-        found += look_at_problems(key, file, entry.get("problems"), entry.get("where", {}), say)
+        found += look_at_problems(key, file, entry, say)
     file = local(config["traces"]["source"]) if config["traces"]["source"] != "synthetic" else None
     if file is None:
         return found

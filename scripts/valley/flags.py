@@ -223,10 +223,23 @@ def add_think(parser: argparse.ArgumentParser):
     )
 
 
+def listed_answers(text: str) -> tuple[str, tuple[str, ...]]:
+    """`task=word,word` as a task and the answers that the config lists for it."""
+    task, _, words = text.partition("=")
+    return task, tuple(words.split(","))
+
+
 def add_answer(parser: argparse.ArgumentParser):
     """The flags of every script that reads answers in responses."""
     forms = "box, <answer>, ####, or a regular expression with a group"
     parser.add_argument("--answer", type=answer_form, default="box", help=f"form of an answer: {forms}")
+    parser.add_argument(
+        "--answers",
+        type=listed_answers,
+        nargs="*",
+        default=[],
+        help="task=word,word: all answers of a task (the name of its file) where they are single words",
+    )
     add_think(parser)
 
 

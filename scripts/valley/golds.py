@@ -41,6 +41,16 @@ def no_gold(answer) -> str | None:
     )
 
 
+def unlisted(rows: list[dict], answers: tuple[str, ...]) -> str | None:
+    """Which row of a task has a gold answer that is none of those that the config lists for it; None where all are."""
+    known = {word.casefold() for word in answers}
+    odd = next((row for row in rows if known and str(row["answer"]).strip().casefold() not in known), None)
+    return (
+        odd
+        and f"problem {odd.get('id') or odd['problem']!r} has the answer {odd['answer']!r}, which is not listed"
+    )
+
+
 def rules(row: dict) -> Rules:
     """The rules that a row of a task carries in COLUMNS; a missing column says nothing."""
     return Rules(**{name: row.get(name) for name in COLUMNS})

@@ -11,7 +11,8 @@ Three graders, from the strictest idea of an answer to the loosest:
 - **paper**: the protocol of the Qwen2.5-Math evaluator (paper, section 4), text that was cut off included:
   `evaluator.py`.
 
-A study may ask for another form than the box (`prompt.answer`, see `asked`).
+A study may ask for another form than the box (`prompt.answer`, see `asked`). A task may list its answers
+(`tasks.*.answers`): headline and boxed then compare these words and nothing else, without mathematics (`chosen`).
 """
 
 import collections
@@ -44,6 +45,8 @@ STATEMENT = re.compile(
 LABEL = re.compile(r"\\text(?:bf)?\s*\{\s*((?:final\s+)?answer)\s*:?\s*\}\s*:?", re.IGNORECASE)
 MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b|\\neq?(?![a-z])|≠", re.IGNORECASE)
+# What stands around a listed answer in words; signs of mathematics make another answer of it: `b+1`, `\\lnot b`.
+NO_WORDS = re.compile(r"[-+*/=<>^|&~¬∧∨⊕→−\d]|\\(?!text|math|boxed|[,;:! {}$])")
 VERB = re.compile(r"\b(?:is|are|equals|equal to|be)\b", re.IGNORECASE)
 SINGLE = re.compile(r"(?<![\w.^_{\\/-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\d^_}/])")
 
@@ -59,7 +62,8 @@ PATTERN_SECONDS = 1.0  # for one response; what takes longer answers nothing
 
 class Case(NamedTuple):
     """What is graded: a response, its finish reason (`stop`: the model ended by itself), the gold answer, the
-    problem (for answers that only repeat it), the gold's rules.
+    problem (for answers that only repeat it), the gold's rules, and where the task lists its answers these
+    words.
     """
 
     text: str
@@ -67,6 +71,7 @@ class Case(NamedTuple):
     gold: str
     problem: str = ""
     rules: Rules = Rules()
+    answers: tuple[str, ...] = ()
 
 
 # ---- what a response answers
@@ -217,6 +222,23 @@ def extract(
     }
 
 
+# ---- answers that a task lists
+
+
+def chosen(answer: str, answers: tuple[str, ...]) -> str | None:
+    """Which of a task's listed answers an answer names, whatever its case and the words around it: `Knave`,
+    `\\text{B is a knave.}`; None where it names none or several, denies one, or calculates with it.
+    """
+    listed = {word.casefold(): word for word in answers}
+    longest = sorted(map(re.escape, listed), key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w\\])(?:{'|'.join(longest)})(?!\w)")
+    text = answer.casefold()
+    found, around = set(pattern.findall(text)), pattern.sub("", text).replace("**", "")
+    if len(found) != 1 or NEGATED.search(around) or NO_WORDS.search(around):
+        return None
+    return listed[found.pop()]
+
+
 # ---- answers that repeat the problem
 
 
@@ -288,7 +310,8 @@ def grade(
 ) -> list[dict]:
     """Grades of Cases (or tuples that start with their first three fields).
 
-    Each has `answer`, `boxed`, `answer_paper`, `source_paper`; `correct`, `correct_boxed`, `correct_paper`;
+    Each has `answer` (of a task that lists its answers the one that is named), `boxed`, `answer_paper`,
+    `source_paper`; `correct`, `correct_boxed`, `correct_paper`;
     `copied`: the answer equals the gold one and only repeats the problem, the headline does not count it;
     `outcome` (one of OUTCOMES, by the headline); `timeout`: a comparison was given up, and counts as wrong;
     `seconds` of comparing. Without `paper` the paper's grade is not sought (and False): a reward has no use
@@ -298,7 +321,7 @@ def grade(
     rows = [extract(response.text, response.finish, form, tags) for response in responses]
     pairs = []
     for row, response in zip(rows, responses, strict=True):
-        asked_for = row["finished"] and row["answer"] is not None
+        asked_for = row["finished"] and row["answer"] is not None and not response.answers
         headline = Pair("headline", response.gold, row["answer"], response.rules) if asked_for else None
         loose = (
             Pair("paper", response.gold, row["answer_paper"])
@@ -310,7 +333,12 @@ def grade(
     grades[None] = (False, 0.0)
     for row, (headline, loose), response in zip(rows, pairs, responses, strict=True):
         equal, row["correct_paper"] = bool(grades[headline][0]), bool(grades[loose][0])
-        row["copied"] = equal and is_copied(row["answer"], response.gold, response.problem)
+        if response.answers and row["answer"] is not None:
+            row["answer"] = chosen(row["answer"], response.answers) or row["answer"]
+            equal = row["finished"] and row["answer"] == chosen(response.gold, response.answers)
+        row["copied"] = (
+            equal and not response.answers and is_copied(row["answer"], response.gold, response.problem)
+        )
         row["correct"] = equal and not row["copied"]
         row["correct_boxed"] = row["correct"] and row["boxed"]
         row["timeout"] = None in (grades[headline][0], grades[loose][0])

@@ -89,7 +89,7 @@ rule grade:
     params:
         samples=[config["tasks"][task]["samples"] for task in TASKS],
         calculations=config["report"]["calculations"],
-        answer=answer_flags,
+        answer=lambda w: answer_flags(w, {task: config["tasks"][task] for task in TASKS}),
     message:
         "Grade {wildcards.model} {wildcards.run} seed {wildcards.seed}"
     shell:

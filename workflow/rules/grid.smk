@@ -165,12 +165,24 @@ def think_flags(wildcards):
     return f"--think {' '.join(map(shlex.quote, tags))}" if tags else ""
 
 
-def answer_flags(wildcards):
-    """The flags of how answers are read; nothing for a box behind <think> tags."""
+def answer_flags(wildcards, problems):
+    """The flags of how answers to `problems` (name: entry of the config) are read; nothing for mathematics in a box behind
+    <think> tags.
+    """
     form = config["prompt"].get("answer", "box")
-    return " ".join(
-        filter(None, [f"--answer {shlex.quote(form)}" if form != "box" else "", think_flags(wildcards)])
-    )
+    listed = [
+        shlex.quote(f"{name}={','.join(entry['answers'])}")
+        for name, entry in problems.items()
+        if "answers" in entry
+    ]
+    given = [f"--answer {shlex.quote(form)}" if form != "box" else "", think_flags(wildcards)]
+    return " ".join(filter(None, [*given, flag("--answers", listed).strip()]))
+
+
+def rl_answer_flags(wildcards):
+    """The flags of how answers to the problems of an RL run are read."""
+    name = grid.rl_settings(config, wildcards.model, wildcards.run)["problems"]
+    return answer_flags(wildcards, {name: config["rl"]["sets"][name]})
 
 
 def problems_of(name):

@@ -139,7 +139,7 @@ rule rl:
     params:
         launch=launch_training(grid.rl_settings),
         flags=what(RL_RECORD, rl_settings, flags.RL),
-        prompt=lambda w: " ".join(filter(None, (prompt_flags(w), answer_flags(w), stop_flags(w)))),
+        prompt=lambda w: " ".join(filter(None, (prompt_flags(w), rl_answer_flags(w), stop_flags(w)))),
         before=started_before(RL_RECORD),
         operation=how(rl_settings, flags.RL),
     message:
