@@ -242,16 +242,20 @@ def trunk_faults(config: dict):
                 f"{where}.protocol: cells of a trunk may not have the names of the paper's. Set it in a recipe, as "
                 "sft.recipes.trunk: {protocol: trunk, batch: 64}, and name the runs sft-<size>.trunk"
             )
+    wrong = set()
     for name, recipe in config["sft"]["recipes"].items():
         if recipe.get("protocol") != TRUNK:
             continue
         if more := sorted(recipe.keys() & {"steps", "schedule", "order"}):
+            wrong.add(name)
             yield f"sft.recipes.{name}: a trunk has its own {', '.join(more)}. Leave it out"
         if "batch" not in recipe:
+            wrong.add(name)
             yield f"sft.recipes.{name}: a trunk has one batch for all sizes. Set batch"
+    valid = {run for _, run, _ in _valid_cells(config)}
     faults: dict[str, None] = {}
     for (model, recipe, _), runs in trunks(config).items():
-        if not set(runs) <= {run for _, run, _ in _valid_cells(config)}:
+        if recipe in wrong or not set(runs) <= valid:
             continue
         settings = sft_settings(config, model, runs[0])
         if settings.get("packing") or settings.get("order", "random") != "random":

@@ -55,7 +55,7 @@ def piece(text: str) -> Piece:
     """`64:8` or `all:2` of a command line; ValueError for anything else."""
     examples, _, passes = text.partition(":")
     found = Piece(None if examples == ALL else int(examples), int(passes))
-    if found.passes < 1 or (found.examples or 1) < 1:
+    if found.passes < 1 or found.examples == 0:
         raise ValueError(text)
     return found
 

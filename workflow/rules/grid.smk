@@ -369,7 +369,9 @@ def trunk_runs(wildcards):
     runs = grid.trunk(config, wildcards.model, wildcards.run, int(wildcards.seed))
     if wildcards.run not in runs:
         known = ", ".join(runs) or "none"
-        raise WorkflowError(f"{wildcards.model}/{wildcards.run}: its trunk has the sizes of the grid alone: {known}")
+        raise WorkflowError(
+            f"{wildcards.model}/{wildcards.run}: its trunk has the sizes of the grid alone: {known}"
+        )
     return runs
 
 

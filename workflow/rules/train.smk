@@ -161,7 +161,7 @@ use rule sft as branch with:
     params:
         launch=launch_training(grid.sft_settings),
         flags=what(SFT_RECORD, trunk_settings, flags.SFT),
-        prompt=lambda w, input: f"--pieces {pieces_of(w)} --cooldown {sft_settings(w)['cooldown']} --trunk {shlex.quote(input.trunk)} {prompt_flags(w)}",
+        prompt=lambda w: f"--pieces {pieces_of(w)} --cooldown {sft_settings(w)['cooldown']} --trunk {shlex.quote(trunk_of(w))} {prompt_flags(w)}",
         before="",
         operation=how(sft_settings, flags.SFT),
     message:
