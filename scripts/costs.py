@@ -28,11 +28,20 @@ def wall_times(folder: Path) -> pandas.DataFrame:
 
 def work_times(results: Path, models: Path) -> dict[str, float]:
     """Seconds of work by rule, as the records state them."""
-    work = {"pretrain": 0.0, "sft": 0.0, "rl": 0.0, "generate": 0.0, "judge": 0.0}
+    work = collections.defaultdict(float)
     for file in models.glob("*/seed*/pretrain.json"):
         work["pretrain"] += records.read_json(file)["seconds"]
-    for file in results.glob("*/*/seed*/train.json"):
-        work[places.cell_of(file).parsed.stage] += records.read_json(file)["seconds"]
+    for file in trainings(results):
+        record = records.read_json(file)
+        branch = record["arguments"].get("trunk") is not None
+        stage = (
+            "trunk"
+            if file.parent.name == "trunk"
+            else "branch"
+            if branch
+            else places.cell_of(file).parsed.stage
+        )
+        work[stage] += record["seconds"]
     for file in results.glob("*/*/seed*/responses/*.parquet"):
         work["generate"] += records.parquet_provenance(file).get("seconds", 0.0)
     for file in results.glob("*/*/seed*/judged.parquet"):
@@ -40,11 +49,16 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
     return work
 
 
+def trainings(results: Path) -> list[Path]:
+    """The records of all trainings: of cells, and of the trunks that lie in some of them."""
+    return sorted([*results.glob("*/*/seed*/train.json"), *results.glob("*/*/seed*/trunk/train.json")])
+
+
 def provenance(results: Path) -> dict:
     """What the records of all cells say of their making: every value that occurs, and the GPU-hours."""
     by_cell = {
-        str(places.cell_of(file)): records.read_json(file)
-        for file in sorted(results.glob("*/*/seed*/train.json"))
+        f"{places.cell_of(file)}{' (trunk)' if file.parent.name == 'trunk' else ''}": records.read_json(file)
+        for file in trainings(results)
     }
     trained = list(by_cell.values())
     generated = [

@@ -34,7 +34,7 @@ def warnings(config: dict, planned: list[dict], profile: dict, card: dict) -> li
             f"cannot end        {job['rule']} {name}: {hours:,.0f} h, and the profile gives it {given:,.0f} h in all"
         )
     for model in sorted(
-        {job["wildcards"]["model"] for job in planned if job["rule"] == "sft" and job["gpus"]}
+        {job["wildcards"]["model"] for job in planned if job["rule"] in costs.TRAINING and job["gpus"]}
     ):
         if (needed := costs.state_gigabytes(config, model)) > card["memory"]:
             found.append(
@@ -92,6 +92,12 @@ def main():
     print(f"wall time        {wall:,.1f} h on {args.gpus} GPUs ({args.card})")
     print(f"critical path    {costs.critical_seconds(planned) / 3600:,.1f} h, however many GPUs")
     print(f"disk             {end:,.0f} GB at the end, {peak:,.0f} GB at the peak\n")
+    flops = preset["peak_flops"] * preset["sft_mfu"] * 3600  # of a GPU-hour
+    for recipe, together, apart in costs.trunk_savings(config, constants):
+        print(
+            f"trunk            {recipe}: {100 * together / apart:.0f} % of the training that its sizes take one by one"
+            f" ({together / flops:,.0f} for {apart / flops:,.0f} GPU-hours); not the paper's protocol (docs/afford.md)\n"
+        )
     for line in warnings(config, planned, profile, card):
         print(line)
     print(

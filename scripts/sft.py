@@ -10,6 +10,12 @@ On GPUs launch.py starts one process a card with a `--deepspeed` configuration (
 models); the global batch stays exact on any number of them. Checkpoints (`--save-every`) lie beside the model
 under `checkpoints/`; the same work started again continues from them, and once the model is written they go.
 
+With `--pieces` it is no cell of the paper's protocol but a trunk, one run for all sizes (valley/trunk.py), and with
+`--cooldown` beside it the branch of one size, which starts from what `--trunk` names:
+
+    … --data data/subsets/128/seed0.parquet --pieces 32:4 128:4 --batch 4 --record /tmp/trunk/train.json …
+    … --data data/subsets/32/seed0.parquet --pieces 32:4 --batch 4 --cooldown 0.2 --trunk /tmp/trunk/train.json …
+
 Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; a
 batch is `--batch` examples, as the paper counts, also where `--packing` lays those of a device in one row.
 """
@@ -18,7 +24,7 @@ import os
 import time
 from pathlib import Path
 
-from valley import environment, flags, grid, prompts, records, tokenised
+from valley import environment, flags, grid, prompts, records, tokenised, trunk
 
 
 def parse():
@@ -29,6 +35,15 @@ def parse():
     parser.add_argument("--record", required=True, type=Path, help="train.json to write")
     parser.add_argument("--seed", type=int, default=0, help="drives the order of examples")
     flags.add(parser, flags.SFT)
+    parser.add_argument(
+        "--pieces", nargs="+", type=trunk.piece, help="of a trunk: traces:passes of each size, smallest first"
+    )
+    parser.add_argument(
+        "--cooldown", type=float, help="a branch: the share of its trunk's steps in which the rate falls"
+    )
+    parser.add_argument(
+        "--trunk", type=Path, help="train.json of the trunk to branch off; without it all is trained here"
+    )
     flags.add_prompt(parser)
     return parser.parse_args()
 
@@ -49,11 +64,14 @@ def split_batch(batch: int, devices: int, device_batch: int) -> tuple[int, int]:
 
 def unsaid(args) -> list[str]:
     """Settings younger than checkpoints that are about, where they say what was so before: no part of what the work is."""
-    return [
-        name
-        for name in ("order", "lora_rank", "lora_alpha")
-        if getattr(args, name) == flags.SFT[name].default
-    ]
+    younger = {name: flags.SFT[name].default for name in ("order", "lora_rank", "lora_alpha")}
+    younger |= dict.fromkeys(("pieces", "cooldown", "trunk"))
+    return [name for name, before in younger.items() if getattr(args, name) == before]
+
+
+def start_of(args) -> list:
+    """The trunk that a branch starts from, as a part of what its work is; nothing for other runs."""
+    return [records.identity(args.trunk)] if args.trunk else []
 
 
 def in_order(data, lengths, order: str):
@@ -79,9 +97,9 @@ def adapters(args):
     )
 
 
-def make_config(args, checkpoints: Path):
-    """TRL's SFTConfig under the protocol of `args`. To be made before the model is loaded: ZeRO-3 loads by
-    it.
+def make_config(args, checkpoints: Path, **other):
+    """TRL's SFTConfig under the protocol of `args`, but for the fields `other`. To be made before the model is
+    loaded: ZeRO-3 loads by it.
     """
     import torch
     from trl import SFTConfig
@@ -89,38 +107,39 @@ def make_config(args, checkpoints: Path):
     device_batch, accumulate = split_batch(
         args.batch, int(os.environ.get("WORLD_SIZE", 1)), args.device_batch
     )
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        seed=args.seed,
-        data_seed=args.seed,
-        use_cpu=not torch.cuda.is_available(),
-        learning_rate=args.lr,
-        lr_scheduler_type=args.schedule,
-        warmup_steps=args.warmup,
-        weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm,
-        optim="adamw_torch_fused" if not args.deepspeed else "adamw_torch",
-        num_train_epochs=args.epochs,
-        max_steps=args.steps,
-        deepspeed=args.deepspeed,
-        per_device_train_batch_size=device_batch,
-        gradient_accumulation_steps=accumulate,
-        max_length=args.max_length,
-        bf16=args.precision == "bf16",
-        gradient_checkpointing=args.gradient_checkpointing,
-        packing=args.packing,
-        train_sampling_strategy="random" if args.order == "random" else "sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,  # labels are made of the others, and nothing else comes along
-        save_strategy="steps" if args.save_every else "no",
-        save_steps=args.save_every or 500,
-        save_total_limit=None,  # valley/checkpoints.py removes the old ones, once a new one is whole
-        logging_steps=8,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+    settings = {
+        "output_dir": str(checkpoints),
+        "seed": args.seed,
+        "data_seed": args.seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "learning_rate": args.lr,
+        "lr_scheduler_type": args.schedule,
+        "warmup_steps": args.warmup,
+        "weight_decay": args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
+        "optim": "adamw_torch_fused" if not args.deepspeed else "adamw_torch",
+        "num_train_epochs": args.epochs,
+        "max_steps": args.steps,
+        "deepspeed": args.deepspeed,
+        "per_device_train_batch_size": device_batch,
+        "gradient_accumulation_steps": accumulate,
+        "max_length": args.max_length,
+        "bf16": args.precision == "bf16",
+        "gradient_checkpointing": args.gradient_checkpointing,
+        "packing": args.packing,
+        "train_sampling_strategy": "random" if args.order == "random" else "sequential",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,  # labels are made of the others, and nothing else comes along
+        "save_strategy": "steps" if args.save_every else "no",
+        "save_steps": args.save_every or 500,
+        "save_total_limit": None,  # valley/checkpoints.py removes the old ones, once a new one is whole
+        "logging_steps": 8,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return SFTConfig(**settings | other)
 
 
 def completion_loss(model, inputs: dict, count=None):
@@ -191,8 +210,10 @@ def train(args, work: list):
         args.data, args.model, args.completion, args.system, args.suffix, processes
     )
     data, lengths = tokenised.examples(file, args.max_length), tokenised.row_tokens(file, args.max_length)
-    folder = args.out.parent / "checkpoints"
-    config = make_config(args, folder)
+    folder, laid = args.out.parent / "checkpoints", None
+    if args.pieces:
+        laid = trunk.laid_out(args.pieces, len(data), args.batch, args.warmup, args.cooldown, args.seed)
+    config = make_config(args, folder, **(laid.settings() if laid else {}))
     training.announce(config)
     model = AutoModelForCausalLM.from_pretrained(
         args.model,
@@ -205,13 +226,23 @@ def train(args, work: list):
         tokenizer, model.config.max_position_embeddings, args.max_length
     ):
         records.fail(args.model, "; ".join(unsound), "preflight.py shows the same")
-    same = [made["sha256"], records.identity(args.model), records.settings(args, *unsaid(args))]
-    resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
-    training.check_room(args, folder, kept=1, steps=args.steps)
+    same = [
+        made["sha256"],
+        records.identity(args.model),
+        records.settings(args, *unsaid(args)),
+        *start_of(args),
+    ]
+    layout = checkpoints.shape(args.deepspeed)
+    resume = checkpoints.resume_point(folder, same, layout)
+    if args.trunk and not resume:
+        resume = checkpoints.adopted(args.trunk.parent / "checkpoints", laid.stops[-1], folder, layout)
+    stops = laid.stops if laid and not laid.cooldown else ()
+    training.check_room(args, folder, kept=1, steps=args.steps, stops=len(stops))
     lora = adapters(args)
-    trainer = make_trainer(config, model, tokenizer, *in_order(data, lengths, args.order), lora)
+    rows = (data.select(laid.rows), lengths[laid.rows]) if laid else in_order(data, lengths, args.order)
+    trainer = make_trainer(config, model, tokenizer, *rows, lora)
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1)
+    took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=1, stops=stops)
     logged = ("step", "loss", "learning_rate", "grad_norm")
     curve = [{key: entry[key] for key in logged} for entry in trainer.state.log_history if "loss" in entry]
     tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
@@ -232,12 +263,18 @@ def train(args, work: list):
             "resumed_from": resume,
             "parameters": training.parameters(model),
             **({"parameters_trained": trained} if lora else {}),
+            **(
+                {"stops": laid.stops, "warmup_steps": laid.warmup, "cooldown_steps": laid.cooldown}
+                if laid
+                else {}
+            ),
             "devices": trainer.args.world_size,
             "device_batch": trainer.args.per_device_train_batch_size,
             "accumulate": trainer.args.gradient_accumulation_steps,
         }
         records.write_json(args.record, records.provenance(args) | record)
-        checkpoints.remove_all(folder)
+        if not stops:  # those of a trunk are what branches start from
+            checkpoints.remove_all(folder)
         losses = f", loss {curve[0]['loss']:.3f} → {curve[-1]['loss']:.3f}" if curve else ""
         records.done(f"SFT: {record['steps']} steps{losses}", args.out, record["seconds"])
 
@@ -247,7 +284,8 @@ def main():
     environment.check_torch()  # no failure of the work: another node may cure it
     from valley import training
 
-    work = [records.settings(args, *unsaid(args)), records.identity(args.model), records.identity(args.data)]
+    inputs = [records.identity(args.model), records.identity(args.data), *start_of(args)]
+    work = [records.settings(args, *unsaid(args)), *inputs]
     with training.session(args, work) as todo:
         if todo:
             train(args, work)

@@ -67,6 +67,7 @@ def stalls(folder: Path) -> list[str]:
     """The jobs of a cell that are alive and make no step any more: rule, since when, which process."""
     found = []
     places = {"training": (folder / "train.lock", [folder / "checkpoints"])}
+    places["training of the trunk"] = (folder / "trunk/train.lock", [folder / "trunk/checkpoints"])
     for chunks in sorted(folder.glob("**/*.parquet.chunks")):
         name = chunks.name.removesuffix(".chunks")
         lock = chunks.with_name(f".{name}.lock")
@@ -81,7 +82,7 @@ def stalls(folder: Path) -> list[str]:
 def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, done: set[str]) -> list[str]:
     """What the steps of a cell that are not finished are doing: running (job, progress) or failed (why, log)."""
     found = []
-    for rule in ("preflight", "sft", "rl", "generate", "judge", "grade", "score"):
+    for rule in ("preflight", "sft", "trunk", "branch", "rl", "generate", "judge", "grade", "score"):
         name = f"rule_{rule}_wildcards_{cell.model}_{cell.run}_{cell.seed}"
         running = [
             f"{rule} {text}"
@@ -133,8 +134,9 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
     if (folder / "scores.json").exists():
         return ", ".join(["done", *notes])
     finished = {f"generate {file.stem}" for file in responses} | (
-        {"sft", "rl", "preflight"} if record else set()
+        {"sft", "branch", "rl", "preflight"} if record else set()
     )
+    finished |= {"trunk"} if (folder / "trunk/train.json").exists() else set()
     finished |= {"preflight"} if (folder / "preflight.json").exists() else set()
     finished |= {"judge"} if judged.exists() else set()
     finished |= {"grade"} if (folder / "grades.parquet").exists() else set()
@@ -180,13 +182,18 @@ def blocked(places: Places, cell: Cell) -> str | None:
             before.append(("pool", places.pool(order, name=pool), logs / f"pool/{pool}.seed{order}.log"))
         subset = places.subset_of(cell)
         before.append(("subset", subset, logs / f"subset/{subset.parent.name}.seed{order}.log"))
+    if grid.is_trunk(config, run.start):
+        longest = cell.sibling(grid.trunk(config, cell.model, run.start, seed)[-1])
+        log = logs / f"trunk/{longest.model}.{longest.run}.seed{seed}.log"
+        before.append(("trunk", places.of(longest, "trunk/train.json"), log))
     for task in config["grid"]["tasks"]:
         before.append(("fetch_task", places.task(task), logs / f"fetch_task/{task}.log"))
     if run.rl:
         start = cell.sibling(run.start)
         name = f"{start.model}.{start.run}.seed{seed}.log"
         before += [
-            (rule, places.of(start, "train.json"), logs / rule / name) for rule in ("preflight", "sft")
+            (rule, places.of(start, "train.json"), logs / rule / name)
+            for rule in ("preflight", "sft", "branch")
         ]
         if run.step is not None:
             whole = cell.sibling(run.whole)

@@ -41,7 +41,7 @@ OTHER = {
     "synthetic.lengths": [2, 3], "synthetic.recheck": 0.3, "synthetic.slip": 0.2, "sizes.*.examples": 100, "sizes.*.epochs": 9, "sizes.*.batch": 2,
     "sft.lr": 0.1, "sft.schedule": "linear", "sft.warmup": 0.1, "sft.weight_decay": 0.1, "sft.max_grad_norm": 2.0,
     "sft.packing": True, "sft.precision": "bf16", "sft.epochs": None, "sft.steps": 9, "sft.batch": None, "sft.max_length": 99,
-    "sft.completion": "solution", "sft.order": None, "sft.lora_rank": 4, "sft.lora_alpha": 8, "sft.pool": None, "pools": {"new": {"tokens": [0, 99]}}, "sft.recipes": {"new": {"lr": 1}}, "sft.device_batch": 1, "sft.gradient_checkpointing": True,
+    "sft.completion": "solution", "sft.order": None, "sft.lora_rank": 4, "sft.lora_alpha": 8, "sft.pool": None, "sft.protocol": None, "sft.cooldown": 0.1, "pools": {"new": {"tokens": [0, 99]}}, "sft.recipes": {"new": {"lr": 1}}, "sft.device_batch": 1, "sft.gradient_checkpointing": True,
     "sft.deepspeed": "config/deepspeed/zero2.json", "sft.save_every": 7, "preflight.max_truncated": 0.5,
     "rl.lr": 0.1, "rl.schedule": "cosine", "rl.warmup": 0.1, "rl.weight_decay": 0.1, "rl.max_grad_norm": 2.0,
     "rl.precision": "bf16", "rl.steps": 50, "rl.prompts": 24, "rl.rollouts": 16, "rl.minibatch": 6, "rl.max_prompt": 99,

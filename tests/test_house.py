@@ -179,7 +179,7 @@ def test_nothing_is_imported_in_a_way_that_cannot_be_read():
 SCHEMA = yaml.safe_load(check.SCHEMA.read_text())
 # Of a section: what becomes no flag of the script, and where it goes instead.
 ELSEWHERE = {
-    "sft": {"recipes": "runs", "pool": "a file"},
+    "sft": {"recipes": "runs", "pool": "a file", "protocol": "rules", "cooldown": "sft.py"},
     "rl": {"recipes": "runs", "sets": "files", "problems": "a file", "checkpoints": "cells", "gpus": "launch.py"},
     "generate": {},
 }  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from valley.grid import (
+    TRUNK,
     ConfigError,
     cells,
     examples_of,
@@ -19,6 +20,8 @@ from valley.grid import (
     rl_settings,
     sft_settings,
     training_gpus,
+    trunk_pieces,
+    trunks,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +107,8 @@ def check(config: dict):
     """Raise ConfigError unless the config fits the schema and every name, size and batch in it can work."""
     faults = [*key_faults(config)] or [*schema_faults(config)]
     if not faults:  # the other checks rely on the shape
-        faults += [*name_faults(config), *pool_faults(config), *size_faults(config), *rl_faults(config)]
+        faults += [*name_faults(config), *pool_faults(config), *trunk_faults(config)]
+        faults += [*size_faults(config), *rl_faults(config)]
     refuse(faults)
 
 
@@ -231,6 +235,56 @@ def pool_faults(config: dict):
             yield f"{model}/{run}: lora_rank trains without DeepSpeed. Set deepspeed: null beside it"
         if settings.get("order", "random") != "random" and settings.get("packing"):
             yield f"{model}/{run}: packed rows have no order by length. Set packing: false, or order: random"
+
+
+def trunk_faults(config: dict):
+    """Trunks that would pass for the paper's protocol, or whose sizes do not lie on one run."""
+    named = {"sft": config["sft"]} | {
+        f"models.{name}.sft": m.get("sft", {}) for name, m in config["models"].items()
+    }
+    for where, settings in named.items():
+        if settings.get("protocol") == TRUNK:
+            yield (
+                f"{where}.protocol: cells of a trunk may not have the names of the paper's. Set it in a recipe, as "
+                "sft.recipes.trunk: {protocol: trunk, batch: 64}, and name the runs sft-<size>.trunk"
+            )
+    wrong = set()
+    for name, recipe in config["sft"]["recipes"].items():
+        if recipe.get("protocol") != TRUNK:
+            continue
+        if more := sorted(recipe.keys() & {"steps", "schedule", "order"}):
+            wrong.add(name)
+            yield f"sft.recipes.{name}: a trunk has its own {', '.join(more)}. Leave it out"
+        if "batch" not in recipe:
+            wrong.add(name)
+            yield f"sft.recipes.{name}: a trunk has one batch for all sizes. Set batch"
+    valid = {run for _, run, _ in _valid_cells(config)}
+    faults: dict[str, None] = {}
+    for (model, recipe, _), runs in trunks(config).items():
+        if recipe in wrong or not set(runs) <= valid:
+            continue
+        settings = sft_settings(config, model, runs[0])
+        if settings.get("packing") or settings.get("order", "random") != "random":
+            faults[
+                f"{model}/{runs[0]}: a trunk has an order of its own. Set packing: false and order: random"
+            ] = None
+        ends = [0, *(examples_of(config, parse_run(run).size) for run in runs)]
+        for run, (examples, passes), start, end in zip(
+            runs, trunk_pieces(config, model, runs), ends, ends[1:], strict=False
+        ):
+            here = f"{model}/{run}: the trunk of {recipe}"
+            if passes != int(passes):
+                faults[f"{here} sees what a size adds a whole number of times, not {passes}. Set epochs"] = (
+                    None
+                )
+            elif end == start:
+                faults[f"{here} has another size of {end} examples. Leave one out"] = None
+            elif examples != "all" and (end - start) * passes % settings.get("batch", 1):
+                faults[
+                    f"{here}: batch {settings['batch']} does not divide the {end - start} × {passes:g} examples that "
+                    "this size adds. Choose one that does"
+                ] = None
+    yield from faults
 
 
 def size_faults(config: dict):

@@ -126,16 +126,47 @@ def resume_point(folder: Path, identity, layout: dict | None = None) -> str | No
     return str(decided[0]) if decided[0] else None
 
 
+def adopted(source: Path, step: int, folder: Path, layout: dict) -> str:
+    """The checkpoint of a step that another run kept in `source`, taken as the first of one's own in `folder`: what leads
+    to it is the other run's work.
+
+    Hard links where the file system allows; the other run's stays as it is. Every process calls it, the first does it.
+    """
+    from accelerate import PartialState
+
+    kept, own = source / f"checkpoint-{step}", folder / f"checkpoint-{step}"
+    if process_rank() == 0:
+        again = "Remove its train.json, and run again: it continues from what there is"
+        if (why := unfit(kept) if kept.is_dir() else "is not there") is not None:
+            records.fail(kept, f"nothing can branch off here: {why}", again)
+        if (written := records.read_json(source / "fingerprint.json")["layout"]) != layout:
+            todo = "Give both the same GPUs and the same DeepSpeed configuration"
+            records.fail(kept, f"was written by {described(written)}, this run is {described(layout)}", todo)
+        with records.whole(own) as made:
+            shutil.copytree(kept, made, copy_function=linked)
+            manifests.seal(made, step=step, seconds_useful=0.0)
+    PartialState().wait_for_everyone()
+    return str(own)
+
+
+def linked(source, target):
+    """Give a file a second name, or copy it where the file system knows no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 class Keeper(TrainerCallback):
     """Seals each checkpoint when it is written by all processes, then removes those before it: `kept` of them stay; where
-    all do (None), as weights.
+    all do (None), as weights. One is made at each step of `stops`, and those stay whole.
 
     Also tells the pulse of every step, and has each checkpoint's step logged, so that what is logged in between
     is whole in it.
     """
 
-    def __init__(self, beat: "pulse.Pulse", useful: float, kept: int | None):
-        self.pulse, self.useful, self.kept = beat, useful, kept
+    def __init__(self, beat: "pulse.Pulse", useful: float, kept: int | None, stops: tuple[int, ...] = ()):
+        self.pulse, self.useful, self.kept, self.stops = beat, useful, kept, stops
 
     def on_train_begin(self, args, state, control, **_):
         self.start = time.perf_counter()
@@ -143,6 +174,8 @@ class Keeper(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         trained = round(time.perf_counter() - self.start, 3)
         self.pulse.beat(state.global_step, of=state.max_steps, seconds_training=trained)
+        if state.global_step in self.stops:
+            control.should_save = True
         if control.should_save:
             control.should_log = True
 
@@ -157,7 +190,11 @@ class Keeper(TrainerCallback):
         manifests.seal(made, step=state.global_step, seconds_useful=self.useful + self.pulse.seconds())
         for old in folder.glob("damaged-checkpoint-*"):
             shutil.rmtree(old)
-        before = [checkpoint for checkpoint in of(folder) if step_of(checkpoint) < state.global_step]
+        before = [
+            checkpoint
+            for checkpoint in of(folder)
+            if step_of(checkpoint) < state.global_step and step_of(checkpoint) not in self.stops
+        ]
         if self.kept is None:
             drop_states(before)
             return

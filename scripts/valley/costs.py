@@ -10,6 +10,7 @@ from pathlib import Path
 from valley import check, grid, records
 
 GIGA = 1e9
+TRAINING = ("sft", "trunk", "branch")  # the rules that fine-tune
 
 
 def load() -> dict:
@@ -74,10 +75,33 @@ def tokens_of_sft(config: dict, costs: dict, model: str, run: str) -> float:
     settings, size = grid.sft_settings(config, model, run), grid.parse_run(run).size
     examples = grid.examples_of(config, size)
     seen = settings["steps"] * settings["batch"] if "steps" in settings else settings["epochs"] * examples
-    length = (
-        costs["trace_tokens"] if settings.get("completion", "trace") == "trace" else costs["lengths"]["base"]
-    )
-    return seen * min(length, settings["max_length"])
+    return seen * tokens_of_example(costs, settings)
+
+
+def tokens_of_example(costs: dict, settings: dict) -> float:
+    """Tokens of an example as it is trained on, on average."""
+    long = settings.get("completion", "trace") == "trace"
+    return min(costs["trace_tokens"] if long else costs["lengths"]["base"], settings["max_length"])
+
+
+def tokens_of_trunk(config: dict, costs: dict, model: str, run: str, runs: list[str]) -> tuple[float, float]:
+    """Tokens that a trunk of `runs`, smallest first, trains on up to the size of one of them, and those of its branch."""
+    settings = grid.sft_settings(config, model, run)
+    along = sum(grid.seen(config, model, runs[: runs.index(run) + 1])) * tokens_of_example(costs, settings)
+    return along, along * settings["cooldown"]
+
+
+def trunk_savings(config: dict, costs: dict) -> list[tuple[str, float, float]]:
+    """(recipe, FLOPs of its trunks and branches, FLOPs of the same sizes each trained by the protocol), finished or not."""
+    found = collections.defaultdict(lambda: [0.0, 0.0])
+    for (model, recipe, _), runs in grid.trunks(config).items():
+        along, _ = tokens_of_trunk(config, costs, model, runs[-1], runs)
+        falling = sum(tokens_of_trunk(config, costs, model, run, runs)[1] for run in runs)
+        alone = [f"sft-{grid.parse_run(run).size}" for run in runs]
+        apart = sum(tokens_of_sft(config, costs, model, run) for run in alone)
+        for i, tokens in enumerate((along + falling, apart)):
+            found[recipe][i] += 6 * billions(config, model) * GIGA * tokens
+    return [(recipe, *both) for recipe, both in found.items()]
 
 
 def tokens_of_subset(config: dict, costs: dict, run: str) -> float:
@@ -138,10 +162,15 @@ def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> floa
         flops = 2 * billions(config, judge["model"]) * GIGA * tokens
         return preset["start"] * job["gpus"] + flops / (preset["peak_flops"] * preset["sft_mfu"])
     size, start = billions(config, model), preset["start"] * job["gpus"]
-    if rule == "sft":
-        return start + 6 * size * GIGA * tokens_of_sft(config, costs, model, run) / (
-            preset["peak_flops"] * preset["sft_mfu"]
-        )
+    if rule in TRAINING:
+        if rule == "sft":
+            tokens = tokens_of_sft(config, costs, model, run)
+        else:
+            seed = wildcards.get("seed")
+            runs = grid.trunk(config, model, run, None if seed is None else int(seed))
+            along, falling = tokens_of_trunk(config, costs, model, run, runs)
+            tokens = along if rule == "trunk" else falling
+        return start + 6 * size * GIGA * tokens / (preset["peak_flops"] * preset["sft_mfu"])
     if rule == "probe":  # one pass forward over the held-out traces
         flops = 2 * size * GIGA * config["report"]["probe"] * costs["trace_tokens"]
         return start + flops / (preset["peak_flops"] * preset["sft_mfu"])
@@ -233,7 +262,10 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
     end = weights * costs["bytes_a_parameter"] + tokens * costs["response_bytes_a_token"] / GIGA
     if config["traces"]["source"] != "synthetic":
         end += costs["data_gigabytes"] + tokenised_gigabytes(config, costs, cells)
-    states = [billions(config, job["wildcards"]["model"]) for job in jobs if job["rule"] in ("sft", "rl")]
+    end += costs["state_bytes_a_parameter"] * sum(
+        len(runs) * billions(config, model) for (model, _, _), runs in grid.trunks(config).items()
+    )
+    states = [billions(config, job["wildcards"]["model"]) for job in jobs if job["rule"] in (*TRAINING, "rl")]
     widest = max((job["gpus"] for job in jobs), default=0)
     at_once = sorted(states, reverse=True)[: max(1, gpus // max(1, widest))]
     # the one before goes only when the next is whole, in RL its states alone
@@ -258,9 +290,14 @@ class Prices:
         return seconds(job, self.config, self.constants, self.preset, self.measured)[0]
 
     def training(self, model: str, run: str) -> float:
-        """Seconds of training a run, without what it starts from; 0 for a base."""
-        stage = grid.parse_run(run).stage
-        return 0.0 if stage == "base" else self._job(stage, model, grid.parse_run(run).whole)
+        """Seconds of training a run, without what it starts from; 0 for a base. Of a branch, with its share of the trunk."""
+        parsed = grid.parse_run(run)
+        if parsed.stage == "sft" and grid.is_trunk(self.config, run):
+            runs = grid.trunk(self.config, model, run)
+            share = grid.seen(self.config, model, runs)
+            part = share[runs.index(run)] / sum(share)
+            return self._job("branch", model, run) + part * self._job("trunk", model, runs[-1])
+        return 0.0 if parsed.stage == "base" else self._job(parsed.stage, model, parsed.whole)
 
     def generating(self, model: str, run: str, task: str) -> float:
         """Seconds of generating a cell's responses to a task."""

@@ -20,6 +20,7 @@ TASK = r"[A-Za-z0-9_-]+"
 SIZE = RECIPE = POOL = r"[a-z0-9]+"
 SUBSET = rf"{SIZE}(\.{POOL})?"
 SFT_RUN = rf"sft-{SIZE}(\.{RECIPE})?"
+SFT_RUN_OF = rf"sft-{SIZE}\.({{}})"  # of the recipes that are filled in, a|b
 RL_RUN = rf"(base|{SFT_RUN})\+rl(\.{RECIPE})?"
 ANY_RUN = rf"(base|{SFT_RUN}|{RL_RUN}(@[0-9]+)?)"
 RUN = re.compile(
@@ -29,6 +30,7 @@ RUN = re.compile(
 
 ALONG = "@"  # ends what stands for every checkpoint of an RL run
 HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
+TRUNK = "trunk"  # the protocol of a recipe whose sizes are branches of one run (valley/trunk.py)
 RL_END = 3  # checkpoints whose mean is the end of an RL run, the run itself the last; never the best one
 
 
@@ -179,9 +181,53 @@ def sft_settings(config: dict, model: str, run: str) -> dict:
     settings |= (
         {k: v for k, v in size.items() if k != "examples"} | config["models"][model].get("sft", {}) | recipe
     )
+    if is_trunk(config, run):  # one rate for all sizes
+        settings["schedule"] = "constant_with_warmup"
     if "steps" in recipe:  # a recipe in steps replaces the epochs of the size
         settings.pop("epochs", None)
     return settings
+
+
+def is_trunk(config: dict, run: str) -> bool:
+    """True for a run whose SFT is a branch of a trunk: its recipe's protocol is `trunk`."""
+    recipe = parse_run(run).recipe
+    return bool(recipe) and config["sft"]["recipes"].get(recipe, {}).get("protocol") == TRUNK
+
+
+def trunk(config: dict, model: str, run: str, seed: int | None = None) -> list[str]:
+    """The runs of the trunk that a run branches off, smallest size first: those of its recipe in the grid, for this model
+    and seed (None: for any).
+    """
+    recipe = parse_run(run).recipe
+    blocks = [
+        b for b in config["grid"]["cells"] if model in b["models"] and (seed is None or seed in b["seeds"])
+    ]
+    starts = {parse_run(name).start for block in blocks for name in block["runs"]}
+    runs = [start for start in starts if parse_run(start).recipe == recipe]
+    return sorted(runs, key=lambda start: examples_of(config, parse_run(start).size))
+
+
+def trunks(config: dict) -> dict[tuple[str, str, int], list[str]]:
+    """The runs of each trunk of the grid by model, recipe and seed."""
+    found = {(c.model, c.parsed.recipe, c.seed): c.run for c in cells(config) if is_trunk(config, c.run)}
+    return {(model, by, seed): trunk(config, model, run, seed) for (model, by, seed), run in found.items()}
+
+
+def trunk_pieces(config: dict, model: str, runs: list[str]) -> list[tuple[int | str, float]]:
+    """Of a trunk's runs, smallest first: the traces of the size (`all` as it stands in the config), and how often those
+    are seen that it adds to the size before.
+    """
+    return [
+        (config["sizes"][parse_run(run).size]["examples"], sft_settings(config, model, run)["epochs"])
+        for run in runs
+    ]
+
+
+def seen(config: dict, model: str, runs: list[str]) -> list[float]:
+    """Examples that each piece of a trunk sees, repetitions counted."""
+    ends = [examples_of(config, parse_run(run).size) for run in runs]
+    passes = [count for _, count in trunk_pieces(config, model, runs)]
+    return [(end - start) * count for start, end, count in zip([0, *ends], ends, passes, strict=False)]
 
 
 def pool_of(config: dict, model: str, run: str) -> str | None:

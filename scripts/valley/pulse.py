@@ -85,7 +85,7 @@ def account(segments: list[dict], useful: float) -> dict:
     return {
         "seconds": total,
         "segments": segments,
-        "steps_lost": made - segments[-1]["to"],
+        "steps_lost": made - (segments[-1]["to"] - segments[0]["from"]),
         "seconds_lost": max(0.0, total - useful),
     }
 

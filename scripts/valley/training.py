@@ -33,18 +33,18 @@ def session(args, work: list):
     return locks.guarded(args.record.with_name("failed.json"), args.out.parent / "train.lock", work, found)
 
 
-def check_room(args, folder: Path, kept: int | None, steps: int):
+def check_room(args, folder: Path, kept: int | None, steps: int, stops: int = 0):
     """Stop unless the disk holds what this training will write: its checkpoints at the peak, and the model.
 
     A checkpoint is the weights as they are trained and AdamW's two moments in fp32, under DeepSpeed also the fp32
     master copy, and the weights a second time, as its own file. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
-    None: one each `args.save_every` of `steps`, all but the two newest as weights.
+    None: one each `args.save_every` of `steps`, all but the two newest as weights. `stops` more stay whole.
     """
     if process_rank() > 0:
         return
     weights = 2 if args.precision == "bf16" and args.deepspeed else 4
     each = 2 * weights + 12 if args.deepspeed else weights + 8
-    count = 0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every)
+    count = stops + (0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every))
     there = len(checkpoints.of(folder))
     left = max(0, count - there)
     whole = left if kept else min(2, left)
@@ -153,12 +153,14 @@ def longest_run(values: list[bool]) -> int:
     return longest
 
 
-def train_and_save(trainer, tokenizer, args, resume: str | None, begun: float, kept: int | None) -> dict:
+def train_and_save(
+    trainer, tokenizer, args, resume: str | None, begun: float, kept: int | None, stops: tuple[int, ...] = ()
+) -> dict:
     """Train, from the checkpoint `resume` where there is one, and save the model; what it took over all processes
     that worked on it.
 
-    `begun` is when this process began (time.perf_counter), `kept` how many checkpoints stay (None: all). A
-    standstill ends the process (valley/pulse.py), progress goes to standard error by `Progress`; standard output
+    `begun` is when this process began (time.perf_counter), `kept` how many checkpoints stay (None: all) beside those
+    of the steps `stops`. A standstill ends the process (valley/pulse.py), progress goes to standard error by `Progress`; standard output
     is left to the script's closing line.
     """
     folder = Path(trainer.args.output_dir)
@@ -168,7 +170,7 @@ def train_and_save(trainer, tokenizer, args, resume: str | None, begun: float, k
     mark = {"segment": len(before), "from": step}
     trainer.pop_callback(PrinterCallback)
     with pulse.Pulse(folder, f"training of {args.out}", step, begun, **mark) as beat:
-        for callback in (Progress(), checkpoints.Keeper(beat, useful, kept), Continued(trainer)):
+        for callback in (Progress(), checkpoints.Keeper(beat, useful, kept, stops), Continued(trainer)):
             trainer.add_callback(callback)
         start = time.perf_counter()
         with contextlib.suppress(Complete):

@@ -347,6 +347,7 @@ def bound_before(file):
 
 
 SFT_RECORD = RL_RECORD = cell("{model}", "{run}", "{seed}", "train.json")
+TRUNK_RECORD = cell("{model}", "{run}", "{seed}", "trunk/train.json")
 PREFLIGHT_RECORD = cell("{model}", "{run}", "{seed}", "preflight.json")
 RESPONSES = cell("{model}", "{run}", "{seed}", "responses/{task}.parquet")
 LABELS = cell("{model}", "{run}", "{seed}", "judged.parquet")
@@ -368,6 +369,36 @@ def how(settings, table):
 
 def sft_settings(wildcards):
     return grid.sft_settings(config, wildcards.model, wildcards.run)
+
+
+def trunk_settings(wildcards):
+    """The settings of a trunk and its branches beside their pieces, which tell how often each example is seen."""
+    return {key: value for key, value in sft_settings(wildcards).items() if key != "epochs"}
+
+
+def trunk_runs(wildcards):
+    """The runs of the trunk of a cell, smallest size first."""
+    runs = grid.trunk(config, wildcards.model, wildcards.run, int(wildcards.seed))
+    if wildcards.run not in runs:
+        known = ", ".join(runs) or "none"
+        raise WorkflowError(
+            f"{wildcards.model}/{wildcards.run}: its trunk has the sizes of the grid alone: {known}"
+        )
+    return runs
+
+
+def trunk_of(wildcards):
+    """The record of the trunk that a cell branches off."""
+    return cell(wildcards.model, trunk_runs(wildcards)[-1], wildcards.seed, "trunk/train.json")
+
+
+def pieces_of(wildcards):
+    """What a trunk is made of up to the size of a run, as sft.py takes it."""
+    runs = trunk_runs(wildcards)
+    upto = runs[: runs.index(wildcards.run) + 1]
+    return " ".join(
+        f"{examples}:{passes:g}" for examples, passes in grid.trunk_pieces(config, wildcards.model, upto)
+    )
 
 
 def rl_settings(wildcards):

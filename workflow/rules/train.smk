@@ -79,6 +79,11 @@ rule preflight:
         " --max-truncated {params.max_truncated:q} --workers {threads} --out {output:q} 2> {log:q}"
 
 
+BRANCHES = "|".join(
+    name for name, recipe in config["sft"]["recipes"].items() if recipe.get("protocol") == grid.TRUNK
+)
+
+
 rule sft:
     input:
         model=lambda w: base_model(w.model, w.seed),
@@ -92,7 +97,7 @@ rule sft:
     benchmark:
         at("benchmarks/sft/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
-        run=grid.SFT_RUN,
+        run=rf"(?!{grid.SFT_RUN_OF.format(BRANCHES)}/){grid.SFT_RUN}" if BRANCHES else grid.SFT_RUN,
     priority: priority(1)
     conda:
         MODEL_ENV
@@ -112,6 +117,55 @@ rule sft:
     shell:
         "{params.launch} scripts/sft.py --model {input.model:q} --data {input.subset:q} {params.flags} {params.operation} {params.prompt}"
         " --seed {wildcards.seed} --out {output.model:q} --record {output.record:q} 2> {log:q}"
+
+
+# One run for all sizes of a recipe whose protocol is `trunk`: the longest job of a model and seed, which leaves a checkpoint at
+# each size. It lies in the cell of its largest size; like those of RL, its checkpoints are no declared outputs.
+use rule sft as trunk with:
+    input:
+        model=rules.sft.input.model,
+        subset=subset_of,
+        preflight=cell("{model}", "{run}", "{seed}", "preflight.json"),
+    output:
+        model=directory(cell("{model}", "{run}", "{seed}", "trunk/model")),
+        record=TRUNK_RECORD,
+    log:
+        at("logs/trunk/{model}.{run}.seed{seed}.log"),
+    benchmark:
+        at("benchmarks/trunk/{model}.{run}.seed{seed}.tsv")
+    wildcard_constraints:
+        run=grid.SFT_RUN,
+    params:
+        launch=launch_training(grid.sft_settings),
+        flags=what(TRUNK_RECORD, trunk_settings, flags.SFT),
+        prompt=lambda w: f"--pieces {pieces_of(w)} {prompt_flags(w)}",
+        before="",
+        operation=how(sft_settings, flags.SFT),
+    message:
+        "Trunk of {wildcards.model} up to {wildcards.run} seed {wildcards.seed}"
+
+
+# A cell of such a recipe: from its trunk's checkpoint on, while the rate falls.
+use rule sft as branch with:
+    input:
+        model=rules.sft.input.model,
+        subset=subset_of,
+        preflight=cell("{model}", "{run}", "{seed}", "preflight.json"),
+        trunk=trunk_of,
+    log:
+        at("logs/branch/{model}.{run}.seed{seed}.log"),
+    benchmark:
+        at("benchmarks/branch/{model}.{run}.seed{seed}.tsv")
+    wildcard_constraints:
+        run=grid.SFT_RUN_OF.format(BRANCHES or "none"),
+    params:
+        launch=launch_training(grid.sft_settings),
+        flags=what(SFT_RECORD, trunk_settings, flags.SFT),
+        prompt=lambda w: f"--pieces {pieces_of(w)} --cooldown {sft_settings(w)['cooldown']} --trunk {shlex.quote(trunk_of(w))} {prompt_flags(w)}",
+        before="",
+        operation=how(sft_settings, flags.SFT),
+    message:
+        "Branch {wildcards.model} {wildcards.run} seed {wildcards.seed}"
 
 
 rule rl:
