@@ -29,7 +29,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures release verify compare lock
+.PHONY: help demo run test test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures paper release verify compare lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -142,6 +142,10 @@ page: $(VENV)/complete  ## the page of what is finished of the study so far, gap
 forecast: $(VENV)/complete  ## what larger sizes of the study would give, from its smallest and other models' curves
 	$(SAY_WHERE)
 	$(SNAKEMAKE) --config unfinished=True -- forecast
+
+paper: $(VENV)/complete  ## the paper's figures and tables with ours beside them, and a one-page report, as PDF and LaTeX
+	$(SAY_WHERE)
+	$(SNAKEMAKE) --config unfinished=True -- paper
 
 release: $(VENV)/complete  ## a folder of responses, grades, scores, tables and page of the study to publish, without weights
 	$(SAY_WHERE)

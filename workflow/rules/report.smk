@@ -478,6 +478,34 @@ rule page:
         " --out {output:q} 2> {log:q}"
 
 
+# The paper's figures and tables with ours beside them, and a report on the reproduction: make paper.
+rule paper:
+    input:
+        script="scripts/paper.py",
+        code=imports("paper"),
+        template="workflow/report/reproduction.tex.jinja",
+        reference="workflow/reference/paper_text.csv",
+        protocol="config.yaml",
+        tables=[table(name) for name in [*AGGREGATED, *DECIDED, "costs"]],
+        examples=at("report/tables/examples.parquet"),
+        provenance=at("report/provenance.json"),
+        config=at("report/config.json"),
+        finding=at("report/finding.txt"),
+    output:
+        directory(at("report/paper")),
+    log:
+        at("logs/paper.log"),
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        report=lambda w: at("report"),
+    message:
+        "Set the study beside the paper"
+    shell:
+        "python {input.script:q} --report {params.report:q} --out {output:q} 2> {log:q}"
+
+
 # What others need to check the study or redraw its page, without weights: make release.
 rule release:
     input:

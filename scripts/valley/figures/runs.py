@@ -159,9 +159,8 @@ def of_fits(fits: pandas.DataFrame) -> str:
     return "\n".join(f"p^k {found}: {', '.join(short[fits.verdict == found])}" for found in told)
 
 
-def rl(tables: dict, tasks: Tasks):
-    """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a model."""
-    cells, curve = tables["cells"], tables["rl_curves"]
+def along_rl(cells: pandas.DataFrame, curve: pandas.DataFrame) -> pandas.DataFrame:
+    """The headline rows along RL: `x` is the step, 0 for what RL started from, `series` names the start."""
     headline = cells[cells.task == HEADLINE]
     run = headline[headline.stage == "rl"]
     whole = run.run.map(lambda name: grid.parse_run(name).whole)
@@ -172,7 +171,13 @@ def rl(tables: dict, tasks: Tasks):
     begun = run[["model", "start", "seed", "series"]].drop_duplicates()
     starts = starts.merge(begun, left_on=["model", "run", "seed"], right_on=["model", "start", "seed"])
     table = pandas.concat([starts, run]) if len(run) else run
-    table = table.sort_values(["model", "series", "seed", "x"], kind="stable")
+    return table.sort_values(["model", "series", "seed", "x"], kind="stable")
+
+
+def rl(tables: dict, tasks: Tasks):
+    """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a model."""
+    cells, curve = tables["cells"], tables["rl_curves"]
+    table = along_rl(cells, curve)
     reward = curve.assign(x=curve.step, series=curve.run.map(start), seed=curve.seed.astype(float))
     data = tidy.join(
         tidy.rows(table, "accuracy", "accuracy", "problems_"),

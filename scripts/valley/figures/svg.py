@@ -83,3 +83,10 @@ def save(figure, path: Path, png: Path | None = None):
         with records.whole(png) as temporary:
             figure.savefig(temporary, format="png", dpi=150, bbox_inches=box)
     plt.close(figure)
+
+
+def save_pdf(figure, path: Path):
+    """Write the figure as PDF, its text as text."""
+    with records.whole(path) as temporary, plt.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None}, bbox_inches="tight")
+    plt.close(figure)
