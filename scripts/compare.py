@@ -11,7 +11,6 @@ Prints the headline accuracies and writes `compare.csv` (all of it), `compare.ht
 between two studies also `graders.csv`: what every grader gives, and how many problems B rates otherwise.
 """
 
-import re
 from pathlib import Path
 
 import pandas
@@ -24,11 +23,6 @@ from valley.grid import HEADLINE
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "workflow/report/compare.html.jinja"
-
-
-def plain(table: pandas.DataFrame) -> list[dict]:
-    """Rows of a table, None for what is missing."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def main():
@@ -52,10 +46,8 @@ def main():
     if given == (comparison.PAPER,) * 2:
         records.fail("paper", "is on both sides", "Name a study on one of them")
     grader = "paper" if comparison.PAPER in given else "headline"
-    short = [
-        side if side == comparison.PAPER else re.sub(r"\W+", "-", Path(side).resolve().name) for side in given
-    ]
-    names = tuple(short) if short[0] != short[1] else (f"A {short[0]}", f"B {short[1]}")
+    short = comparison.short_names(given)
+    names = tuple(comparison.told_apart(short))
     renames = ({}, flags.pairs(args.rename))
     loaded = [
         None if side == comparison.PAPER else comparison.load(Path(side), name, grader, rename)
@@ -63,14 +55,7 @@ def main():
     ]
     a, b = loaded
     if a and b:
-        for what in ("headline", "length"):
-            if set(getattr(a, what)) != set(getattr(b, what)):
-                records.fail(
-                    f"{args.a}, {args.b}",
-                    f"their {what} tasks differ ({', '.join(getattr(a, what))} and "
-                    f"{', '.join(getattr(b, what))})",
-                    f"Give both one report.{what} and make their tables again",
-                )
+        comparison.check_same_tasks([a, b])
         rows = [
             row
             for name in a.cells
@@ -123,10 +108,10 @@ def main():
         },
         "kinds": studies.KINDS,
         "headline": HEADLINE,
-        "whole": plain(whole),
-        "rest": plain(table.drop(whole.index)),
+        "whole": html.as_rows(whole),
+        "rest": html.as_rows(table.drop(whole.index)),
         "graded": len(graded),
-        "moved": plain(moved),
+        "moved": html.as_rows(moved),
         "provenance": records.provenance(args),
     }
     page = html.render(TEMPLATE, **values)

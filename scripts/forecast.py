@@ -7,7 +7,8 @@ Learnt from whole curves of other models: the paper's, this study's, and those o
 releases. Writes tables of their own, never columns beside measurements: `forecast` (a row a model and size),
 `forecast_models` (where a model is back at its base and where it stops gaining, or why nothing is forecast) and
 `forecast_tested`: every whole curve known, forecast from its smallest sizes without itself, beside the truth.
-With `--test` it prints that last table for the paper's models alone, in percent. Method: valley/analysis/forecast.py.
+With `--test` it prints that last table for the models of `--reference` alone, in percent: the paper's, or (a table of the
+same columns) twelve bases of the miniature, workflow/reference/miniature_curves.csv. Method: valley/analysis/forecast.py.
 """
 
 from pathlib import Path
@@ -57,14 +58,32 @@ def markdown(table: pandas.DataFrame) -> str:
         (firsts.back_truth > used) & numpy.isfinite(firsts.back_truth) & numpy.isfinite(firsts.back_forecast)
     ]
     doublings = numpy.log2(ahead.back_forecast / ahead.back_truth).abs()
+    off = (
+        f"; of those not yet back the recovery size is off by {doublings.mean():.2f} doublings"
+        if len(ahead)
+        else ""
+    )
     agree = (numpy.isfinite(firsts.back_truth) == numpy.isfinite(firsts.back_forecast)).sum()
     lines += [
         "",
         f"Mean error {error.mean():.2f} points, {largest.mean():.2f} at {sizes[-1]:,}, the largest {error.max():.1f}; "
-        f"{inside.sum()} of {len(table)} truths inside; recovers or not: {agree} of {len(firsts)} right; of those not yet "
-        f"back the recovery size is off by {doublings.mean():.2f} doublings.",
+        f"{inside.sum()} of {len(table)} truths inside; recovers or not: {agree} of {len(firsts)} right{off}.",
     ]
     return "\n".join(lines)
+
+
+def plain_guesses(curves: list[forecast.Curve], table: pandas.DataFrame) -> str:
+    """How far two guesses without a model of the curve are off, in points: the mean of the others at the size, which
+    looks at no point of the model's own, and the last accuracy measured.
+    """
+    known = {curve.name: curve for curve in curves}
+    errors = []
+    for name, size, truth, used in zip(table.model, table.examples, table.truth, table["from"], strict=True):
+        others = [forecast.read_at(curve, [size])[0] for curve in curves if curve.name != name]
+        last = known[name].points[int(used.split()[-1])]
+        errors.append([abs(numpy.nanmean(others) - truth), abs(last - truth)])
+    mean, same = 100 * numpy.mean(errors, axis=0)
+    return f"Without a forecast: the mean of the others is off by {mean:.2f} points, the last value by {same:.2f}."
 
 
 def main():
@@ -84,7 +103,8 @@ def main():
 
     known = forecast.from_reference(pandas.read_csv(args.reference))
     if args.test:
-        print(markdown(forecast.tested_rows(known, args.test, args.confidence)))
+        table = forecast.tested_rows(known, args.test, args.confidence)
+        print(markdown(table), plain_guesses(known, table), sep="\n")
         return
     if not (args.cells and args.config and args.tables):
         parser.error("--cells, --config and --tables, or --test")

@@ -236,7 +236,7 @@ def test_an_exact_repetition_is_seldom_called_none_and_another_number_is():
                     right = rng.binomial(samples[task], numpy.clip(rate + moved, 0, 1)) / samples[task]
                     columns[task] = numpy.tile(right[:, None], len(COLUMNS))
                 sides.append(Answers({}, columns, samples, {}))
-            side = comparison.Side("m", {}, "paper", list(SIZES), [], {}, {}, "", "")
+            side = comparison.Side("m", None, {}, "paper", list(SIZES), [], {}, {}, "", "")
             paper = float(numpy.mean([sides[1].column(task, "correct").mean() for task in SIZES])) + off
             difference = comparison.replication(sides[0], paper, (1, 1), side, (0.01**2, 10.0))
             verdicts.append(comparison.replicated(difference, 0.95))

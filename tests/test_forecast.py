@@ -63,6 +63,20 @@ def test_each_model_of_the_paper_is_forecast_from_the_others_within_two_points(
     assert (numpy.isfinite(table.back_truth) == numpy.isfinite(table.back_forecast)).all()
 
 
+def test_the_miniatures_bases_are_forecast_better_than_by_the_mean_of_the_others_from_two_sizes_not_from_three():
+    from forecast import plain_guesses
+
+    known = forecast.from_reference(pandas.read_csv(REPOSITORY / "workflow/reference/miniature_curves.csv"))
+    assert len(known) == 12
+    for smallest, off, plain, least, covered in ((2, 1.89, 3.36, 0.5, 21), (3, 1.01, 1.06, 0.9, 8)):
+        table = forecast.tested_rows(known, smallest, 0.9)
+        error = 100 * (table.forecast - table.truth).abs().mean()
+        assert error == pytest.approx(off, abs=0.02)
+        assert f"the mean of the others is off by {plain:.2f} points" in plain_guesses(known, table)
+        assert least < error / plain < least + 0.1
+        assert (table.truth.between(table.low, table.high)).sum() == covered
+
+
 def test_a_forecast_does_not_look_at_the_sizes_it_forecasts_nor_at_its_own_whole_curve(paper):
     whole = paper[2]
     first = made_of(shortened(whole), [one for one in paper if one is not whole])

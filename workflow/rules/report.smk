@@ -447,7 +447,7 @@ rule page:
         script="scripts/page.py",
         code=imports("page"),
         template="workflow/report/page.html.jinja",
-        shared=["workflow/report/macros.jinja", "workflow/report/style.css"],
+        shared=["workflow/report/macros.jinja", "workflow/report/style.css", "workflow/report/sort.js"],
         claims=config["report"]["claims"],
         cells=at("report/cells"),
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs", "floors"]],

@@ -7,6 +7,7 @@ samples and trainings.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class Side(NamedTuple):
     """One study."""
 
     name: str
+    folder: Path
     cells: dict[tuple[str, str], dict[int, Answers]]  # (model, run): seed: answers
     grader: str  # that counts
     headline: list[str]
@@ -70,6 +72,7 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
     finding, provenance = report / "finding.txt", report / "provenance.json"
     return Side(
         name,
+        folder,
         found,
         grader,
         config["report"]["headline"],
@@ -146,9 +149,46 @@ def data_size(side: Side, run: str) -> int | None:
     return side.examples.get(parsed.size) if parsed.is_protocol else None
 
 
+def has_papers_headline(side: Side) -> bool:
+    """True where the headline is the mean over AIME, AMC and MATH500, as the paper's."""
+    return len(side.headline) == 3 and all(set(side.headline) & names for names in PAPER_TASKS)
+
+
+def check_same_tasks(sides: list[Side]):
+    """Stop where studies mean other tasks by their headline or their length."""
+    for side in sides[1:]:
+        for what in ("headline", "length"):
+            one, other = getattr(sides[0], what), getattr(side, what)
+            if set(one) != set(other):
+                records.fail(
+                    f"{sides[0].folder}, {side.folder}",
+                    f"their {what} tasks differ ({', '.join(one)} and {', '.join(other)})",
+                    f"Give both one report.{what} and make their tables again",
+                )
+
+
+def short_names(given: list[str]) -> list[str]:
+    """What folders of studies (or `paper`) are called; a release by the study that it is of."""
+    paths = {one: Path(one).resolve() for one in given if one != PAPER}
+    named = {one: path.parent.name if path.name == "release" else path.name for one, path in paths.items()}
+    return [PAPER if one == PAPER else re.sub(r"\W+", "-", named[one]) for one in given]
+
+
+def told_apart(names: list[str]) -> list[str]:
+    """Names of which none stands twice: A, B, … before those that would."""
+    return [f"{chr(65 + i)} {name}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def noise_of(side: Side) -> tuple[float, float]:
+    """(variance of the accuracy of one training, its degrees of freedom) of a study."""
+    every = {Cell(*name, seed): made for name, seeds in side.cells.items() for seed, made in seeds.items()}
+    tasks = Tasks(side.headline, side.length, [])
+    return estimates.pooled_noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
+
+
 def paper_cells(side: Side, reference: pandas.DataFrame) -> tuple[dict[tuple[str, str], dict], list[str]]:
     """The paper's rows by (model, run) of a study, and the names of those that the study lacks."""
-    if len(side.headline) != 3 or not all(set(side.headline) & names for names in PAPER_TASKS):
+    if not has_papers_headline(side):
         tasks = ", ".join(side.headline)
         records.fail(
             side.name,
@@ -258,6 +298,13 @@ def over_seeds(differences: list[float], confidence: float) -> tuple[float | Non
     return (0.0, 0.0) if len(differences) > 1 and not any(differences) else (None, None)
 
 
+def of_samples(cell: Answers, trainings: int, side: Side) -> tuple[float, float]:
+    """Variance of the headline accuracy were these problems sampled anew: of a cell of several trainings, of one of them."""
+    ours = intervals.samples_variance([(cell.solved(t, side.grader), cell.samples[t]) for t in side.headline])
+    once = numpy.mean([cell.samples[task] // trainings for task in side.headline])
+    return ours, ours * numpy.mean([cell.samples[t] for t in side.headline]) / once
+
+
 def replication(
     cell: Answers, paper: float, trainings: tuple[int, int], side: Side, noise: tuple[float, float]
 ) -> Interval:
@@ -266,9 +313,7 @@ def replication(
     The paper's samples are taken to vary as ours do on one training. `trainings`: ours, and the paper's (0 of
     a base that nobody trained). Nothing here is over problems: both sides answered the same.
     """
-    once = [cell.samples[task] // max(1, trainings[0]) for task in side.headline]
-    ours = intervals.samples_variance([(cell.solved(t, side.grader), cell.samples[t]) for t in side.headline])
-    theirs = ours * numpy.mean([cell.samples[t] for t in side.headline]) / numpy.mean(once)
+    ours, theirs = of_samples(cell, max(1, trainings[0]), side)
     moved = noise[0] * sum(1 / count for count in trainings if count)
     value = intervals.mean(rates(cell, side.headline, side.grader)).value - paper
     return Interval(value, ((ours + theirs, math.inf),), (moved, noise[1]), -1.0, 1.0)
@@ -289,10 +334,7 @@ def replicated(difference: Interval, confidence: float) -> str:
 def paper_rows(side: Side, reference: pandas.DataFrame, paper_is_b: bool, confidence: float):
     """(rows, cells that only the study has, values that only the paper has)."""
     values, lacking = paper_cells(side, reference)
-    every = {Cell(*name, seed): made for name, seeds in side.cells.items() for seed, made in seeds.items()}
-    tasks = Tasks(side.headline, side.length, [])
-    noise = estimates.pooled_noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
-    found = []
+    noise, found = noise_of(side), []
     for name, row in values.items():
         seeds = side.cells[name]
         cell = pooled(list(seeds.values()))

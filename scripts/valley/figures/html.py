@@ -54,6 +54,11 @@ def small_curve(points: list[tuple[float, float]], said: str) -> markupsafe.Mark
     ).format(said, drawn)
 
 
+def as_rows(table: pandas.DataFrame) -> list[dict]:
+    """Rows of a table for a page, None for what is missing."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
 def alt(rows: pandas.DataFrame, models: int = 4) -> str:
     """What a figure shows, from its tidy rows, in words: by measure and model the first, the next and the last run."""
     said = []

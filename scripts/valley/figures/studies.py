@@ -1,10 +1,11 @@
-"""Figures of two studies side by side: B − A of every cell, and both against data size."""
+"""Figures of several studies: B − A of every cell of two, both against data size; each one's effects and the combined."""
 
 import matplotlib.pyplot as plt
 import numpy
 import pandas
+from matplotlib.lines import Line2D
 
-from valley.figures.style import GREY, PALETTE
+from valley.figures.style import GREY, MARKERS, PALETTE
 
 KINDS = {
     "paired": (PALETTE[0], "paired problem by problem"),
@@ -52,4 +53,29 @@ def against_size(table: pandas.DataFrame, names: tuple[str, str]) -> plt.Figure:
     for ax in axes[-1]:
         ax.set_xlabel("training examples")
     figure.tight_layout()
+    return figure
+
+
+def over_studies(effects: pandas.DataFrame, combined: pandas.DataFrame, names: list[str]) -> plt.Figure:
+    """The change of every run in every study, and combined as a diamond: thick for these studies, thin over studies."""
+    shown = combined.iloc[::-1].reset_index(drop=True)
+    looks = {name: (PALETTE[i % 10], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    step = 0.7 / (len(names) + 1)
+    figure, ax = plt.subplots(figsize=(7.4, 1.2 + 0.16 * (len(names) + 2) * len(shown)), layout="constrained")
+    ax.axvline(0, color=GREY, linewidth=1)
+    for at, row in shown.iterrows():
+        mine = effects[(effects.model == row.model) & (effects.run == row.run)].set_index("study")
+        for i, (name, (color, marker)) in enumerate(looks.items()):
+            if name in mine.index:
+                one, y = mine.loc[name], at + 0.35 - step * i
+                ax.hlines(y, one.low, one.high, color=color, linewidth=1.4, alpha=0.6)
+                ax.plot(one.change, y, marker, color=color, markersize=4.5)
+        ax.hlines(at - 0.35, row.low, row.high, color="black", linewidth=0.8)
+        ax.hlines(at - 0.35, row.these_low, row.these_high, color="black", linewidth=3)
+        ax.plot(row.change, at - 0.35, "D", color="black", markersize=5)
+    handles = [Line2D([], [], color=c, marker=m, label=name) for name, (c, m) in looks.items()]
+    handles.append(Line2D([], [], color="black", marker="D", label="combined"))
+    figure.legend(handles=handles, loc="outside upper left", ncol=min(4, len(handles)), frameon=False)
+    ax.set_yticks(shown.index, shown.model + "  " + shown.run)
+    ax.set(xlabel="headline accuracy minus the base's", ylim=(-0.6, len(shown) - 0.4))
     return figure
