@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STUDY ?= config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
-CARD ?= h100
+CARD ?=
 HOURS ?= 100
 PROPOSED ?= proposed.yaml
 PARTITION ?= gpu
@@ -92,10 +92,10 @@ NAMED = $(if $(filter file,$(origin STUDY)),,$(FILES))
 plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts; or a study for a budget: make plan BUDGET=200 GPUS=8
 ifdef BUDGET
 	$(BIN)/python scripts/propose.py --configfile $(NAMED) --budget $(BUDGET) --gpus $(GPUS) --question $(QUESTION) --out $(PROPOSED)
-	$(BIN)/python scripts/plan.py --configfile $(NAMED) $(PROPOSED) --profile $(PROFILES) --gpus $(GPUS) --card $(CARD)
+	$(BIN)/python scripts/plan.py --configfile $(NAMED) $(PROPOSED) --profile $(PROFILES) --gpus $(GPUS) $(if $(CARD),--card $(CARD))
 else
 	$(SAY_WHERE)
-	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) --card $(CARD)
+	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) $(if $(CARD),--card $(CARD))
 	$(BIN)/python scripts/power.py $(CONFIG) --brief --repetitions 20
 endif
 

@@ -19,7 +19,18 @@ configfile: "config.yaml"
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from valley import check, contract, costs, environment, flags, grid, jobs, records, sources  # noqa: E402
+from valley import (
+    check,
+    contract,
+    costs,
+    environment,
+    flags,
+    grid,
+    jobs,
+    records,
+    sources,
+    vram,
+)  # noqa: E402
 from valley.places import Places  # noqa: E402
 
 try:
@@ -64,6 +75,8 @@ onstart:
             f"a job of this plan asks for {needed} GPU(s), this machine has {environment.gpus()}. Run it on a cluster "
             "(--profile slurm), choose a smaller study (config/), or lower models.*.gpus and rl.gpus in the config"
         )
+    if workflow.is_main_process and (unfit := jobs_without_room()):
+        raise WorkflowError("the cards cannot hold what this plan puts on them:\n" + "\n".join(unfit))
     if workflow.is_main_process and not workflow.local_exec and (endless := jobs_without_end()):
         raise WorkflowError(
             f"{len(endless)} job(s) cannot end in the time that the profile gives them, retries included: "

@@ -5,12 +5,12 @@
 The jobs are those of Snakemake's own dry run. A job costs what finished jobs of the same rule and model took
 (their benchmark files), else what a stated model says (workflow/reference/costs.yaml, presets `paper` and
 `measured`). Wall time is a simulation: each job starts, by priority, as soon as what it needs is done and its
-GPUs are free.
+GPUs are free. Memory is that of the moment with the least room of each rule and model (valley/vram.py).
 """
 
 import collections
 
-from valley import check, contract, costs, flags, grid, jobs, profiles, records
+from valley import check, contract, costs, flags, grid, jobs, profiles, vram
 from valley.places import Places
 
 
@@ -23,8 +23,8 @@ def table(planned: list[dict], keys) -> list[tuple[str, int, float]]:
     return sorted(((name, count[name], hours[name]) for name in count), key=lambda row: (-row[2], row[0]))
 
 
-def warnings(config: dict, planned: list[dict], profile: dict, card: dict) -> list[str]:
-    """What cannot work as planned: jobs that outlive their time and its retries, models that a card cannot hold."""
+def warnings(config: dict, planned: list[dict], profile: dict, card: dict, constants: dict) -> list[str]:
+    """What cannot work as planned: jobs that outlive their time and its retries, jobs that a card cannot hold."""
     found = []
     for job, hours, given in costs.endless(
         planned, lambda rule: profiles.limit(profile, rule), profiles.tries(profile)
@@ -33,14 +33,29 @@ def warnings(config: dict, planned: list[dict], profile: dict, card: dict) -> li
         found.append(
             f"cannot end        {job['rule']} {name}: {hours:,.0f} h, and the profile gives it {given:,.0f} h in all"
         )
-    for model in sorted(
-        {job["wildcards"]["model"] for job in planned if job["rule"] in costs.TRAINING and job["gpus"]}
-    ):
-        if (needed := costs.state_gigabytes(config, model)) > card["memory"]:
-            found.append(
-                f"does not fit      sft of {model}: {needed:,.0f} GB a card before activations, {card['memory']} GB are there"
-            )
+    found += [
+        f"does not fit      {line}" for line in vram.refusals(config, planned, card["memory"], constants)
+    ]
+    if unknown := vram.unknown(config, planned):
+        found.append(f"memory unknown    of {', '.join(unknown)}, until it is fetched")
     return [*found, *([""] if found else [])]
+
+
+def margins(config: dict, planned: list[dict], card: dict, constants: dict, widths=(1, 2, 4, 8)) -> list[str]:
+    """Lines of what each planned rule and model needs of a card, the tightest first, and on other numbers of cards."""
+    rows = vram.by_model(config, planned, card["memory"], constants)
+    if not rows:
+        return []
+    head = f"GiB of a {card['memory']} GB card"
+    lines = [f"{head:28}{'GPUs':>5}{'needs':>8}{'margin':>8}   " + "".join(f"{f'on {n}':>7}" for n in widths)]
+    for row in rows:
+        others = (vram.moments(config, row.job, card["memory"], constants["device"], gpus=n) for n in widths)
+        needs = "".join(f"{vram.tightest(found).needed / vram.GIB:7.1f}" for found in others)
+        lines.append(
+            f"{f'{row.rule} {row.model}':28}{row.job['gpus']:5}{row.moment.needed / vram.GIB:8.1f}"
+            f"{row.moment.margin / vram.GIB:8.1f}   {needs}  {row.moment.name}"
+        )
+    return [*lines, ""]
 
 
 def main():
@@ -49,7 +64,9 @@ def main():
     parser.add_argument("--gpus", type=int, default=8, help="GPUs that run jobs side by side")
     parser.add_argument("--cores", type=int, default=8, help="CPU jobs side by side")
     parser.add_argument(
-        "--card", default="h100", help="kind of GPU: a key of `cards` in workflow/reference/costs.yaml"
+        "--card",
+        default=None,
+        help="kind of GPU: a key of `cards` in workflow/reference/costs.yaml (the config's card, else h100)",
     )
     parser.add_argument("--preset", choices=["paper", "measured"], default="paper")
     parser.add_argument(
@@ -59,12 +76,8 @@ def main():
 
     profile, constants = profiles.merged(args.profile), costs.load()
     config = contract.study(args.configfile, profiles.config(profile))
-    if (card := constants["cards"].get(args.card)) is None:
-        records.fail(
-            f"card {args.card}",
-            "is unknown",
-            f"Choose from {', '.join(constants['cards'])}, or add it to costs.yaml",
-        )
+    kind = args.card or config["card"] or next(iter(constants["cards"]))
+    card = costs.card(constants, kind)
     preset = costs.on_card(constants["presets"][args.preset], card, next(iter(constants["cards"].values())))
     cells, places = grid.cells(config), Places(config)
     measured = costs.measured_seconds(places.benchmarks)
@@ -89,7 +102,7 @@ def main():
     end, peak = costs.disk(config, constants, cells, planned, args.gpus)
     wall = costs.wall_seconds(planned, args.gpus, args.cores) / 3600
     print(f"GPU-hours        {hours:,.0f}")
-    print(f"wall time        {wall:,.1f} h on {args.gpus} GPUs ({args.card})")
+    print(f"wall time        {wall:,.1f} h on {args.gpus} GPUs ({kind})")
     print(f"critical path    {costs.critical_seconds(planned) / 3600:,.1f} h, however many GPUs")
     print(f"disk             {end:,.0f} GB at the end, {peak:,.0f} GB at the peak\n")
     flops = preset["peak_flops"] * preset["sft_mfu"] * 3600  # of a GPU-hour
@@ -98,7 +111,10 @@ def main():
             f"trunk            {recipe}: {100 * together / apart:.0f} % of the training that its sizes take one by one"
             f" ({together / flops:,.0f} for {apart / flops:,.0f} GPU-hours); not the paper's protocol (docs/afford.md)\n"
         )
-    for line in warnings(config, planned, profile, card):
+    for line in [
+        *margins(config, planned, card, constants),
+        *warnings(config, planned, profile, card, constants),
+    ]:
         print(line)
     print(
         f"{known} jobs cost what finished jobs of their rule and cell took; the rest by preset `{args.preset}`: "

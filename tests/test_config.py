@@ -29,7 +29,7 @@ STUDY = {
 # Another value of each key. None: what the study of stubs lacks (what is fetched), or what other tests of the
 # plan try.
 OTHER = {
-    "root": None, "gres": "gpu:h100", "warm_start": True, "exact": False, "verify_weights": "quick", "stall.first": 9, "stall.least": 9,
+    "root": None, "gres": "gpu:h100", "card": "a100", "warm_start": True, "exact": False, "verify_weights": "quick", "stall.first": 9, "stall.least": 9,
     "stall.factor": 9, "unfinished": None, "grid.tasks": None, "grid.cells": None, "grid.now": None,
     "models.*.source": None, "models.*.revision": None, "models.*.pretrain": {"steps": 1999}, "models.*.family": None,
     "models.*.gpus": 1, "models.*.parameters": 0.3, "models.*.sft": {"lr": 0.2}, "models.*.rl": {"lr": 0.2},

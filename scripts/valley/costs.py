@@ -30,16 +30,14 @@ def on_card(preset: dict, card: dict, of: dict) -> dict:
     }
 
 
-def state_gigabytes(config: dict, model: str) -> float:
-    """Memory a card takes for the weights, gradients and optimiser states of SFT, without activations.
-
-    16 bytes a parameter; ZeRO-2 shards all but the weights over the cards, ZeRO-3 all (Rajbhandari et al. 2020, figure 1).
-    """
-    settings = config["sft"] | config["models"][model].get("sft", {})
-    cards, size = max(1, config["models"][model].get("gpus", 0)), billions(config, model)
-    stage = Path(settings.get("deepspeed") or "").stem
-    whole = 0 if stage.startswith("zero3") else 2 if stage.startswith("zero2") else 16
-    return size * (whole + (16 - whole) / cards)
+def card(constants: dict, kind: str) -> dict:
+    """A kind of card, an error where `cards` has none of that name."""
+    if kind not in constants["cards"]:
+        known = ", ".join(constants["cards"])
+        records.fail(
+            f"card {kind}", "is unknown", f"Choose from {known}, or add it to workflow/reference/costs.yaml"
+        )
+    return constants["cards"][kind]
 
 
 def seconds(job: dict, config: dict, costs: dict, preset: dict, measured: dict) -> tuple[float, bool]:

@@ -263,6 +263,23 @@ def jobs_without_end():
     return found
 
 
+def jobs_without_room():
+    """A sentence for each rule and model of the plan that its cards cannot hold, and what would fit. The cards are those
+    of `card`, else, where jobs run on this machine, its own; nothing is said where neither tells.
+    """
+    kind = config["card"]
+    if kind is None and not workflow.local_exec:
+        return []
+    asked = [
+        {"rule": job.rule.name, "wildcards": dict(job.wildcards.items()), "gpus": jobs.gpus_of(job.resources)}
+        for job in workflow.dag.needrun_jobs()
+    ]
+    if not any(job["gpus"] for job in asked):
+        return []
+    size = costs.card(COSTS, kind)["memory"] if kind else vram.of_machine()
+    return vram.refusals(config, asked, size, COSTS) if size else []
+
+
 def sft_memory(wildcards, threads):
     """Memory that SFT of a run asks for: it follows ranks, weights and tokens (costs.host_megabytes)."""
     ranks = max(1, training_gpus(wildcards))
