@@ -63,7 +63,8 @@ def markdown(table: pandas.DataFrame) -> str:
         if len(ahead)
         else ""
     )
-    agree = (numpy.isfinite(firsts.back_truth) == numpy.isfinite(firsts.back_forecast)).sum()
+    back, told = numpy.isfinite(firsts.back_truth), numpy.isfinite(firsts.back_forecast)
+    agree = (back == told).sum()
     lines += [
         "",
         f"Mean error {error.mean():.2f} points, {largest.mean():.2f} at {sizes[-1]:,}, the largest {error.max():.1f}; "

@@ -51,7 +51,8 @@ def study(
     report = folder / "report"
     records.write_parquet(report / "tables/problems.parquet", rows)
     config = {
-        "models": {model: {"source": "Qwen/Qwen2.5-1.5B-Instruct"} for model in models}, "traces": {"rows": 225129},
+        "models": {model: {"source": "Qwen/Qwen2.5-1.5B-Instruct", "revision": "989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+                           "family": "qwen2.5"} for model in models}, "traces": {"rows": 225129},
         "sizes": {"8k": {"examples": 8000}, "220k": {"examples": "all"}},
         "report": {"headline": list(headline), "length": ["math500"]},
     }  # fmt: skip

@@ -63,7 +63,7 @@ def test_each_model_of_the_paper_is_forecast_from_the_others_within_two_points(
     assert (numpy.isfinite(table.back_truth) == numpy.isfinite(table.back_forecast)).all()
 
 
-def test_the_miniatures_bases_are_forecast_better_than_by_the_mean_of_the_others_from_two_sizes_not_from_three():
+def test_bases_of_the_miniature_are_forecast_better_than_by_the_mean_of_others_from_two_sizes_alone():
     from forecast import plain_guesses
 
     known = forecast.from_reference(pandas.read_csv(REPOSITORY / "workflow/reference/miniature_curves.csv"))

@@ -385,8 +385,10 @@ def test_a_released_folder_of_damaged_files_is_refused_or_compared(study, tmp_pa
             pyarrow.parquet.write_table(rearrange(tables[name]), folder / name)
         else:
             (folder / name).write_bytes(damage((study / name).read_bytes()))
-        tried(comparison.load, folder, "ours", "headline", {})
-        shutil.copyfile(study / name, folder / name)
+        try:
+            tried(comparison.load, folder, "ours", "headline", {})
+        finally:
+            shutil.copyfile(study / name, folder / name)
 
     case()
 

@@ -5,12 +5,14 @@ of this module checks what a schema cannot: names that must exist, sizes the poo
 divide. Every fault of a config is named at once, with its key, its value and what is allowed.
 """
 
+import fnmatch
 import json
 import re
 from pathlib import Path
 
 import yaml
 
+from valley import records
 from valley.grid import (
     TRUNK,
     ConfigError,
@@ -130,12 +132,48 @@ def key_faults(content, where: str = ""):
             yield from key_faults(value, f"{where}[{i}]")
 
 
+def of_study(file: Path, *parts: str) -> dict:
+    """The configuration of a finished study (report/config.json), in which `parts` (`report.length`, `models.*.source`) are
+    there and what the schema says of them. The rest may be another version's.
+    """
+    wrong, config = "is no configuration of a study", records.read_json(file)
+    for part in parts:
+        if gone := lacking(config, part.split(".")):
+            records.fail(file, f"{wrong}: it has no {gone}", "Make the study's report again")
+    for error in schema_errors(config):
+        where = ".".join(map(str, error.absolute_path))
+        if any(fnmatch.fnmatch(where, part) for part in parts):
+            records.fail(file, f"{wrong}: {where}: {error.message}", "Make the study's report again")
+    return config
+
+
+def lacking(content, keys: list[str]) -> str | None:
+    """The first path below `content` that is not there, of those that `keys` name; `*` stands for every key."""
+    if not keys:
+        return None
+    if not isinstance(content, dict):
+        return keys[0]
+    for name in content if keys[0] == "*" else keys[:1]:
+        if name not in content:
+            return name
+        if gone := lacking(content[name], keys[1:]):
+            return f"{name}.{gone}"
+    return None
+
+
+def schema_errors(config: dict) -> list:
+    """Violations of the JSON schema in the order of their keys (jsonschema.ValidationError)."""
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    return sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
+
+
 def schema_faults(config: dict):
     """Violations of the JSON schema, as sentences that name the key, the bad value and what is allowed."""
     import jsonschema
 
-    validator = jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
-    for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.absolute_path))):
+    for error in schema_errors(config):
         error = jsonschema.exceptions.best_match([error])
         where = ".".join(map(str, error.absolute_path)) or "top level"
         if error.validator == "additionalProperties":

@@ -195,7 +195,7 @@ def engine(of: Shape, sequences: int, tokens: int, context: int) -> dict[str, fl
     }
 
 
-def of_sft(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
+def of_training(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
     """Moments of SFT on cards of `card` bytes, on the longest example that it may see."""
     room = card - device["reserve"] * GIB
     rows = min(settings.get("device_batch", 1), max(1, settings["batch"] // cards))
@@ -236,7 +236,7 @@ def of_generation(of: Shape, settings: dict, cards: int, card: float, device: di
     return [Moment("sampling", parts, device["vllm_share"] * card)]
 
 
-STAGES = dict.fromkeys(costs.TRAINING, of_sft) | {
+STAGES = dict.fromkeys(costs.TRAINING, of_training) | {
     "rl": of_rl,
     "generate": of_generation,
     "judge": of_generation,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy
 import pandas
 
-from valley import grid, records
+from valley import check, grid, records
 from valley.analysis import cells, estimates, intervals
 from valley.analysis.cells import Answers, Study, pooled
 from valley.analysis.estimates import changes
@@ -58,10 +58,15 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
         if not needed.exists():
             todo = f"Make its report first: snakemake --profile profiles/local --configfile <the study's> -- {needed}"
             records.fail(folder, f"has no {needed.relative_to(folder)}", todo)
-    config = records.read_json(report / "config.json")
+    config = check.of_study(
+        report / "config.json", "report.headline", "report.length", "sizes.*.examples", "models.*.source"
+    )
     columns = dict.fromkeys(("model", "run", "task", "id"), "text") | dict.fromkeys(COLUMNS, "numbers?")
     columns |= {"seed": "whole numbers", "samples": "whole numbers", "gold": "text?"}
-    problems = records.read_parquet(report / "tables/problems.parquet", columns).to_pandas()
+    table = records.read_parquet(report / "tables/problems.parquet", columns)
+    problems = (
+        table.replace_schema_metadata().to_pandas()
+    )  # what pandas notes there of its types has no checksum
     if unknown := sorted(set(rename) - set(problems.model)):
         records.fail(
             folder, f"has no model {unknown[0]!r} to rename", f"It has: {', '.join(problems.model.unique())}"
