@@ -54,6 +54,31 @@ def resolve(name: str):
     lock.write_text(HEAD.format(name=name) + re.sub(r"\+\w+$", "", pins, flags=re.M))
 
 
+def other_python(name: str, version: str = "3.12"):
+    """Stop where another Python would not take the pins of a lock as they are."""
+    from tempfile import TemporaryDirectory
+
+    lock = HERE / f"{name}.lock"
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / lock.name
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--no-header",
+            "--no-annotate",
+            "--python-version",
+            version,
+        ]
+        subprocess.run(
+            [*command, f"--constraint={lock}", f"--output-file={out}", HERE / f"{name}.in"], check=True
+        )
+        missing = set(out.read_text().split()) - set(lock.read_text().split())
+    if missing:
+        raise SystemExit(f"{name}.lock lacks on Python {version}: {', '.join(sorted(missing))}")
+
+
 def environment(name: str, lock: str) -> str:
     """The conda environment of a lock: Python and pip from conda, everything else by pip, pinned."""
     pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
@@ -72,6 +97,8 @@ def main():
     for name in ("cpu", "gpu", "vllm-cpu"):
         if "--yaml" not in sys.argv:
             resolve(name)
+            if name == "gpu":
+                other_python(name)
         if name == "vllm-cpu":
             print(f"{name}.lock → {HERE}")
             continue

@@ -207,6 +207,29 @@ def test_more_tokens_more_rows_and_more_layers_need_more_and_offload_less():
     assert needs(deepspeed=None, lora_rank=16) < needs(deepspeed=None)
 
 
+def test_a_model_that_one_card_cannot_hold_is_generated_by_several_together():
+    asked = job("generate", "qwen2.5-14b", "base")
+    [sentence] = vram.refusals(PAPER, [asked], 24, CONSTANTS)
+    assert "What would fit: models.qwen2.5-14b.generate.tensor_parallel: 2" in sentence
+    together = check.load([], {"models": {"qwen2.5-14b": {"generate": {"tensor_parallel": 2}}}})
+    assert vram.refusals(together, [asked], 24, CONSTANTS) == []
+    check.check(together)
+    for over in ({"gpus": 3}, {"gpus": 1}):
+        entry = {"models": {"qwen2.5-14b": {"generate": {"tensor_parallel": 2}} | over}}
+        with pytest.raises(grid.ConfigError, match=r"models.qwen2.5-14b: tensor_parallel 2 does not divide"):
+            check.check(check.load([], entry))
+
+
+def test_an_engine_takes_as_many_cards_as_share_a_model(monkeypatch):
+    from valley import engines
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,GPU-a,3")
+    assert engines.visible_gpus() == ["0", "1", "GPU-a", "3"]
+    assert engines.visible_gpus(2) == ["0,1", "GPU-a,3"]
+    with pytest.raises(SystemExit, match="does not divide the 4 cards"):
+        engines.visible_gpus(3)
+
+
 def test_a_study_on_cpu_and_a_model_of_unknown_shape_are_not_refused():
     config = check.load([check.ROOT / "config/miniature.yaml"])
     assert vram.refusals(config, [job("sft", "S", "sft-8", 0)], 1, CONSTANTS) == []
