@@ -4,7 +4,7 @@ A job has *moments* (the backward pass, the optimiser's step, sampling), each a 
 have. Where the formulae are from:
 - weights, gradients, optimiser: 2 + 2 + 12 bytes a parameter in bf16 with AdamW, spread over the cards by ZeRO's stage
   (Rajbhandari et al. 2020, section 3.1 and figure 1);
-- activations: bytes a token and layer counted on CPU (tests/test_vram.py holds them to what torch allocates); with
+- activations: bytes a token and layer counted on CPU (tests/gpu/test_card.py holds them to what torch allocates); with
   checkpointing one bf16 vector a token and layer, and one layer at a time (Chen et al. 2016);
 - the head: TRL's loss goes through the vocabulary in tiles and adds gradients up in fp32 (trl/kernels/chunked_logprob.py);
 - key-value cache: 2 × layers × key-value heads × width of a head × 2 bytes a token (Kwon et al. 2023, section 3).
