@@ -242,11 +242,9 @@ def size_faults(config: dict):
                 "that it is not trained on. Set report.probe: 0, or a smaller size"
             )
     for model in dict.fromkeys(model for model, _, _ in _valid_cells(config)):
-        gpus, over = (
-            config["models"][model].get("gpus", 0),
-            generate_settings(config, model).get("tensor_parallel", 1),
-        )
-        if gpus and gpus % over:
+        settings, gpus = generate_settings(config, model), config["models"][model].get("gpus", 0)
+        over = settings.get("tensor_parallel", 1)
+        if settings["engine"] == "vllm" and gpus % over:
             yield (
                 f"models.{model}: tensor_parallel {over} does not divide its {gpus} gpus. An engine takes as many cards: "
                 f"set models.{model}.gpus to a multiple of {over}, or models.{model}.generate.tensor_parallel"
