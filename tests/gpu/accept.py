@@ -24,12 +24,12 @@ import yaml  # noqa: E402
 
 from valley import check, costs, environment, grid  # noqa: E402
 
-# file, packages, seconds that it may take
+# file, packages, seconds that it may take: ten minutes in all, divided by estimate
 STAGES = {
-    "test_card": (("torch", "transformers"), 60),
-    "test_sft_path": (("torch", "transformers", "trl", "deepspeed"), 180),
-    "test_models": (("torch", "transformers", "trl", "deepspeed"), 180),
-    "test_sampling_path": (("torch", "transformers", "trl", "deepspeed"), 150),
+    "test_card": (("torch", "transformers"), 40),
+    "test_sft_path": (("torch", "transformers", "trl", "deepspeed"), 260),
+    "test_models": (("torch", "transformers", "trl", "deepspeed"), 170),
+    "test_sampling_path": (("torch", "transformers", "trl", "deepspeed"), 130),
 }
 
 

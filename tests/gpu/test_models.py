@@ -9,7 +9,7 @@ import json
 
 import pytest
 import torch
-from acceptance import PAPER, call, maker_folder, narrowed
+from acceptance import ON_CARD, PAPER, call, maker_folder, narrowed
 from safetensors.torch import load_file
 from test_templates import FAMILIES, fetched
 
@@ -72,7 +72,8 @@ def moved(before, after) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", PAPER["models"])
+# On a card those of the two families with the most to go wrong, for want of time: all shapes go through on CPU.
+@pytest.mark.parametrize("name", ["llama3.1-8b", "gemma3-1b"] if ON_CARD else PAPER["models"])
 def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     family, content = PAPER["models"][name]["family"], narrowed(name)
     settings = grid.sft_settings(PAPER, name, "sft-8k")
@@ -122,6 +123,7 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     assert records.read_json(out / "train.json")["responses"] == 4
 
 
+@pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
 def test_a_cap_on_logits_is_part_of_what_is_trained(tmp_path):
     """Gemma 3 of 1B has none, its config has the key: with one the loss of sft.py is another, that of the capped model."""
     from transformers import AutoModelForCausalLM
@@ -140,6 +142,7 @@ def test_a_cap_on_logits_is_part_of_what_is_trained(tmp_path):
     assert abs(losses[0.05] - flat) < 0.1 < abs(losses[None] - losses[0.05])
 
 
+@pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
 def test_a_model_with_eyes_is_trained_on_text_or_refused_in_a_sentence(tmp_path):
     """Gemma 3 from 4B up is Gemma3ForConditionalGeneration: its text part stands under text_config."""
     import shutil
