@@ -29,7 +29,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures paper release verify compare pool lock
+.PHONY: help demo run test test-gpu test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures paper release verify compare pool lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -66,6 +66,9 @@ test: $(VENV)/complete  ## set up, then run the tests
 # VALLEY_VLLM_PYTHON names the interpreter of an environment with vLLM that is there already.
 test-slow: $(VENV)/complete $(if $(VALLEY_VLLM_PYTHON),,$(VLLM)/complete)  ## what make test leaves out: vLLM on CPU and others
 	$(BIN)/python -m pytest tests -m slow
+
+test-gpu: $(VENV)/complete  ## on a card: the whole GPU path within ten minutes, offline; without one, what that would be
+	$(BIN)/python tests/gpu/accept.py
 
 test-slurm: $(VENV)/complete  ## as root: the tests on a real SLURM, which they install and start
 	$(BIN)/python -m pytest tests/slurm -m slurm -n 0 -rs

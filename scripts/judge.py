@@ -129,7 +129,7 @@ def write_labels(args, work: list):
 def main():
     args = parse()
     work = [
-        records.settings(args),
+        records.settings(args, "tensor_parallel"),
         *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks]),
     ]
     with chunks.generation(args, work) as todo:

@@ -7,7 +7,7 @@ prompt is rendered by the chat template saved with the model, by the same code a
         --record /tmp/cell/train.json --lr 2e-3 --epochs 4 --batch 1 --max-length 512 --seed 0
 
 On GPUs launch.py starts one process a card with a `--deepspeed` configuration (ZeRO-2, ZeRO-3 for large
-models); the global batch stays exact on any number of them. Checkpoints (`--save-every`) lie beside the model
+models); the global batch stays exact on any number of them. Checkpoints (`--save-every`, `--save-minutes`) lie beside the model
 under `checkpoints/`; the same work started again continues from them, and once the model is written they go.
 
 With `--pieces` it is no cell of the paper's protocol but a trunk, one run for all sizes (valley/trunk.py), and with
@@ -63,10 +63,12 @@ def split_batch(batch: int, devices: int, device_batch: int) -> tuple[int, int]:
 
 
 def unsaid(args) -> list[str]:
-    """Settings younger than checkpoints that are about, where they say what was so before: no part of what the work is."""
+    """Settings that are no part of what the work is: those younger than checkpoints that are about, where they say
+    what was so before, and when checkpoints are written by the clock.
+    """
     younger = {name: flags.SFT[name].default for name in ("order", "lora_rank", "lora_alpha")}
     younger |= dict.fromkeys(("pieces", "cooldown", "trunk"))
-    return [name for name, before in younger.items() if getattr(args, name) == before]
+    return ["save_minutes", *(name for name, before in younger.items() if getattr(args, name) == before)]
 
 
 def start_of(args) -> list:

@@ -3,6 +3,9 @@ for.
 """
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,19 @@ def test_the_lock_pins_what_the_stack_asks_for_and_names_no_host_or_path(name):
     assert asked.items() <= pins(lock).items()
     assert not re.search(r"https?://|file:|/", lock.replace("# ", ""))
     assert "+cpu" not in lock
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("uv"), reason="uv is not installed: `make lock` installs it")
+def test_the_index_would_install_the_gpu_lock_with_hashes_on_each_python():
+    """No package is downloaded; a pin without a wheel or without a hash for one of them would be refused."""
+    said = subprocess.run(
+        [sys.executable, "envs/lock.py", "--check"], capture_output=True, text=True, check=True
+    )
+    count = len(pins((ENVS / "gpu.lock").read_text()))
+    assert said.stdout.splitlines() == [
+        f"gpu.lock on Python {version}: Would install {count} packages" for version in ("3.11", "3.12")
+    ]
 
 
 @pytest.mark.parametrize("name", ["valley.def", "Dockerfile"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -267,6 +268,17 @@ def test_the_doctor_without_slurm_says_what_is_missing_and_where_to_go(tmp_path)
     assert output.count("FAIL") == 4
     assert "FAIL  sbatch is missing. Run this on the cluster's login node" in output
     assert "this cluster: 4 check(s) failed" in output
+
+
+def test_the_doctors_probe_multiplies_on_a_card_and_says_why_it_cannot(tmp_path):
+    import doctor
+
+    (probe := tmp_path / "probe.py").write_text(
+        doctor.PROBE.replace("{seen}", str(tmp_path)).replace("{answer}", str(tmp_path / "answer"))
+    )
+    said = run([sys.executable, probe], CUDA_VISIBLE_DEVICES="")
+    assert re.search(r"^cuda \w*(Error|Exception) \S", said, re.MULTILINE)
+    assert (tmp_path / "answer").exists()
 
 
 def test_an_optimiser_on_the_host_gets_its_share_of_the_cores_and_no_other_does(monkeypatch):

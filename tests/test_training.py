@@ -258,6 +258,21 @@ def until(condition, seconds=60):
         time.sleep(0.05)
 
 
+def test_checkpoints_by_the_clock_are_continued_and_their_minutes_are_no_part_of_the_work(
+    tmp_path, base, subset
+):
+    """Every step is later than a millionth of a minute; another number of minutes goes on where the first was killed."""
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    straight.mkdir()
+    broken.mkdir()
+    train(straight, base, subset)
+    killed(5, broken, base, subset, "--save-minutes", 1e-6)
+    assert [path.name for path in (broken / "checkpoints").glob("checkpoint-*")] == ["checkpoint-4"]
+    record = train(broken, base, subset, "--save-minutes", 60)
+    assert record["resumed_from"].endswith("checkpoint-4")
+    assert weights(straight) == weights(broken)
+
+
 def test_numbers_that_went_bad_are_told_from_those_that_did_not():
     steps = lambda **values: [{"step": n + 1} | values for n in range(20)]  # noqa: E731
     fine = steps(

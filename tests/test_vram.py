@@ -79,40 +79,6 @@ def test_states_are_the_bytes_that_torch_holds_after_a_step(kind):
         )
 
 
-def peak(model, tokens: int) -> float:
-    """Bytes of activations and temporaries, at their peak, of a pass there and back through a model without its head."""
-    import torch
-    from torch.distributed._tools.mem_tracker import MemTracker
-
-    tracker = MemTracker()
-    tracker.track_external(model)
-    with tracker:
-        states = model.base_model(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
-        states.last_hidden_state.sum().backward()
-    [(_, told)] = tracker.get_tracker_snapshot("peak").items()
-    return sum(size for what, size in told.items() if str(what).rsplit(".", 1)[-1] in ("ACT", "TEMP"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("checkpointing", [True, False])
-def test_activations_are_what_torch_allocates_and_at_most_a_quarter_more(kind, checkpointing):
-    import torch
-
-    tokens, layers = 512, 3
-    content = small(kind, layers)
-    model = built(content, torch.bfloat16).train()
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    shape = vram.described_shape(content)
-    settings = {"precision": "bf16", "gradient_checkpointing": checkpointing}
-    headless = shape._replace(vocab=0)  # the pass has no head
-    told = sum(vram.activations(headless, settings, tokens).values())
-    seen = peak(model, tokens)
-    assert seen <= told * 1.02
-    assert told <= seen * 1.25
-
-
 def test_sliding_attention_keeps_a_mask_of_all_pairs():
     shape = vram.described_shape(vram.published()["google/gemma-3-1b-it"])
     assert shape.window == 512
@@ -205,6 +171,29 @@ def test_more_tokens_more_rows_and_more_layers_need_more_and_offload_less():
     assert needs(deepspeed=vram.OFFLOAD) < needs(deepspeed=vram.ZERO3) < needs()
     assert needs(gradient_checkpointing=False) > 2 * needs()
     assert needs(deepspeed=None, lora_rank=16) < needs(deepspeed=None)
+
+
+def test_a_model_that_one_card_cannot_hold_is_generated_by_several_together():
+    asked = job("generate", "qwen2.5-14b", "base")
+    [sentence] = vram.refusals(PAPER, [asked], 24, CONSTANTS)
+    assert "What would fit: models.qwen2.5-14b.generate.tensor_parallel: 2" in sentence
+    together = check.load([], {"models": {"qwen2.5-14b": {"generate": {"tensor_parallel": 2}}}})
+    assert vram.refusals(together, [asked], 24, CONSTANTS) == []
+    check.check(together)
+    for over in ({"gpus": 3}, {"gpus": 1}):
+        entry = {"models": {"qwen2.5-14b": {"generate": {"tensor_parallel": 2}} | over}}
+        with pytest.raises(grid.ConfigError, match=r"models.qwen2.5-14b: tensor_parallel 2 does not divide"):
+            check.check(check.load([], entry))
+
+
+def test_an_engine_takes_as_many_cards_as_share_a_model(monkeypatch):
+    from valley import engines
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,GPU-a,3")
+    assert engines.visible_gpus() == ["0", "1", "GPU-a", "3"]
+    assert engines.visible_gpus(2) == ["0,1", "GPU-a,3"]
+    with pytest.raises(SystemExit, match="does not divide the 4 cards"):
+        engines.visible_gpus(3)
 
 
 def test_a_study_on_cpu_and_a_model_of_unknown_shape_are_not_refused():

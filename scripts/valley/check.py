@@ -18,6 +18,7 @@ from valley.grid import (
     ConfigError,
     cells,
     examples_of,
+    generate_settings,
     parse_run,
     rl_settings,
     sft_settings,
@@ -337,6 +338,14 @@ def size_faults(config: dict):
             yield (
                 f"report.probe: size {name} takes {examples} of {rows} traces, which leaves no {config['report']['probe']} "
                 "that it is not trained on. Set report.probe: 0, or a smaller size"
+            )
+    for model in dict.fromkeys(model for model, _, _ in _valid_cells(config)):
+        settings, gpus = generate_settings(config, model), config["models"][model].get("gpus", 0)
+        over = settings.get("tensor_parallel", 1)
+        if settings["engine"] == "vllm" and gpus % over:
+            yield (
+                f"models.{model}: tensor_parallel {over} does not divide its {gpus} gpus. An engine takes as many cards: "
+                f"set models.{model}.gpus to a multiple of {over}, or models.{model}.generate.tensor_parallel"
             )
     for model, run, _ in _valid_cells(config):
         if parse_run(run).size:

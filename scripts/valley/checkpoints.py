@@ -202,6 +202,30 @@ class Keeper(TrainerCallback):
             discard(old)
 
 
+class Timely(TrainerCallback):
+    """Asks for a checkpoint when `minutes` have gone by since the last one, or since training began; all processes follow
+    the clock of the first.
+    """
+
+    def __init__(self, minutes: float):
+        self.minutes = minutes
+
+    def on_train_begin(self, args, state, control, **_):
+        self.last = time.monotonic()
+
+    def on_step_end(self, args, state, control, **_):
+        from accelerate.utils import broadcast_object_list
+
+        due = [time.monotonic() - self.last >= 60 * self.minutes]
+        if args.world_size > 1:
+            broadcast_object_list(due)
+        if due[0]:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **_):
+        self.last = time.monotonic()
+
+
 def discard(checkpoint: Path):
     """Remove a checkpoint, its manifest first: what a kill leaves of it counts for nothing."""
     (checkpoint / manifests.MANIFEST).unlink(missing_ok=True)

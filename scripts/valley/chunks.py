@@ -56,13 +56,13 @@ def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: lis
 
     `sources` with the arguments is what tells this work from other work. The chunks are removed by `finish`.
     """
-    gpus = engines.visible_gpus() if args.engine == "vllm" else []
+    gpus = engines.visible_gpus(args.tensor_parallel) if args.engine == "vllm" else []
     if len(gpus) > 1:  # work smaller than a chunk a GPU is spread over all; vLLM's seeds do not depend on it
         args.chunk = min(args.chunk, math.ceil(len(items) / len(gpus)))
 
     # Chunks of other work (another model, task or parameter) must not be continued: they lie under another
     # name.
-    identity = [records.settings(args, "out"), records.identity(args.model), *sources]
+    identity = [records.settings(args, "out", "tensor_parallel"), records.identity(args.model), *sources]
     made = folder(args.out) / grid.fingerprint(identity)
     work = cut(items, args.chunk)
     files = [made / f"{number:05}.parquet" for number in range(len(work))]

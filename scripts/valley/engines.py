@@ -110,6 +110,7 @@ def vllm_engine(args, tokenizer):
         # top_k silently.
         generation_config="vllm",
         enable_prefix_caching=True,
+        tensor_parallel_size=args.tensor_parallel,
         trust_remote_code=False,
         skip_tokenizer_init=True,
         seed=args.seed,
@@ -170,20 +171,26 @@ def cut(ids: list[int], ends: list[int]) -> list[int]:
     return next((ids[: at + 1] for at, token in enumerate(ids) if token in ends), ids)
 
 
-def visible_gpus() -> list[str]:
-    """The job's GPUs as CUDA_VISIBLE_DEVICES names them (numbers or UUIDs); where it is not set, all of the
-    machine.
+def visible_gpus(each: int = 1) -> list[str]:
+    """The job's GPUs as CUDA_VISIBLE_DEVICES names them (numbers or UUIDs), `each` together for an engine; where it is not
+    set, all of the machine.
     """
     import torch
 
     everything = ",".join(map(str, range(torch.cuda.device_count())))
-    return [
-        name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", everything).split(",") if name.strip()
-    ]
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", everything).split(",")
+    names = [name.strip() for name in names if name.strip()]
+    if each > 1 and len(names) % each:
+        records.fail(
+            f"--tensor-parallel {each}",
+            f"does not divide the {len(names)} cards of this job",
+            "Mend models.*.gpus or tensor_parallel in the config",
+        )
+    return [",".join(names[at : at + each]) for at in range(0, len(names), each)]
 
 
 def start_worker(args, gpus):
-    """First thing in a worker process: take one GPU off the queue and make the engine on it."""
+    """First thing in a worker process: take one GPU, or those of one engine, off the queue and make the engine there."""
     environment.end_with_parent()  # or it would hold its GPU for ever
     faulthandler.register(signal.SIGUSR1)  # a parent that sees a standstill asks where this process stands
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before anything in here imports torch

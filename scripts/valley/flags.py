@@ -82,7 +82,8 @@ SFT = {
     "deepspeed": Flag(
         str, None, "DeepSpeed configuration (see config/deepspeed); needs launch.py", operation=True
     ),
-    "save_every": Flag(int, 0, "steps between checkpoints; 0 keeps none", operation=True),
+    "save_every": Flag(int, 0, "steps between checkpoints; 0: none by steps", operation=True),
+    "save_minutes": Flag(float, 0.0, "minutes between checkpoints; 0: none by the clock", operation=True),
 }
 RL = {
     **OPTIMISER,
@@ -114,8 +115,11 @@ SAMPLING = {
     "precision": PRECISION,
     "temperature": Flag(float, help="0 means greedy"),
     "top_p": Flag(float),
+    "tensor_parallel": Flag(int, 1, "cards that hold one model of vLLM together", operation=True),
 }
-JUDGING = {name: SAMPLING[name] for name in ("engine", "max_context", "chunk", "precision")}
+JUDGING = {
+    name: SAMPLING[name] for name in ("engine", "max_context", "chunk", "precision", "tensor_parallel")
+}
 PREFLIGHT = {name: SFT[name] for name in ("completion", "max_length", "batch", "epochs", "steps")}
 # What a pool keeps of the traces (scripts/pool.py).
 POOL = {

@@ -273,6 +273,11 @@ def rl_settings(config: dict, model: str, run: str) -> dict:
     )
 
 
+def generate_settings(config: dict, model: str) -> dict:
+    """The settings of generation of a model, or of the judge where it is one: the study's, then the model's own."""
+    return config["generate"] | config["models"][model].get("generate", {})
+
+
 def training_gpus(config: dict, model: str, run: str) -> int:
     """GPUs that training of a run asks for: the model's; RL may have its own number (`rl.gpus`)."""
     own = rl_settings(config, model, run).get("gpus") if parse_run(run).rl else None

@@ -44,7 +44,8 @@ def check_room(args, folder: Path, kept: int | None, steps: int, stops: int = 0)
         return
     weights = 2 if args.precision == "bf16" and args.deepspeed else 4
     each = 2 * weights + 12 if args.deepspeed else weights + 8
-    count = stops + (0 if not args.save_every else kept + 1 if kept else -(-steps // args.save_every))
+    none = not args.save_every and not getattr(args, "save_minutes", 0)
+    count = stops + (0 if none else kept + 1 if kept else -(-steps // args.save_every))
     there = len(checkpoints.of(folder))
     left = max(0, count - there)
     whole = left if kept else min(2, left)
@@ -170,6 +171,8 @@ def train_and_save(
     mark = {"segment": len(before), "from": step}
     trainer.pop_callback(PrinterCallback)
     with pulse.Pulse(folder, f"training of {args.out}", step, begun, **mark) as beat:
+        if minutes := getattr(args, "save_minutes", 0):
+            trainer.add_callback(checkpoints.Timely(minutes))  # before Keeper, which has what is saved logged
         for callback in (Progress(), checkpoints.Keeper(beat, useful, kept, stops), Continued(trainer)):
             trainer.add_callback(callback)
         start = time.perf_counter()

@@ -4,7 +4,7 @@ A job has *moments* (the backward pass, the optimiser's step, sampling), each a 
 have. Where the formulae are from:
 - weights, gradients, optimiser: 2 + 2 + 12 bytes a parameter in bf16 with AdamW, spread over the cards by ZeRO's stage
   (Rajbhandari et al. 2020, section 3.1 and figure 1);
-- activations: bytes a token and layer counted on CPU (tests/test_vram.py holds them to what torch allocates); with
+- activations: bytes a token and layer counted on CPU (tests/gpu/test_card.py holds them to what torch allocates); with
   checkpointing one bf16 vector a token and layer, and one layer at a time (Chen et al. 2016);
 - the head: TRL's loss goes through the vocabulary in tiles and adds gradients up in fp32 (trl/kernels/chunked_logprob.py);
 - key-value cache: 2 × layers × key-value heads × width of a head × 2 bytes a token (Kwon et al. 2023, section 3).
@@ -182,16 +182,16 @@ def activations(of: Shape, settings: dict, tokens: int) -> dict[str, float]:
     return {"kept": wide * kept, "layer or head": wide * max(work, head)}
 
 
-def engine(of: Shape, sequences: int, tokens: int, context: int) -> dict[str, float]:
-    """What an engine of vLLM must hold on its card: weights, its work, and the cache of one sequence.
+def engine(of: Shape, sequences: int, tokens: int, context: int, over: int = 1) -> dict[str, float]:
+    """What vLLM must hold on each of the `over` cards of an engine: weights, its work, and the cache of one sequence.
 
     Its work is a pass of `tokens`, and the logits of `sequences` in fp32, twice where it samples.
     """
     work = tokens * (4 * of.ff + 8 * of.hidden) + 8 * sequences * of.vocab
     return {
-        "weights": 2 * of.parameters,
+        "weights": 2 * of.parameters / over,
         "work": work,
-        "cache of one response": of.kv_token * context,
+        "cache of one response": of.kv_token * context / min(over, of.kv_heads),
     }
 
 
@@ -232,7 +232,8 @@ def of_generation(of: Shape, settings: dict, cards: int, card: float, device: di
         cache = of.kv_token * settings["max_context"] * settings.get("chunk", 1)
         parts = {"weights": 2 * of.parameters, "cache": cache}
         return [Moment("sampling", parts, card - device["reserve"] * GIB)]
-    parts = engine(of, device["sequences"], device["vllm_tokens"], settings["max_context"])
+    over = settings.get("tensor_parallel", 1)
+    parts = engine(of, device["sequences"], device["vllm_tokens"], settings["max_context"], over)
     return [Moment("sampling", parts, device["vllm_share"] * card)]
 
 
@@ -249,7 +250,7 @@ def settings_of(config: dict, rule: str, model: str, run: str) -> dict:
         return grid.sft_settings(config, model, run)
     if rule == "rl":
         return grid.rl_settings(config, model, run)
-    return config["generate"]
+    return grid.generate_settings(config, config["report"]["judge"]["model"] if rule == "judge" else model)
 
 
 def moments(config: dict, job: dict, card: float, device: dict, **other) -> list[Moment] | None:
@@ -275,6 +276,7 @@ def tightest(found: list[Moment]) -> Moment:
 def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
     """What would let a job fit, the smallest change first, each tried by the same formulae; at most three."""
     rule, model = job["rule"], job["wildcards"]["model"]
+    model = config["report"]["judge"]["model"] if rule == "judge" else model
     more = [count for count in (2, 4, 8) if count > job["gpus"]]
     tried: list[tuple[str, dict, float]] = []
     if rule in (*costs.TRAINING, "rl"):
@@ -284,6 +286,20 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
         tried += [(f"{where}.gpus: {count}", {"gpus": count}, card) for count in more]
         tried += [(f"{own}: {zero}", {"deepspeed": zero}, card) for zero in (ZERO3, OFFLOAD)]
         tried += [(f"{where}.gpus: {n} with {ZERO3}", {"gpus": n, "deepspeed": ZERO3}, card) for n in more]
+    elif grid.generate_settings(config, model)["engine"] == "vllm":
+        shared = [over for over in (2, 4, 8) if job["gpus"] % over == 0]
+        tried += [
+            (f"models.{model}.generate.tensor_parallel: {over}", {"tensor_parallel": over}, card)
+            for over in shared
+        ]
+        tried += [
+            (
+                f"models.{model}.gpus: {over} with tensor_parallel: {over}",
+                {"gpus": over, "tensor_parallel": over},
+                card,
+            )
+            for over in more
+        ]
     larger = sorted({kind["memory"] for kind in constants["cards"].values() if kind["memory"] > card})
     tried += [(f"cards of {memory} GB", {}, memory) for memory in larger]
     device = constants["device"]

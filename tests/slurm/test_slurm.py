@@ -419,10 +419,13 @@ def doctor(folder: Path, request: str, ok: bool = True) -> str:
     )
 
 
-def test_the_doctor_finds_nothing_wrong_here(tmp_path):
-    output = doctor(tmp_path, "--gres=gpu:h100:1")
-    assert "FAIL" not in output
-    for text in ("GPUs of the probe: 0", "seen by the job at once", "the environment imports", "ready"):
+def test_the_doctor_finds_nothing_wrong_here_but_that_its_card_is_none(tmp_path):
+    """The site gives out cards that are not there, and the doctor multiplies on the one it got."""
+    output = doctor(tmp_path, "--gres=gpu:h100:1", ok=False)
+    [said] = re.findall(r"FAIL +(.*)", output)
+    assert said.startswith("CUDA on the node: ")
+    assert "torch cannot use the card" in said
+    for text in ("GPUs of the probe: 0", "seen by the job at once", "the environment imports"):
         assert text in output
 
 

@@ -423,7 +423,11 @@ def rl_settings(wildcards):
 
 
 def sampling(wildcards):
-    return config["generate"]
+    return grid.generate_settings(config, wildcards.model)
+
+
+def judge_sampling(wildcards):
+    return grid.generate_settings(config, JUDGE["model"])
 
 
 def rl_problems(wildcards):

@@ -26,9 +26,9 @@ if JUDGE:
             slurm_extra=nice,
         params:
             launch=lambda w, resources: launch(JUDGING, resources),
-            flags=what(LABELS, sampling, flags.JUDGING),
+            flags=what(LABELS, judge_sampling, flags.JUDGING),
             before=started_before(LABELS),
-            operation=how(sampling, flags.JUDGING),
+            operation=how(judge_sampling, flags.JUDGING),
             max_characters=JUDGE["max_characters"],
             stop=stop_flags(JUDGING),
         message:

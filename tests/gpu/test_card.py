@@ -1,0 +1,118 @@
+"""The first stage, by torch and transformers alone: a card multiplies, attends and holds what vram.py says it does."""
+
+import time
+
+import pytest
+import torch
+from acceptance import DEVICE, ON_CARD, note
+
+from valley import costs, environment, vram
+
+pytestmark = [pytest.mark.slow, pytest.mark.gpu]
+MODELS = {"qwen2": "Qwen/Qwen2.5-3B-Instruct", "llama": "meta-llama/Llama-3.1-8B-Instruct", "gemma3_text": "google/gemma-3-1b-it"}  # fmt: skip
+SMALL = {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+         "vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+LENGTHS = (4096, 16384) if ON_CARD else (512,)
+
+
+def content_of(kind: str, layers: int) -> dict:
+    """A family's published config with few layers that attend to everything: on a card as wide as published, on CPU small."""
+    content = vram.published()[MODELS[kind]] | {"num_hidden_layers": layers, "max_window_layers": layers}
+    content |= {"vocab_size": 512} if ON_CARD else SMALL
+    content |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if kind == "gemma3_text":
+        content |= {"layer_types": ["full_attention"] * layers, "sliding_window": 1 << 20}
+    return content
+
+
+def built(content: dict):
+    """The model of a config.json in bf16, with weights as they fall."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given = {
+        key: value for key, value in content.items() if key not in ("model_type", "sliding_window_pattern")
+    }
+    config = AutoConfig.for_model(content["model_type"], **given)
+    with torch.device(DEVICE):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+
+
+def there_and_back(model, tokens: int):
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=DEVICE)
+    model.base_model(input_ids=ids, use_cache=False).last_hidden_state.sum().backward()
+
+
+def peak(model, tokens: int) -> float:
+    """Bytes of activations and temporaries, at their peak, of a pass there and back through a model without its head."""
+    if ON_CARD:
+        there_and_back(model, tokens)  # gradients and workspaces are there from now on
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        there_and_back(model, tokens)
+        return torch.cuda.max_memory_allocated() - before
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    tracker = MemTracker()
+    tracker.track_external(model)
+    with tracker:
+        there_and_back(model, tokens)
+    [(_, told)] = tracker.get_tracker_snapshot("peak").items()
+    return sum(size for what, size in told.items() if str(what).rsplit(".", 1)[-1] in ("ACT", "TEMP"))
+
+
+@pytest.mark.parametrize("tokens", LENGTHS)
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_activations_are_what_torch_allocates_and_at_most_a_quarter_more(kind, checkpointing, tokens):
+    content = content_of(kind, 3)
+    model = built(content).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    headless = vram.described_shape(content)._replace(vocab=0)  # the pass has no head
+    settings = {"precision": "bf16", "gradient_checkpointing": checkpointing}
+    told, seen = sum(vram.activations(headless, settings, tokens).values()), peak(model, tokens)
+    note(f"memory-{kind}-{tokens}-{checkpointing}", told_mib=told / 2**20, seen_mib=seen / 2**20)
+    assert seen <= told * 1.02
+    assert told <= seen * 1.25
+
+
+def test_bf16_multiplies_as_fp32_does_and_at_what_rate():
+    size = 8192 if ON_CARD else 256
+    left, right = (torch.randn(size, size, device=DEVICE) for _ in range(2))
+    low = left.bfloat16() @ right.bfloat16()
+    assert (low.float() - left @ right).abs().max() < 0.02 * 4 * size**0.5
+    times = 20
+    start = time.perf_counter()
+    for _ in range(times):
+        low = left.bfloat16() @ right.bfloat16()
+    float(low[0, 0])  # waits for the card
+    rate = 2 * size**3 * times / (time.perf_counter() - start)
+    name = torch.cuda.get_device_name() if ON_CARD else "CPU"
+    note("card", name=name, cards=environment.gpus(), teraflops=rate / 1e12, memory_gib=vram.of_machine(), torch=torch.__version__)  # fmt: skip
+    assert rate > (2e13 if ON_CARD else 1e7)
+
+
+def test_attention_of_grouped_queries_runs_fused_and_equals_the_plain_one():
+    """Causal, 16k tokens on a card: by the kernel that keeps no T × T, or this raises."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention as attend
+
+    tokens, backend = (16384, SDPBackend.FLASH_ATTENTION) if ON_CARD else (256, SDPBackend.FLASH_ATTENTION)
+    shapes = (14, 2, 2)
+    dtype = torch.bfloat16
+    query, key, value = (torch.randn(1, heads, tokens, 64, device=DEVICE, dtype=dtype) for heads in shapes)
+    with sdpa_kernel(backend):
+        fused = attend(query, key, value, is_causal=True, enable_gqa=True)
+    some = min(tokens, 256)
+    wide = [part[:, :, :some].repeat_interleave(7, 1).float() for part in (key, value)]
+    with sdpa_kernel(SDPBackend.MATH):
+        plain = attend(query[:, :, :some].float(), *wide, is_causal=True)
+    assert (fused[:, :, :some].float() - plain).abs().max() < 0.05
+
+
+def test_the_cards_memory_is_the_one_that_the_table_says():
+    size = vram.of_machine()
+    if not ON_CARD:
+        assert size is None
+        return
+    assert any(0.9 < size / kind["memory"] < 1.08 for kind in costs.load()["cards"].values()), size

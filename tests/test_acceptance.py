@@ -1,0 +1,65 @@
+"""make test-gpu: what it says without a card, and what it would write of one."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, run
+
+from valley import costs, environment
+
+sys.path.insert(0, str(REPOSITORY / "tests/gpu"))
+import accept
+
+COSTS = (REPOSITORY / "workflow/reference/costs.yaml").read_text()
+
+
+def test_without_a_card_it_says_so_in_one_line_and_lists_every_stage():
+    if environment.listed_cards():
+        pytest.skip("this machine has a card")
+    first, *listed, last = run([sys.executable, "tests/gpu/accept.py"]).splitlines()
+    assert "no GPU on this machine" in first
+    assert [line.split()[0] for line in listed] == list(accept.STAGES)
+    assert "make test-slow" in last
+    files = {path.stem for path in Path("tests/gpu").glob("test_*.py")}
+    assert set(accept.STAGES) == files
+    for file in files:  # so that test-slow runs them on CPU
+        assert "pytestmark = [pytest.mark.slow, pytest.mark.gpu]" in Path(f"tests/gpu/{file}.py").read_text()
+    assert sum(limit for _, limit in accept.STAGES.values()) <= 600
+
+
+@pytest.mark.parametrize(
+    ("card", "factor"), [("NVIDIA H100 80GB HBM3", 1.0), ("NVIDIA A100-SXM4-80GB", 3.35 / 2.04)]
+)
+def test_what_a_card_measures_becomes_the_preset_and_what_it_does_not_stays(card, factor):
+    flops = 3.0e14 if "H100" in card else 1.0e14
+    notes = {"card": {"name": card}, "speed-4096": {"flops": 1.0}, "speed-16384": {"flops": flops},
+             "rl": {"vllm": True, "tokens_per_second": 5000.0}}  # fmt: skip
+    preset = yaml.safe_load(accept.measured(COSTS, notes, 0.494))["presets"]["measured"]
+    before = costs.load()["presets"]
+    peak = costs.load()["cards"]["h100" if "H100" in card else "a100"]["peak_flops"]
+    assert preset["sft_mfu"] == pytest.approx(flops / peak, abs=1e-4)
+    assert preset["rl_tokens"] == pytest.approx(5000 * 0.494 * factor, rel=1e-3)
+    assert preset["generate_tokens"] == before["measured"]["generate_tokens"]
+    assert card in preset["source"]
+    assert yaml.safe_load(accept.measured(COSTS, notes, 0.494))["presets"]["paper"] == before["paper"]
+
+
+def test_an_unknown_card_and_rl_without_vllm_measure_nothing():
+    assert (
+        accept.measured(COSTS, {"card": {"name": "NVIDIA T1"}, "speed-4096": {"flops": 1e14}}, 0.5) == COSTS
+    )
+    notes = {"card": {"name": "NVIDIA H100"}, "rl": {"vllm": False, "tokens_per_second": 1.0}}
+    assert accept.measured(COSTS, notes, 0.5) == COSTS
+
+
+def test_a_stage_without_its_packages_is_left_out_and_one_that_fails_is_named(tmp_path):
+    assert accept.stage_result("test_card", ("no_such_package",), 5, tmp_path) == (
+        "left out: no no_such_package in this environment"
+    )
+    assert accept.stage_result("test_that_is_not_there", (), 120, tmp_path) == "FAILED"
+    told = accept.page({"card": {"name": "X", "memory_gib": 80.0, "torch": "2"}}, {"test_card": "FAILED"})
+    assert re.search(r"\| test_card \| FAILED \|", told)
+    assert "X, 80 GiB" in told
