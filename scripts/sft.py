@@ -21,6 +21,7 @@ batch is `--batch` examples, as the paper counts, also where `--packing` lays th
 """
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -167,9 +168,11 @@ def make_trainer(config, model, tokenizer, data, lengths, lora=None):
     """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples) of so many tokens each; on
     several devices those of similar length train side by side (valley/batches.py). `lora` as `adapters` gives it.
 
-    On CPU, by one process, its loss is taken plainly: TRL's goes through the vocabulary in chunks, which spares
-    the memory of a card, and measures entropy and accuracy at every step, which here costs as much as the work.
+    On CPU, by one process, each step is taken plainly. TRL's loss goes through the vocabulary in chunks, which spares
+    the memory of a card, and measures entropy and accuracy at every step; around it the library looks for optional
+    packages and walks over all modules and weights. Where a step takes milliseconds that costs as much as the work.
     """
+    from torch.nn.utils import clip_grad_norm_
     from trl import SFTTrainer
 
     from valley import batches
@@ -179,14 +182,26 @@ def make_trainer(config, model, tokenizer, data, lengths, lora=None):
             each = config.per_device_train_batch_size * config.gradient_accumulation_steps
             return batches.rearrange(super().get_train_dataloader(), lengths, each * config.world_size)
 
-    class PlainLoss(SFTTrainer):
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    class Plain(SFTTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            if not model.training:
+                model.train()
             self._total_train_tokens += int(inputs["attention_mask"].sum())
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-            return completion_loss(model, inputs, num_items_in_batch)
+            loss = completion_loss(model, inputs, num_items_in_batch)
+            loss.backward()
+            return loss.detach()
+
+        def _clip_grad_norm(self, model):
+            return clip_grad_norm_(model.parameters(), config.max_grad_norm)
+
+        def floating_point_ops(self, inputs):
+            return 0  # nobody reads them
 
     plain = config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1
-    kind = PlainLoss if plain else Balanced if config.world_size > 1 else SFTTrainer
+    if plain:
+        sys.modules.setdefault("lomo_optim", None)  # or it is looked for on the disk twice a step
+    kind = Plain if plain else Balanced if config.world_size > 1 else SFTTrainer
     return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 

@@ -32,13 +32,15 @@ IDLE_SECONDS = 60
 # Most of what any script imports; the trainers' and the miniature model's modules by name, for they load
 # lazily.
 PRELOADED = (
-    "datasets", "jinja2", "math_verify", "pandas", "pyarrow.parquet", "scipy.stats", "torch", "seaborn",
+    "datasets", "deepspeed", "jinja2", "math_verify", "pandas", "pyarrow.parquet", "scipy.stats", "torch", "seaborn",
     "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2", "transformers.trainer",
     "trl.trainer.grpo_trainer", "trl.trainer.sft_trainer",
 )  # fmt: skip
 # What a library reads when it is loaded: a server started under other values cannot stand in.
 START_UP = (
     "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "DS_ACCELERATOR",
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_",
     "PYTHONPATH",

@@ -1,5 +1,6 @@
 """Studies that deceive, each in a known way: what the verdict on the claim they fool must say."""
 
+import math
 import re
 
 import forge
@@ -297,3 +298,25 @@ def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
     assert "27 problems occur in the traces: on the others it is undecided" in but
     models = pandas.read_csv(folder / "claims_models.csv")
     assert set(models[(models.claim == "C1") & (models.part == "loss")].trainings) == {1}
+
+
+def test_a_training_whose_responses_all_reflect_has_no_gap_and_the_others_speak(rng):
+    """It made the whole claim undecided, and more often the more seeds there were."""
+    run, seeds = forge.SMALLEST, range(3)
+    truths = {Cell("qwen2.5-3b", run, s): forged.Truth(0.4, reflective=0.7) for s in seeds}
+    made = forged.forged_answers(truths, {"math500": (200, 4)}, ("math500",), 0.0, rng)
+    tasks = forge.Tasks(["math500"], ["math500"], [])
+
+    def gap(answers, only=None):
+        row, _ = estimates.estimate(
+            forge.study(answers), "qwen2.5-3b", {run: 1.0}, None, "reflection_gap", "value", tasks, only=only
+        )
+        return row.estimate
+
+    two = gap({cell: made[cell] for cell in list(made)[:2]})
+    reflective, tokens, theirs = (
+        made[list(made)[2]].column("math500", name) for name in ("reflective", "tokens", "tokens_reflective")
+    )
+    reflective[:], theirs[:] = 1.0, tokens
+    assert math.isnan(gap(made, only=2).value)
+    assert gap(made) == two

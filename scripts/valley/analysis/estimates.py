@@ -68,16 +68,24 @@ def of_cell(study: Study, cell: Cell, measure: str, tasks: Tasks, grader: str) -
     return study.remembered[key]
 
 
+def of_seeds(study: Study, model: str, run: str, seeds: list, measure: str, tasks: Tasks, grader: str):
+    """A measure of each seed of a run that has one: where every response is reflective, none is longer than others.
+    Where no seed has one, that of all, which is no number.
+    """
+    sides = [of_cell(study, Cell(model, run, seed), measure, tasks, grader) for seed in seeds]
+    return [side for side in sides if not math.isnan(side.value)] or sides
+
+
 def mean_of_runs(
     study: Study, model: str, weights: dict[str, float], seeds: dict, measure: str, tasks: Tasks, grader: str
 ) -> Measured:
     """The weighted mean of runs, each the mean of its seeds; checkpoints of a run are of one training."""
     terms, trainings = [], collections.Counter()
     for run, weight in weights.items():
-        each = weight / len(seeds[run])
-        terms += [(each, of_cell(study, Cell(model, run, s), measure, tasks, grader)) for s in seeds[run]]
+        sides = of_seeds(study, model, run, seeds[run], measure, tasks, grader)
+        terms += [(weight / len(sides), side) for side in sides]
         if study.is_trained(model, run):
-            trainings[grid.parse_run(run).whole] += weight / len(seeds[run]) ** 0.5
+            trainings[grid.parse_run(run).whole] += weight / len(sides) ** 0.5
     return weighted(terms, sum(share**2 for share in trainings.values()))
 
 
@@ -107,8 +115,8 @@ def pooled_noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple
         alone = {run: study.seeds(model, [run])[0][run] for run in study.runs(model)}
         for run, seeds in alone.items():
             if len(seeds) > 1 and study.is_trained(model, run) and grid.parse_run(run).step is None:
-                several = [of_cell(study, Cell(model, run, s), measure, tasks, grader) for s in seeds]
-                groups.append((several, residuals(len(seeds)), 1.0))
+                several = of_seeds(study, model, run, seeds, measure, tasks, grader)
+                groups.append((several, residuals(len(several)), 1.0))
         curve = [run for run in study.sizes(model)[1:] if alone[run]]
         if len(curve) > 3:
             sides = [mean_of_runs(study, model, {run: 1.0}, alone, measure, tasks, grader) for run in curve]
