@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -527,3 +528,20 @@ def test_a_problem_that_would_end_its_own_turn_is_refused_by_rl(tmp_path, base):
     output = script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
                     tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *RL, ok=False)  # fmt: skip
     assert "rl.parquet: a problem spells the special token <eos>" in output
+
+
+def test_a_manifest_that_a_killed_process_half_wrote_is_no_part_of_its_checkpoint(tmp_path):
+    """RL was killed while it made an old checkpoint one of weights alone; the next process died of the remains."""
+    made = tmp_path / "checkpoint-2"
+    made.mkdir()
+    for name in ("model.safetensors", "optimizer.pt"):
+        (made / name).write_text(name)
+    manifests.seal(made, step=2)
+    left = made / f".{manifests.MANIFEST}.{socket.gethostname()}-999999999.tmp"
+    left.write_text("{")
+    checkpoints.drop_states([made])
+    assert sorted(path.name for path in made.iterdir()) == ["manifest.json", "model.safetensors"]
+    assert checkpoints.unfit(made) is None
+    left.write_text("{")
+    manifests.seal(made, step=2)
+    assert checkpoints.unfit(made) is None

@@ -22,8 +22,9 @@ SMALL = 16 << 20  # bytes up to which a checkpoint's file is hashed
 
 
 def contents(folder: Path) -> list[Path]:
-    """Every file below a folder but its own manifest, in name order."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    """Every file below a folder but its own manifest, also one that a killed process half wrote, in name order."""
+    own = {folder / MANIFEST, *folder.glob(f".{MANIFEST}.*")}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
 
 
 def hashes(paths: list[Path]) -> list[str]:
