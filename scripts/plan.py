@@ -24,14 +24,28 @@ def table(planned: list[dict], keys) -> list[tuple[str, int, float]]:
 
 
 def warnings(config: dict, planned: list[dict], profile: dict, card: dict, constants: dict) -> list[str]:
-    """What cannot work as planned: jobs that outlive their time and its retries, jobs that a card cannot hold."""
-    found = []
-    for job, hours, given in costs.endless(
-        planned, lambda rule: profiles.limit(profile, rule), profiles.tries(profile)
-    ):
+    """What cannot work as planned: jobs that outlive their time and its retries, jobs that a card cannot hold; and what
+    runs in portions.
+    """
+    found, requeue = [], profiles.requeues(profile)
+
+    def limit(rule: str) -> float:
+        return profiles.limit(profile, rule)
+
+    for job, hours, given in costs.endless(planned, config, limit, profiles.tries(profile), requeue):
         name = ".".join(job["wildcards"].values())
         found.append(
             f"cannot end        {job['rule']} {name}: {hours:,.0f} h, and the profile gives it {given:,.0f} h in all"
+        )
+    long = [
+        (costs.job_hours(job), job)
+        for job in planned
+        if requeue and job["rule"] in (*costs.TRAINING, "rl") and costs.portions(job, limit(job["rule"])) > 1
+    ]
+    for hours, job in sorted(long, key=lambda pair: -pair[0]):
+        count, name = costs.portions(job, limit(job["rule"])), ".".join(job["wildcards"].values())
+        found.append(
+            f"in portions       {job['rule']} {name}: {hours:,.0f} h in {count} of {limit(job['rule']) / 60:,.0f} h, each from the last one's checkpoint"
         )
     found += [
         f"does not fit      {line}" for line in vram.refusals(config, planned, card["memory"], constants)

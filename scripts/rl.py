@@ -242,7 +242,7 @@ def train(args, work: list):
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(data),
         )
-        took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=None)
+        took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=None, unit=updates)
     curve, columns = curve_rows(trainer.state.log_history, updates), rollouts.columns_counted(trainer)
     if trainer.is_world_process_zero():
         record = records.provenance(args) | took

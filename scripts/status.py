@@ -99,7 +99,7 @@ def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, don
             progress = last_line(logs[-1]) if logs else ""
             found.append("running: " + ", ".join(running) + (f", {progress}" if progress else ""))
         elif logs and not locked and (said := last_line(logs[-1])):
-            found.append(f"failed: {rule}: {said} ({logs[-1]})")
+            found.append(said if said.startswith("paused: ") else f"failed: {rule}: {said} ({logs[-1]})")
     return found
 
 

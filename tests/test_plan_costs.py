@@ -1,9 +1,11 @@
 """plan.py: the jobs are Snakemake's, the totals the paper's, and finished work counts as measured."""
 
+import math
 import re
 import sys
 
 import fetch_check
+import plan
 import pytest
 from conftest import checkout, planned, run, script, snakemake
 
@@ -114,11 +116,38 @@ def test_the_papers_grid_ends_under_the_profile_that_is_shipped_and_fewer_tries_
     def limit(rule):
         return profiles.limit(profile, rule)
 
-    assert costs.endless(jobs, limit, profiles.tries(profile)) == []
-    [(longest, hours, given), *others] = costs.endless(jobs, limit, 3)
+    assert costs.endless(jobs, config, limit, profiles.tries(profile), requeue=False) == []
+    [(longest, hours, given), *others] = costs.endless(jobs, config, limit, 3, requeue=False)
     assert (longest["wildcards"]["model"], longest["rule"], given) == ("qwen2.5-3b", "rl", 72)
     assert 140 < hours < 165
     assert {job["rule"] for job, *_ in others} == {"rl"}
+    assert profiles.requeues(profile)
+    assert costs.endless(jobs, config, limit, 1, requeue=True) == []  # in portions, without a single retry
+    assert costs.portions(longest, 24 * 60) == math.ceil(hours / 24) > 5
+    [(slow, step, portion), *_] = costs.endless(jobs, config, lambda rule: 30, 99, requeue=True)
+    assert (slow["wildcards"], portion) == (longest["wildcards"], 0.5)
+    assert step == pytest.approx(
+        hours / 100
+    )  # a step of more than half an hour comes to no checkpoint within it
+
+
+def test_a_plan_says_which_trainings_run_in_portions_and_which_cannot(tmp_path):
+    profile = profiles.merged(["profiles/slurm"])
+    config = check.load([])
+    job = {"rule": "rl", "wildcards": {"model": "qwen2.5-3b", "run": "base+rl", "seed": "0"}, "gpus": 8}
+    job["seconds"] = 8 * 3600 * 150
+    card = COSTS["cards"]["h100"]
+    [line, _] = plan.warnings(config, [job], profile, card)
+    assert line.startswith("in portions       rl qwen2.5-3b.base+rl.0: 150 h in 7 of 24 h")
+    [line, _] = plan.warnings(config, [job], profile | {"slurm-requeue": False, "retries": 3}, card)
+    assert line.startswith("cannot end        rl qwen2.5-3b.base+rl.0: 150 h, and the profile gives it 96 h")
+    generation = job | {
+        "rule": "generate",
+        "wildcards": {"model": "qwen2.5-3b", "run": "base", "seed": "0", "task": "aime24"},
+    }
+    assert plan.warnings(config, [generation], profile | {"retries": 3}, card)[0].startswith(
+        "cannot end        generate"
+    )
 
 
 def test_a_profile_is_read_as_snakemake_reads_it(tmp_path):

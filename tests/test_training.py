@@ -14,7 +14,19 @@ import rl
 import sft
 from conftest import REPOSITORY, run, script
 
-from valley import check, checkpoints, equality, flags, grading, grid, manifests, prompts, records, training
+from valley import (
+    check,
+    checkpoints,
+    environment,
+    equality,
+    flags,
+    grading,
+    grid,
+    manifests,
+    prompts,
+    records,
+    training,
+)
 
 
 def test_the_global_batch_is_exact_on_any_number_of_devices():
@@ -186,6 +198,80 @@ def test_a_run_killed_at_three_steps_and_resumed_has_the_record_of_an_undisturbe
     assert whole["seconds_lost"] == 0
 
 
+def now_is_the_end() -> dict:
+    """The environment of a job whose time is up, as SLURM tells it."""
+    return {"SLURM_JOB_END_TIME": str(int(time.time()))}
+
+
+def test_sft_whose_time_is_up_ends_with_a_checkpoint_at_a_step_of_its_own_and_goes_on_from_it(
+    tmp_path, base, subset
+):
+    """Without checkpoints by number of steps; the result is that of an undisturbed run, bit for bit."""
+    whole, cell = tmp_path / "whole", tmp_path / "cell"
+    whole.mkdir(), cell.mkdir()
+    undisturbed = train(whole, base, subset, "--epochs", 3)
+    for step in (1, 2):
+        output = script("sft", *sft_flags(cell, base, subset, "--epochs", 3), ok=False, **now_is_the_end())
+        assert (
+            f"paused: {cell / 'model'}: step {step} of 24 is saved, the time of this job is nearly up"
+            in output
+        )
+        assert not (cell / "failed.json").exists()  # nothing that a retry stops on
+        assert not (cell / "model").exists()
+    later = {"SLURM_JOB_END_TIME": str(int(time.time()) + 3600)}
+    script("sft", *sft_flags(cell, base, subset, "--epochs", 3), **later)
+    record = records.read_json(cell / "train.json")
+    assert weights(cell) == weights(whole)
+    assert [(one["from"], one["to"]) for one in record["segments"]] == [(0, 1), (1, 2), (2, 24)]
+    assert record["steps_lost"] == 0
+    assert record["tokens_trained"] == undisturbed["tokens_trained"]
+
+
+def test_a_process_whose_time_is_up_says_so_by_its_exit_code_and_puts_its_slurm_job_back(
+    tmp_path, monkeypatch
+):
+    """A stand-in for scontrol: that SLURM then starts the job again is tests/slurm's to show."""
+    command = tmp_path / "scontrol"
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexit $(cat {tmp_path}/code)\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    waited = []
+    monkeypatch.setattr(environment.time, "sleep", waited.append)
+    for job, rank, code, asked, waits in (
+        (None, 0, 0, 0, 0),
+        ("7", 0, 0, 1, 1),
+        ("7", 1, 0, 1, 2),
+        ("7", 0, 1, 2, 2),
+    ):
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        if job:
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("RANK", str(rank))
+        (tmp_path / "code").write_text(str(code))
+        with pytest.raises(SystemExit) as ended:
+            environment.hand_over("step 3 of 9 is saved")
+        assert ended.value.code == environment.CONTINUES
+        said = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+        assert (said, len(waited)) == ("requeue 7\n" * asked, waits)
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [("2-01:00:05", 176405), ("1:00:05", 3605), ("4:05", 245), ("UNLIMITED", None), ("", None)],
+)
+def test_the_end_of_a_job_is_asked_of_slurms_that_do_not_tell_it(tmp_path, monkeypatch, told, left):
+    command = tmp_path / "squeue"
+    command.write_text(f'#!/bin/sh\n[ "$*" = "-h -j 7 -o %L" ] && echo "{told}"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    end = environment.job_end()
+    assert end is None if left is None else abs(end - time.time() - left) < 5
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert environment.job_end() is None
+
+
 def test_a_half_written_or_damaged_checkpoint_is_passed_over_aloud_for_the_newest_whole_one(
     tmp_path, base, subset
 ):
@@ -346,6 +432,34 @@ def test_grpo_climbs_on_a_trivial_reward_through_the_studys_own_grader(tmp_path,
     record = json.loads((tmp_path / "rl/train.json").read_text())
     assert record["responses"] == 16 * 32
     assert all((tmp_path / "rl/checkpoints" / f"checkpoint-{step}").is_dir() for step in (4, 8, 12, 16))
+
+
+def test_rl_whose_time_is_up_ends_between_two_of_its_steps_and_keeps_no_checkpoint_that_nobody_asked_for(
+    tmp_path, base
+):
+    problems = tmp_path / "problems.parquet"
+    records.write_parquet(problems, [{"problem": f"{n}b+1", "answer": "0"} for n in range(10, 42)])
+
+    def asked(name):
+        cell = tmp_path / name
+        return ["--model", base, "--problems", problems, "--out", cell / "model", "--record", cell / "train.json", "--curve",
+                cell / "curve.parquet", *RL, "--steps", 4, "--minibatch", 2, "--device-batch", 16, "--save-every", 2]  # fmt: skip
+
+    script("rl", *asked("whole"))
+    output = script("rl", *asked("cell"), ok=False, **now_is_the_end())
+    assert "step 2 of 8 is saved" in output  # updates; two make a step, whose responses they share
+    script("rl", *asked("cell"))
+    assert weights(tmp_path / "cell") == weights(tmp_path / "whole")
+    curves = [
+        pyarrow.parquet.read_table(tmp_path / f"{name}/curve.parquet").to_pylist()
+        for name in ("cell", "whole")
+    ]
+    assert curves[0] == curves[1]
+    kept = [
+        sorted(path.name for path in tmp_path.glob(f"{name}/checkpoints/checkpoint-*"))
+        for name in ("cell", "whole")
+    ]
+    assert kept[0] == kept[1] == ["checkpoint-4", "checkpoint-8"]
 
 
 def test_the_reward_is_the_graders_headline_verdict():
@@ -541,7 +655,7 @@ def test_a_manifest_that_a_killed_process_half_wrote_is_no_part_of_its_checkpoin
     left.write_text("{")
     checkpoints.drop_states([made])
     assert sorted(path.name for path in made.iterdir()) == ["manifest.json", "model.safetensors"]
-    assert checkpoints.unfit(made) is None
+    assert manifests.flaw(made) is None
     left.write_text("{")
     manifests.seal(made, step=2)
-    assert checkpoints.unfit(made) is None
+    assert manifests.flaw(made) is None

@@ -196,7 +196,10 @@ class Keeper(TrainerCallback):
             if step_of(checkpoint) < state.global_step and step_of(checkpoint) not in self.stops
         ]
         if self.kept is None:
-            drop_states(before)
+            for old in before:
+                if step_of(old) % args.save_steps:  # where a portion ended; nothing is published of it
+                    discard(old)
+            drop_states([old for old in before if old.exists()])
             return
         for old in before[: len(before) - self.kept + 1]:
             discard(old)

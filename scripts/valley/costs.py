@@ -5,6 +5,7 @@ The model and its constants, with their sources, stand in workflow/reference/cos
 
 import collections
 import heapq
+import math
 from pathlib import Path
 
 from valley import check, grid, records
@@ -48,17 +49,46 @@ def seconds(job: dict, config: dict, costs: dict, preset: dict, measured: dict) 
     return modelled_seconds(job, config, costs, preset), False
 
 
-def endless(jobs: list[dict], limit, tries: int) -> list[tuple[dict, float, float]]:
+def job_hours(job: dict) -> float:
+    """Hours that a job takes on the cards that it asks for."""
+    return job["seconds"] / max(1, job["gpus"]) / 3600
+
+
+def portions(job: dict, minutes: float) -> int:
+    """In how many portions of so many minutes a training runs that ends each before its time is up."""
+    return math.ceil(job_hours(job) * 60 / minutes)
+
+
+def endless(
+    jobs: list[dict], config: dict, limit, tries: int, requeue: bool
+) -> list[tuple[dict, float, float]]:
     """Jobs that cannot end: (job, hours it takes, hours it gets), the longest first.
 
-    `limit` gives the minutes of a rule's jobs; a training continues from its checkpoint, so each try counts.
+    `limit` gives the minutes of a rule's jobs. What is done is kept when they are over, so each try counts; where SLURM
+    may `requeue` jobs a training has as many portions as it needs, and cannot end only where one of its steps takes
+    longer than a portion, in which it comes to no checkpoint.
     """
     found = []
     for job in jobs:
-        hours, given = job["seconds"] / max(1, job["gpus"]) / 3600, limit(job["rule"]) * tries / 60
+        hours, given = job_hours(job), limit(job["rule"]) * tries / 60
+        if requeue and job["rule"] in (*TRAINING, "rl"):
+            hours, given = hours / steps_of(job, config), limit(job["rule"]) / 60
         if hours > given:
             found.append((job, hours, given))
     return sorted(found, key=lambda entry: -entry[1])
+
+
+def steps_of(job: dict, config: dict) -> float:
+    """Steps of a training, at least one."""
+    model, run = job["wildcards"]["model"], job["wildcards"]["run"]
+    if job["rule"] == "rl":
+        return max(1, grid.rl_settings(config, model, run)["steps"])
+    settings, examples = (
+        grid.sft_settings(config, model, run),
+        grid.examples_of(config, grid.parse_run(run).size),
+    )
+    steps = settings["steps"] if "steps" in settings else settings["epochs"] * examples / settings["batch"]
+    return max(1, steps)
 
 
 def billions(config: dict, model: str) -> float:

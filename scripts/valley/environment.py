@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from valley import plain, records
 
 LONGEST_TMP = 60  # bytes of TMPDIR
+CONTINUES = 85  # exit code: what is left is done by starting again
+SECONDS_TO_GO = 120  # within which SLURM ends a job that it puts back into its queue
 # Kernels that every x86-64 processor with AVX2 has, in one order of summation, whatever else it could do.
 EXACT = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
@@ -99,6 +102,37 @@ def slurm_problem() -> str | None:
         if ping.returncode == 0
         else f"SLURM's controller does not answer ({(ping.stdout + ping.stderr).strip()[:200]})"
     )
+
+
+def job_end() -> float | None:
+    """When SLURM will end this job (Unix time): as newer versions tell each job, else as the controller answers; None outside
+    a job, without a limit, and where nobody says.
+    """
+    if told := os.environ.get("SLURM_JOB_END_TIME"):
+        return float(told)
+    if not (job := os.environ.get("SLURM_JOB_ID")) or not shutil.which("squeue"):
+        return None
+    asked = ["squeue", "-h", "-j", job, "-o", "%L"]
+    left = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    if not (match := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", left)):
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return time.time() + ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def hand_over(said: str):
+    """End this process with work left that a later one continues: `said` is its last line, CONTINUES its exit code.
+
+    Within SLURM the job goes back into the queue under its own id, as a preempted one does, so that this is no failure
+    and uses up no retry; where SLURM refuses, a retry continues.
+    """
+    say(f"paused: {said}")
+    job, requeued = os.environ.get("SLURM_JOB_ID"), False
+    if process_rank() == 0 and job and shutil.which("scontrol"):
+        requeued = subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0
+    if requeued or process_rank() > 0:  # the job is ended with all its processes, the first one last
+        time.sleep(SECONDS_TO_GO)
+    sys.exit(CONTINUES)
 
 
 def ends_without_memory(folder: Path) -> int:

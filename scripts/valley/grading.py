@@ -45,8 +45,7 @@ STATEMENT = re.compile(
 LABEL = re.compile(r"\\text(?:bf)?\s*\{\s*((?:final\s+)?answer)\s*:?\s*\}\s*:?", re.IGNORECASE)
 MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b|\\neq?(?![a-z])|≠", re.IGNORECASE)
-# What stands around a listed answer in words; signs of mathematics make another answer of it: `b+1`,
-# `\\lnot b`.
+# Around a listed answer stand words; signs of mathematics make another answer of it: `b+1`, `\\lnot b`.
 NO_WORDS = re.compile(r"[-+*/=<>^|&~¬∧∨⊕→−\d]|\\(?!text|math|boxed|[,;:! {}$])")
 VERB = re.compile(r"\b(?:is|are|equals|equal to|be)\b", re.IGNORECASE)
 SINGLE = re.compile(r"(?<![\w.^_{\\/-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\d^_}/])")

@@ -56,6 +56,11 @@ def limit(profile: dict, rule: str) -> float:
     return float(match[1]) * MINUTES[match[2]]
 
 
+def requeues(profile: dict) -> bool:
+    """Whether jobs may be put back into SLURM's queue under their own id."""
+    return profile.get("executor") == "slurm" and bool(profile.get("slurm-requeue"))
+
+
 def tries(profile: dict) -> int:
     """How often a job is started at most."""
     return 1 + int(profile.get("retries") or 0)

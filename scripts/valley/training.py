@@ -18,6 +18,9 @@ from valley.weights import stored_parameters
 
 STUCK = 10  # steps in a row without a difference of reward in any group that are worth a warning
 HOPELESS = 20  # steps from the first one without a single right response, and half the run: it ends
+SAVING = (
+    300.0  # seconds kept free for the last checkpoint of a job; a twentieth of its time where that is less
+)
 EMPTY = 1  # tokens: the end token alone, which TRL counts
 EXPLODED = 10.0  # times the first loss that a loss may come to before it is worth a warning
 
@@ -103,6 +106,38 @@ class Progress(TrainerCallback):
             )
 
 
+class Portion(TrainerCallback):
+    """Ends a training before the time of its job is up, with a checkpoint from which the next job continues.
+
+    `end` is that time (environment.job_end). A step is `unit` updates of the trainer: RL's responses last for several, and
+    are drawn anew where one continues between them. It ends when less time is left than a step, the longest so far
+    and a quarter more, with what saving takes; so every portion makes a step at least.
+    """
+
+    def __init__(self, trainer, end: float | None, unit: int):
+        self.trainer, self.end, self.unit = trainer, end, unit
+        self.longest, self.over = 0.0, False
+
+    def on_train_begin(self, args, state, control, **_):
+        self.last = time.time()
+        self.saving = min(SAVING, 0.05 * (self.end - self.last)) if self.end else 0.0
+
+    def on_step_end(self, args, state, control, **_):
+        if self.end is None or state.global_step % self.unit or state.global_step >= state.max_steps:
+            return
+        now = time.time()
+        self.longest, self.last = max(self.longest, now - self.last), now
+        if self.of_all(now + 1.25 * self.longest + self.saving > self.end):
+            self.over = control.should_save = control.should_training_stop = True
+
+    def of_all(self, late: bool) -> bool:
+        """Whether any process of this training is late: all stop at the same step."""
+        import torch
+
+        accelerator = self.trainer.accelerator
+        return bool(accelerator.reduce(torch.tensor(float(late), device=accelerator.device), "sum") > 0)
+
+
 def hopeless(history: list[dict], steps: int) -> str | None:
     """Why nothing can come of a training any more, in a few words, from its log (one entry a logged step); else
     None.
@@ -155,13 +190,22 @@ def longest_run(values: list[bool]) -> int:
 
 
 def train_and_save(
-    trainer, tokenizer, args, resume: str | None, begun: float, kept: int | None, stops: tuple[int, ...] = ()
+    trainer,
+    tokenizer,
+    args,
+    resume: str | None,
+    begun: float,
+    kept: int | None,
+    stops: tuple[int, ...] = (),
+    unit: int = 1,
 ) -> dict:
     """Train, from the checkpoint `resume` where there is one, and save the model; what it took over all processes
     that worked on it.
 
     `begun` is when this process began (time.perf_counter), `kept` how many checkpoints stay (None: all) beside those
-    of the steps `stops`. A standstill ends the process (valley/pulse.py), progress goes to standard error by `Progress`; standard output
+    of the steps `stops`, `unit` how many updates a step has. A standstill ends the process (valley/pulse.py), and so
+    does, with a checkpoint, the end of its job's time (`Portion`); progress goes to standard error by `Progress`;
+    standard output
     is left to the script's closing line.
     """
     folder = Path(trainer.args.output_dir)
@@ -173,7 +217,11 @@ def train_and_save(
     with pulse.Pulse(folder, f"training of {args.out}", step, begun, **mark) as beat:
         if minutes := getattr(args, "save_minutes", 0):
             trainer.add_callback(checkpoints.Timely(minutes))  # before Keeper, which has what is saved logged
-        for callback in (Progress(), checkpoints.Keeper(beat, useful, kept, stops), Continued(trainer)):
+        portion, keeper = (
+            Portion(trainer, environment.job_end(), unit),
+            checkpoints.Keeper(beat, useful, kept, stops),
+        )
+        for callback in (Progress(), portion, keeper, Continued(trainer)):
             trainer.add_callback(callback)
         start = time.perf_counter()
         with contextlib.suppress(Complete):
@@ -183,6 +231,9 @@ def train_and_save(
             ended = "diverged" if "number" in why else "was ended"
             todo = "Change the recipe or the start model; a retry cannot help"
             records.fail(args.out, f"training {ended} ({why})", todo)
+        if portion.over:
+            at = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+            environment.hand_over(f"{args.out}: {at} is saved, the time of this job is nearly up")
         save_model(trainer, tokenizer, args)
         seconds = beat.seconds()
     last = {"from": step, "to": trainer.state.global_step, "seconds": seconds, "seconds_training": trained}

@@ -241,13 +241,10 @@ def memory(rule, mb):
 
 
 def jobs_without_end():
-    """The planned jobs whose modelled time is more than their limit and their retries give, as short texts.
-
-    A training continues from its checkpoint when its time is up, so that the limit of a partition bounds no job by itself.
-    """
+    """The planned jobs whose modelled time is more than they can get (costs.endless), as short texts."""
     constants = costs.load()
     preset, measured = constants["presets"]["paper"], costs.measured_seconds(PLACES.benchmarks)
-    found = []
+    found, requeue = [], bool(getattr(workflow.executor_settings, "requeue", False))
     for job in workflow.dag.needrun_jobs():
         planned = {
             "rule": job.rule.name,
@@ -256,10 +253,10 @@ def jobs_without_end():
         }
         if not planned["gpus"] or not isinstance(minutes := job.resources.get("runtime"), int):
             continue
-        seconds, _ = costs.seconds(planned, config, constants, preset, measured)
-        hours, given = seconds / planned["gpus"] / 3600, minutes * (1 + job.restart_times) / 60
-        if hours > given:
-            found.append(f"{job.rule.name} {'.'.join(job.wildcards)}: {hours:,.0f} h of {given:,.0f} h")
+        planned["seconds"], _ = costs.seconds(planned, config, constants, preset, measured)
+        given = lambda rule, minutes=minutes: minutes  # noqa: E731
+        for _, hours, gets in costs.endless([planned], config, given, 1 + job.restart_times, requeue):
+            found.append(f"{job.rule.name} {'.'.join(job.wildcards)}: {hours:,.0f} h of {gets:,.0f} h")
     return found
 
 
