@@ -14,7 +14,7 @@ from valley import environment
 environment.prepare(
     warm_start=True, exact=True
 )  # the same as the Snakefile's, so that all tests share one warm process
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # as for each job, also where `exact` cannot be had
 for name in (
     "MAKEFLAGS",
     "MAKELEVEL",
@@ -105,9 +105,13 @@ def planned(output: str) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """A checkout in which the smoke study has run to its page, by somebody with a token of the hub."""
+    """A checkout in which the smoke study has run to its page, by somebody with a token of the hub, and with kernels and threads
+    of his own choice in his environment and profile.
+    """
     folder = checkout(tmp_path_factory.mktemp("smoke"))
-    (folder / "output.txt").write_text(snakemake(folder, *SMOKE, HF_TOKEN=TOKEN))
+    own = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "AVX2", "OMP_NUM_THREADS": "2"}
+    output = snakemake(folder, *SMOKE, "--set-threads", "sft=2", "rl=2", HF_TOKEN=TOKEN, **own)
+    (folder / "output.txt").write_text(output)
     return folder
 
 

@@ -50,6 +50,13 @@ def test_tokenised_subsets_are_told_in_the_record_and_a_finished_study_does_not_
     assert planned(snakemake(folder, "-n", *SMOKE)) == {}
 
 
+def test_exact_holds_whatever_environment_and_profile_say(smoke):
+    """The fixture asks for other kernels and two threads."""
+    for name in ("sft-16", "base+rl"):
+        record = records.read_json(results(smoke) / name / "seed0/train.json")
+        assert (record["kernels"], record["threads"]) == ("AVX2", 1)
+
+
 def test_every_cell_has_its_files_and_records(smoke):
     for run_name in ("base", "sft-16", "sft-64", "sft-16.short", "base+rl", "base+rl@2"):
         cell = results(smoke) / run_name / "seed0"
