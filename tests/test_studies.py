@@ -220,6 +220,23 @@ def test_a_pool_or_a_recipe_that_cannot_work_is_refused_with_what_to_do(pools, r
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([True, False], "tasks.aime24.answers.0: True is no answer of a task that lists them: letters"),
+        (["Yes", "no", "yes"], "tasks.aime24.answers: 'yes' is there twice"),
+        (["a,b", "c"], "'a,b' is no answer"),
+        (["one"], "tasks.aime24.answers: ['one'] is too short"),
+    ],
+)
+def test_answers_that_cannot_be_told_apart_or_that_yaml_misread_are_refused(answers, said):
+    config = paper()
+    config["tasks"]["aime24"]["answers"] = answers
+    with pytest.raises(check.ConfigError) as error:
+        check.check(config)
+    assert said in str(error.value)
+
+
 def test_pools_lie_beside_the_subsets_that_finished_cells_are_made_of():
     from valley.places import Places
 
