@@ -71,8 +71,8 @@ def moved(before, after) -> set[str]:
         name for name in right if name in left and not torch.equal(left[name].float(), right[name].float())
     }
 
-    both = [name for name in right if name in left]
-    return {name for name in both if not torch.equal(left[name].float(), right[name].float())}
+
+# On a card two with much to go wrong, for want of time; all shapes go through on CPU.
 
 
 @pytest.mark.parametrize("name", ["llama3.1-8b", "gemma3-1b"] if ON_CARD else PAPER["models"])
