@@ -78,6 +78,14 @@ def main():
             download(args.source, args.revision, partial)
             os.replace(partial, folder)
 
+        config = records.read_json(folder / "config.json")
+        if "vision_config" in config:
+            kind = ", ".join(config.get("architectures", [])) or config.get("model_type")
+            records.fail(
+                args.source,
+                f"reads pictures too ({kind}), and this study trains models of text alone",
+                "Choose one without, or save its text model in a folder of its own and name that as source",
+            )
         tokenizer = prompts.load_tokenizer(folder)
         if args.end_token not in tokenizer.get_vocab():
             todo = f"Choose one that is; this model's own is {tokenizer.eos_token}"
@@ -89,7 +97,6 @@ def main():
         )  # a pad token may be new
         tokenizer.chat_template = args.template.read_text()
         tokenizer.save_pretrained(folder)
-        config = records.read_json(folder / "config.json")
         # Not by len(tokenizer): Gemma 3 1B's tokenizer names an image token beyond the model's vocabulary.
         rows = max(tokenizer.eos_token_id, tokenizer.pad_token_id) + 1
         if rows > config.get("text_config", config)["vocab_size"]:

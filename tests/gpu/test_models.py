@@ -72,7 +72,7 @@ def moved(before, after) -> set[str]:
     }
 
 
-# On a card those of the two families with the most to go wrong, for want of time: all shapes go through on CPU.
+# On a card two with much to go wrong, for want of time; all shapes go through on CPU.
 @pytest.mark.parametrize("name", ["llama3.1-8b", "gemma3-1b"] if ON_CARD else PAPER["models"])
 def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     family, content = PAPER["models"][name]["family"], narrowed(name)
@@ -143,8 +143,8 @@ def test_a_cap_on_logits_is_part_of_what_is_trained(tmp_path):
 
 
 @pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
-def test_a_model_with_eyes_is_trained_on_text_or_refused_in_a_sentence(tmp_path):
-    """Gemma 3 from 4B up is Gemma3ForConditionalGeneration: its text part stands under text_config."""
+def test_a_model_with_eyes_is_refused_in_a_sentence(tmp_path):
+    """Gemma 3 from 4B up is one; none of the paper's is. SFT of it ended in a traceback."""
     import shutil
 
     from transformers import AutoModelForImageTextToText, Gemma3Config
@@ -168,8 +168,8 @@ def test_a_model_with_eyes_is_trained_on_text_or_refused_in_a_sentence(tmp_path)
     assert json.loads((maker / "config.json").read_text())["architectures"] == [
         "Gemma3ForConditionalGeneration"
     ]
-    call("fetch_model", "--source", maker, "--template", entry["template"], "--end-token", entry["end_token"], "--pad-token",
-         entry["pad_token"], "--out", tmp_path / "base", launched=False)  # fmt: skip
-    model, record = trained(tmp_path, tmp_path / "base", None, "fp32")
-    assert record["steps"] == 2
-    assert responses(tmp_path, model, "gemma3", "fp32")
+    told = call("fetch_model", "--source", maker, "--template", entry["template"], "--end-token", entry["end_token"],
+                "--pad-token", entry["pad_token"], "--out", tmp_path / "base", launched=False, ok=False)  # fmt: skip
+    assert "reads pictures too (Gemma3ForConditionalGeneration)" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "base").exists()
