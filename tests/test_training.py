@@ -23,6 +23,7 @@ from valley import (
     grading,
     grid,
     manifests,
+    plain_steps,
     prompts,
     records,
     training,
@@ -98,7 +99,7 @@ def test_the_plain_loss_of_cpu_studies_is_trls_with_its_gradients(tmp_path, base
     )
     for name, loss in (
         ("TRL's", lambda: SFTTrainer.compute_loss(trainer, model, dict(batch))),
-        ("ours", lambda: sft.completion_loss(model, batch)),
+        ("ours", lambda: plain_steps.completion_loss(model, batch)),
     ):
         model.zero_grad()
         value = loss()

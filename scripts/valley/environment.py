@@ -20,8 +20,8 @@ from valley import plain, records
 LONGEST_TMP = 60  # bytes of TMPDIR
 CONTINUES = 85  # exit code: what is left is done by starting again
 SECONDS_TO_GO = 120  # within which SLURM ends a job that it puts back into its queue
-# Kernels that every x86-64 processor with AVX2 has, in one order of summation, whatever else it could do; and one thread, since
-# several split a sum.
+# Kernels that every x86-64 processor with AVX2 has, in one order of summation, whatever else it could do; and
+# one thread, since several split a sum.
 EXACT = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_CBWR": "COMPATIBLE",
@@ -32,8 +32,8 @@ EXACT = {
 
 
 def listed_cards() -> list[str]:
-    """The UUIDs of this machine's NVIDIA GPUs, in the driver's order, then those of MIG slices; none without a
-    driver.
+    """The UUIDs of this machine's NVIDIA GPUs, in the driver's order, then those of MIG slices; none without
+    a driver.
     """
     if not shutil.which("nvidia-smi"):
         return []
@@ -112,8 +112,8 @@ def slurm_problem() -> str | None:
 
 
 def job_end() -> float | None:
-    """When SLURM will end this job (Unix time): as newer versions tell each job, else as the controller answers; None outside
-    a job, without a limit, and where nobody says.
+    """When SLURM will end this job (Unix time): as newer versions tell each job, else as the controller
+    answers; None outside a job, without a limit, and where nobody says.
     """
     if told := os.environ.get("SLURM_JOB_END_TIME"):
         return float(told)
@@ -128,10 +128,11 @@ def job_end() -> float | None:
 
 
 def hand_over(said: str):
-    """End this process with work left that a later one continues: `said` is its last line, CONTINUES its exit code.
+    """End this process with work left that a later one continues: `said` is its last line, CONTINUES its exit
+    code.
 
-    Within SLURM the job goes back into the queue under its own id, as a preempted one does, so that this is no failure
-    and uses up no retry; where SLURM refuses, a retry continues.
+    Within SLURM the job goes back into the queue under its own id, as a preempted one does, so that this is
+    no failure and uses up no retry; where SLURM refuses, a retry continues.
     """
     say(f"paused: {said}")
     job, requeued = os.environ.get("SLURM_JOB_ID"), False
@@ -143,7 +144,9 @@ def hand_over(said: str):
 
 
 def ends_without_memory(folder: Path) -> int:
-    """How many of the SLURM logs in a folder tell that the kernel ended the job for want of memory; four at most."""
+    """How many of the SLURM logs in a folder tell that the kernel ended the job for want of memory; four at
+    most.
+    """
     logs = sorted(folder.glob("*.log"))
     return min(4, sum("oom_kill" in log.read_text(encoding="utf-8", errors="replace") for log in logs))
 
@@ -151,8 +154,8 @@ def ends_without_memory(folder: Path) -> int:
 def short_tmp():
     """Where TMPDIR is too long for sockets in it, go by a link in /tmp that leads there.
 
-    The path of a Unix socket has 107 bytes; pools of processes and the warm server need up to 40 of them below
-    TMPDIR.
+    The path of a Unix socket has 107 bytes; pools of processes and the warm server need up to 40 of them
+    below TMPDIR.
     """
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) <= LONGEST_TMP:
@@ -170,14 +173,17 @@ def short_tmp():
 
 
 def has_avx2(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Does Linux say that this processor has AVX2 and FMA? Elsewhere, and on other architectures, it does not."""
+    """Does Linux say that this processor has AVX2 and FMA? Elsewhere, and on other architectures, it does
+    not.
+    """
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return flags is not None and {"avx2", "fma"} <= set(flags[1].split())
 
 
 def prepare(warm_start: bool, exact: bool):
-    """Set what jobs need: this interpreter first on PATH, a TMPDIR that sockets fit in, no hub, quiet libraries; for CPU studies a thrifty
-    allocator, and where `exact` is asked for kernels that round alike on all machines that have them.
+    """Set what jobs need: this interpreter first on PATH, a TMPDIR that sockets fit in, no hub, quiet
+    libraries; for CPU studies a thrifty allocator, and where `exact` is asked for kernels that round alike on
+    all machines that have them.
     """
     short_tmp()
     # Jobs find the interpreter that runs Snakemake, whether or not its environment is activated.
