@@ -160,7 +160,7 @@ def make_trainer(config, model, tokenizer, data, lengths, lora=None):
             return batches.rearrange(super().get_train_dataloader(), lengths, each * config.world_size)
 
     if config.use_cpu and not config.deepspeed and not config.packing and config.world_size == 1:
-        kind = plain_steps.trainer_class()
+        kind = plain_steps.plain_trainer_class()
     else:
         kind = Balanced if config.world_size > 1 else SFTTrainer
     return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)

@@ -27,7 +27,7 @@ def completion_loss(model, inputs: dict, count=None):
     return total / (told.sum() if count is None else count)
 
 
-def trainer_class():
+def plain_trainer_class():
     """TRL's SFTTrainer with plain steps; the weights come out the same as by its own."""
     from torch.nn.utils import clip_grad_norm_
     from trl import SFTTrainer
