@@ -26,6 +26,7 @@ from valley.check import ROOT
 
 SMALL = 20_000  # responses that are all graded again unless a sample is asked for
 PART = re.compile(r"(\.part[0-9]+)?\.parquet$")
+OF_THE_MACHINE = {"seconds"}  # that comparing answers by algebra took
 COMPARED = ("results/*/*/seed*/grades.parquet", "results/*/*/seed*/scores.json", "report/tables/*",
             "report/figures/*.csv", "report/finding.txt")  # fmt: skip
 
@@ -50,6 +51,7 @@ def differences(name: str, released: pandas.DataFrame, again: pandas.DataFrame) 
     return [
         f"{name} row {number}, column {column}: {one} released, {other} again"
         for column in released
+        if column not in OF_THE_MACHINE
         for number, (one, other) in enumerate(zip(released[column], again[column], strict=True), 1)
         if not same(one, other)
     ]
