@@ -29,7 +29,7 @@ CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,conf
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-gpu test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures paper release verify compare pool lock
+.PHONY: help demo run test test-gpu test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures paper release verify harness compare pool lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
@@ -161,6 +161,9 @@ figures: $(VENV)/complete  ## tables, figures and page of a released folder agai
 verify: $(VENV)/complete  ## a released folder's responses graded again, its numbers made again, what differs named: make verify FROM=<folder> [SAMPLE=1000]
 	@echo "Study: the release in $(FROM)"
 	$(BIN)/python scripts/verify.py --release "$(FROM)" $(if $(SAMPLE),--sample $(SAMPLE))
+
+harness: $(VENV)/complete  ## a released folder in lm-evaluation-harness' files: make harness FROM=<folder> [TO=<folder>]
+	$(BIN)/python scripts/harness.py --release "$(FROM)" --out "$(or $(TO),$(patsubst %/,%,$(FROM))-harness)"
 
 pool: $(VENV)/complete  ## releases of several labs on one page, effects combined, the paper one of them: make pool RELEASES="a b c"
 	$(BIN)/python scripts/combine.py --studies $(RELEASES)

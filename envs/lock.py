@@ -2,7 +2,8 @@
 
     python envs/lock.py            # needs uv; `make lock` installs it
     python envs/lock.py --yaml     # only envs/*.yaml from the locks as they are
-    python envs/lock.py --check    # would the index install gpu.lock as it is, with hashes, on each Python? Downloads nothing
+    python envs/lock.py \\
+        --check    # would the index install gpu.lock as it is, with hashes, on each Python? Downloads nothing
 
 Snakemake hashes the yaml and not a file it refers to, so the pins stand in the yaml itself;
 tests/test_envs.py holds both together. The lock names no host and no path: a local build's version suffix
@@ -82,8 +83,8 @@ def other_python(name: str, version: str = PYTHONS[-1]):
 
 
 def installable(name: str, version: str, target: str = "x86_64-manylinux_2_28") -> str:
-    """What uv says of installing a lock with the hashes that the index gives, without downloading; an error where it could
-    not.
+    """What uv says of installing a lock with the hashes that the index gives, without downloading; an error
+    where it could not.
     """
     from tempfile import TemporaryDirectory
 

@@ -1,15 +1,17 @@
 """Collect the scores of all cells into tables, and the finding in a sentence.
 
-    python scripts/aggregate.py --scores results/*/*/seed*/scores.json --tables report/tables --examples 8k=8000 \\
+    python scripts/aggregate.py --scores results/*/*/seed*/scores.json --tables report/tables \\
+        --examples 8k=8000 \\
         --headline math500 --reference workflow/reference/paper_fig2.csv --finding /tmp/finding.txt
 
-`cells` has a row a cell and task, with its change against the base, paired problem by problem (`problems.parquet`, which
-analyse.py makes); `summary` one a model and run over seeds. Beside them what to read the scores against: `replicates` (how
-far two trainings of the same cell differ), `paper` (the paper's values, ours beside them), `subsets` (the training data),
-`rl_curves`, `crossings` (keywords × judge) and, for a paper, `accuracy.tex`.
+`cells` has a row a cell and task, with its change against the base, paired problem by problem
+(`problems.parquet`, which analyse.py makes); `summary` one a model and run over seeds. Beside them what to
+read the scores against: `replicates` (how far two trainings of the same cell differ), `paper` (the paper's
+values, ours beside them), `subsets` (the training data), `rl_curves`, `crossings` (keywords × judge) and, for
+a paper, `accuracy.tex`.
 
-A cell is known by its path `…/<model>/<run>/seed<seed>/scores.json`. The end point of an RL run is the mean of its last
-three evaluated checkpoints, never the best one. Every CSV has a parquet twin.
+A cell is known by its path `…/<model>/<run>/seed<seed>/scores.json`. The end point of an RL run is the mean
+of its last three evaluated checkpoints, never the best one. Every CSV has a parquet twin.
 """
 
 from pathlib import Path

@@ -1,16 +1,22 @@
-"""What the graded responses say beyond scores: where a drop comes from, what a smaller budget does, whether errors add up.
+"""What the graded responses say beyond scores: where a drop comes from, what a smaller budget does, whether
+errors add up.
 
     python scripts/analyse.py --grades results/*/*/seed*/grades.parquet --headline math500 --length math500 \\
         --calculations arithmetic --out report/tables
 
 Reads every grade of a study once and writes one table a question:
 
-- `problems`: each problem of each cell with the means over its samples; all paired comparisons start here (parquet only).
-- `drop`: how the change against the base splits into outcome classes, and (`of_solved`) what became of the problems the
+- `problems`: each problem of each cell with the means over its samples; all paired comparisons start here
+  (parquet only).
+- `drop`: how the change against the base splits into outcome classes, and (`of_solved`) what became of the
+  problems the
   base solved: outcome shares weighted by the base's rate on the problem. An account of how, not of why.
-- `budget`: headline accuracy had the limit been lower: what is longer would have been cut, and a cut response is wrong.
-- `accuracy_by_length`, `accuracy_by_steps`: in bins of tokens and of calculations, over seeds, finished responses only.
-- `accumulation`, `hazard`: error rate per calculation, the fit of p^k and its test, where the first error falls.
+- `budget`: headline accuracy had the limit been lower: what is longer would have been cut, and a cut response
+  is wrong.
+- `accuracy_by_length`, `accuracy_by_steps`: in bins of tokens and of calculations, over seeds, finished
+  responses only.
+- `accumulation`, `hazard`: error rate per calculation, the fit of p^k and its test, where the first error
+  falls.
 """
 
 from pathlib import Path

@@ -15,7 +15,9 @@ PROMPT = "Compute the answer to this arithmetic expression: {}"
 
 
 def draw_flat(rng: random.Random, operations: int) -> tuple[str, int]:
-    """(text, value) of an expression without brackets; × and ÷ bind first, and every quotient is an integer."""
+    """(text, value) of an expression without brackets; × and ÷ bind first, and every quotient is an
+    integer.
+    """
     total, text, sign = 0, "", "+"
     product = rng.randint(1, 100)
     text = str(product)

@@ -1,6 +1,7 @@
 """Do our base models score what the paper's did? Asked before any GPU trains.
 
-    python scripts/calibrate.py --scores results/qwen2.5-1.5b/base/seed0/scores.json --reference workflow/reference/paper_fig2.csv \\
+    python scripts/calibrate.py --scores results/qwen2.5-1.5b/base/seed0/scores.json \\
+        --reference workflow/reference/paper_fig2.csv \\
         --models qwen2.5-1.5b=Qwen2.5-1.5B-Instruct --out /tmp/calibration.csv
 
 Compares by the paper's verdict (accuracy_paper) the plain mean of the headline tasks. Both sides sampled, so

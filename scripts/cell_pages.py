@@ -1,10 +1,13 @@
-"""A page for every cell: what it is, what made it, how it went, and a sample of its responses beside the base's.
+"""A page for every cell: what it is, what made it, how it went, and a sample of its responses beside the
+base's.
 
-    python scripts/cell_pages.py --study . --cells S/base/0 S/sft-64/0 --template workflow/report/cell.html.jinja \\
+    python scripts/cell_pages.py --study . --cells S/base/0 S/sft-64/0 \\
+        --template workflow/report/cell.html.jinja \\
         --out /tmp/cells
 
-The page of a study leads here from every dot. Each page is a file of its own that needs no network, so that the study's
-page stays small; responses are a fixed sample: the first ones of every task and outcome, in the order of the problems.
+The page of a study leads here from every dot. Each page is a file of its own that needs no network, so that
+the study's page stays small; responses are a fixed sample: the first ones of every task and outcome, in the
+order of the problems.
 """
 
 from pathlib import Path
@@ -30,7 +33,9 @@ def shown(table: pandas.DataFrame) -> list[dict]:
 
 
 def sample(table: pandas.DataFrame, base: pandas.DataFrame | None) -> list[dict]:
-    """Responses to show: EACH of every task and outcome, each with the base's first response to the problem (`beside`)."""
+    """Responses to show: EACH of every task and outcome, each with the base's first response to the problem
+    (`beside`).
+    """
     chosen = table.groupby(["task", "outcome"], sort=False).head(EACH).sort_values(["task", "id", "sample"])
     rows = shown(chosen)
     if base is None:
@@ -58,7 +63,9 @@ def shares(grades: pandas.DataFrame) -> list[dict]:
 
 
 def curve(folder: Path, trained: dict | None) -> tuple[str, list[tuple[float, float]]]:
-    """(what it is, its points over steps) of training: the reward of RL, the loss of SFT, nothing of a base."""
+    """(what it is, its points over steps) of training: the reward of RL, the loss of SFT, nothing of a
+    base.
+    """
     if (file := folder / "curve.parquet").exists():
         table = pandas.read_parquet(file)
         return "reward", list(zip(table.step.astype(float), table.reward.astype(float), strict=True))

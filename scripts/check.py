@@ -1,4 +1,5 @@
-"""Own model, traces and tasks held to the contract, in seconds and before anything is made: make check STUDY=my.yaml
+"""Own model, traces and tasks held to the contract, in seconds and before anything is made: make check
+STUDY=my.yaml
 
     python scripts/check.py --configfile my.yaml
 

@@ -1,8 +1,10 @@
 """Hold the paper's claims against a study: holds, fails, undecided, grader-dependent or not applicable, and
 why.
 
-    python scripts/claims.py --claims workflow/reference/claims.yaml --tables report/tables --grid S/base/0 S/sft-64/0 \\
-        --examples 64=64 --parameters S=0.000058 --cards data/subsets/64/seed0.json --headline chain --length chain
+    python scripts/claims.py --claims workflow/reference/claims.yaml --tables report/tables \\
+        --grid S/base/0 S/sft-64/0 \\
+        --examples 64=64 --parameters S=0.000058 --cards data/subsets/64/seed0.json --headline chain \\
+        --length chain
 
 Reads `problems.parquet`, `accumulation` and `recovery` and writes `claims` (a row a claim and part) and
 `claims_models` (a row a part and model: the quantity and its intervals). How a verdict comes about:

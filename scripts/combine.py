@@ -1,12 +1,14 @@
-"""Several labs' studies on one page: cells side by side, effects combined over studies with their spread, who ran what.
+"""Several labs' studies on one page: cells side by side, effects combined over studies with their spread, who
+ran what.
 
     python scripts/combine.py --studies ../lab-a/release ../lab-b/release --out comparisons/labs
 
-Studies are folders of studies or releases; models from one place on a hub are one model, whatever a study calls them. The
-paper counts as one more study where the tasks are its own; its grader then counts. (`make pool` calls this; `pool.py` makes
-pools of traces, so this script has the other word.) Writes `combined.html`, `studies.csv`, `cells.csv`, `effects.csv` (each
-study's change from the base) and `combined.csv` (over studies: mean, interval, how far studies differ, what one more would
-find). Two studies decide little: the interval of their mean has one degree of freedom, and is as wide as that is.
+Studies are folders of studies or releases; models from one place on a hub are one model, whatever a study
+calls them. The paper counts as one more study where the tasks are its own; its grader then counts. (`make
+pool` calls this; `pool.py` makes pools of traces, so this script has the other word.) Writes `combined.html`,
+`studies.csv`, `cells.csv`, `effects.csv` (each study's change from the base) and `combined.csv` (over
+studies: mean, interval, how far studies differ, what one more would find). Two studies decide little: the
+interval of their mean has one degree of freedom, and is as wide as that is.
 """
 
 from pathlib import Path
@@ -23,7 +25,9 @@ REFERENCE = check.ROOT / "workflow/reference/paper_fig2.csv"
 
 
 def wide(cells: pandas.DataFrame, names: list[str]) -> pandas.DataFrame:
-    """Accuracy of each cell, a column a study, and how far apart the studies are; the cells of most studies first."""
+    """Accuracy of each cell, a column a study, and how far apart the studies are; the cells of most studies
+    first.
+    """
     table = cells.pivot_table(index=["model", "run"], columns="study", values="accuracy", sort=False)[names]
     apart = (table.max(axis=1) - table.min(axis=1)).where(table.notna().sum(axis=1) > 1)
     return table.assign(apart=apart).reset_index().rename_axis(columns=None)

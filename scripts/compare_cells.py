@@ -1,11 +1,12 @@
-"""How much better is one cell than another on the same problems? The paired difference of two cells' accuracy.
+"""How much better is one cell than another on the same problems? The paired difference of two cells'
+accuracy.
 
     python scripts/compare_cells.py --left results/S/sft-64/seed0/grades.parquet \\
         --right results/S/base/seed0/grades.parquet --headline chain
 
-Prints one line a task and one for the headline mean: left minus right with its interval over problems. Both cells must
-have answered the same problems. A difference of accuracies seen through the spread of each cell alone is far less
-certain than this: hard problems are hard for both.
+Prints one line a task and one for the headline mean: left minus right with its interval over problems. Both
+cells must have answered the same problems. A difference of accuracies seen through the spread of each cell
+alone is far less certain than this: hard problems are hard for both.
 """
 
 from pathlib import Path

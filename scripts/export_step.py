@@ -3,8 +3,8 @@
     python scripts/export_step.py --checkpoints results/S/base+rl/seed0/checkpoints --step 20 \\
         --record results/S/base+rl/seed0/train.json --out /tmp/model
 
-Hard links where the file system allows, so the step costs no second copy; optimiser states stay behind. Only a
-whole checkpoint is published, and what is published is sealed like every model (valley/manifests.py).
+Hard links where the file system allows, so the step costs no second copy; optimiser states stay behind. Only
+a whole checkpoint is published, and what is published is sealed like every model (valley/manifests.py).
 """
 
 import os

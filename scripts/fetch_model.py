@@ -1,6 +1,7 @@
 """Bring a base model into the study's folder, with our chat template, pad token and end token.
 
-    python scripts/fetch_model.py --source Qwen/Qwen2.5-0.5B-Instruct --revision 7ae557… --template templates/qwen2.5.jinja \\
+    python scripts/fetch_model.py --source Qwen/Qwen2.5-0.5B-Instruct --revision 7ae557… \\
+        --template templates/qwen2.5.jinja \\
         --end-token '<|im_end|>' --pad-token '<|endoftext|>' --out /tmp/qwen
 
 `--source` is a hub id (needs the network and a pinned `--revision`) or a local folder. Only safetensors, JSON

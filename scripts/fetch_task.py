@@ -1,6 +1,7 @@
 """Bring a set of problems with answers into the study's folder: a benchmark, or the problems of RL.
 
-    python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test --out /tmp/math500.parquet
+    python scripts/fetch_task.py --source HuggingFaceH4/MATH-500 --revision 6e4ed1a… --split test \\
+        --out /tmp/math500.parquet
     python scripts/fetch_task.py --source data/amc23.jsonl --out /tmp/amc23.parquet
 
 Writes id, problem, answer (text), level, and the rules of each gold answer: order, tolerance, unit, base.

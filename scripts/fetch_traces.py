@@ -1,6 +1,7 @@
 """Bring the traces into the study's folder as one parquet file in the columns of OpenR1-Math-220k.
 
-    python scripts/fetch_traces.py --source open-r1/OpenR1-Math-220k --revision e4e141e… --name all --out /tmp/traces.parquet
+    python scripts/fetch_traces.py --source open-r1/OpenR1-Math-220k --revision e4e141e… --name all \\
+        --out /tmp/traces.parquet
     python scripts/fetch_traces.py --source data/openr1_like.parquet --out /tmp/traces.parquet
 
 `--source` is a hub id, pinned by `--revision`, or a local parquet or JSON-lines file; each row is checked as

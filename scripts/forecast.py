@@ -1,14 +1,17 @@
-"""What would larger sizes give? From the base and the two or three smallest sizes of each model, with 90 % intervals.
+"""What would larger sizes give? From the base and the two or three smallest sizes of each model, with 90 %
+intervals.
 
-    python scripts/forecast.py --cells report/tables/cells.csv --config report/config.json --tables report/tables
+    python scripts/forecast.py --cells report/tables/cells.csv --config report/config.json \\
+        --tables report/tables
     python scripts/forecast.py --test 2
 
-Learnt from whole curves of other models: the paper's, this study's, and those of `--others`, folders of studies or of
-releases. Writes tables of their own, never columns beside measurements: `forecast` (a row a model and size),
-`forecast_models` (where a model is back at its base and where it stops gaining, or why nothing is forecast) and
-`forecast_tested`: every whole curve known, forecast from its smallest sizes without itself, beside the truth.
-With `--test` it prints that last table for the models of `--reference` alone, in percent: the paper's, or (a table of the
-same columns) twelve bases of the miniature, workflow/reference/miniature_curves.csv. Method: valley/analysis/forecast.py.
+Learnt from whole curves of other models: the paper's, this study's, and those of `--others`, folders of
+studies or of releases. Writes tables of their own, never columns beside measurements: `forecast` (a row a
+model and size), `forecast_models` (where a model is back at its base and where it stops gaining, or why
+nothing is forecast) and `forecast_tested`: every whole curve known, forecast from its smallest sizes without
+itself, beside the truth. With `--test` it prints that last table for the models of `--reference` alone, in
+percent: the paper's, or (a table of the same columns) twelve bases of the miniature,
+workflow/reference/miniature_curves.csv. Method: valley/analysis/forecast.py.
 """
 
 from pathlib import Path
@@ -74,8 +77,8 @@ def markdown(table: pandas.DataFrame) -> str:
 
 
 def plain_guesses(curves: list[forecast.Curve], table: pandas.DataFrame) -> str:
-    """How far two guesses without a model of the curve are off, in points: the mean of the others at the size, which
-    looks at no point of the model's own, and the last accuracy measured.
+    """How far two guesses without a model of the curve are off, in points: the mean of the others at the
+    size, which looks at no point of the model's own, and the last accuracy measured.
     """
     known = {curve.name: curve for curve in curves}
     errors = []

@@ -1,7 +1,9 @@
 """Sample one cell's responses to one task: k samples a problem, every sampling parameter recorded.
 
-    python scripts/generate.py --model models/S/seed0 --task data/tasks/chain.parquet --out /tmp/chain.parquet \\
-        --samples 1 --temperature 0.6 --top-p 0.95 --max-new-tokens 320 --max-context 512 --seed 0 --engine transformers
+    python scripts/generate.py --model models/S/seed0 --task data/tasks/chain.parquet \\
+        --out /tmp/chain.parquet \\
+        --samples 1 --temperature 0.6 --top-p 0.95 --max-new-tokens 320 --max-context 512 --seed 0 \\
+        --engine transformers
 
 Two engines behind one flag: `vllm` (GPUs, the paper's; one engine a visible GPU, all fed from one queue) and
 `transformers` (CPU: prompts of similar length in batches). The model's own generation_config is never used.

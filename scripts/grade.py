@@ -1,7 +1,8 @@
 """Grade all stored responses of one cell: by three graders, with the extracted answers and the way each
 response failed.
 
-    python scripts/grade.py --responses results/S/base/seed0/responses/chain.parquet --tasks data/tasks/chain.parquet \\
+    python scripts/grade.py --responses results/S/base/seed0/responses/chain.parquet \\
+        --tasks data/tasks/chain.parquet \\
         --samples 1 --out /tmp/grades.parquet
 
 `--responses`, `--tasks` and `--samples` are lists in the same order. Responses are stored once and may be

@@ -1,15 +1,18 @@
-"""Write a small logic task in the miniature's letters: each islander says something about another, one of them lies; who?
+"""Write a small logic task in the miniature's letters: each islander says something about another, one of
+them lies; who?
 
     b:c-1;c:d+1;d:c+1    b says that c lies, c that d does not, d that c does not: the liar is b
     short  bc;\\boxed{b}
     long   <think>b-1:b:c-1,c+1,b-1.c:d+1,d+1,c+1.d:c+1,c+1,d+1.sob</think>\\boxed{b}
 
-The long answer supposes one islander after the other to lie (`b-1`) and holds every statement to it: what is said, how
-the one it is about is, how the speaker is; `wait` where these exclude one another. The short one names the pairs of which
-one must lie: an accuser and the accused. The answer is a name, so the task lists its answers (config/logic.yaml), and they
-are compared as words. Problems are held out by a hash of their text, as in valley/chain.py; each has exactly one solution.
+The long answer supposes one islander after the other to lie (`b-1`) and holds every statement to it: what is
+said, how the one it is about is, how the speaker is; `wait` where these exclude one another. The short one
+names the pairs of which one must lie: an accuser and the accused. The answer is a name, so the task lists its
+answers (config/logic.yaml), and they are compared as words. Problems are held out by a hash of their text, as
+in valley/chain.py; each has exactly one solution.
 
-    python scripts/islanders.py --traces-out /tmp/traces.parquet --traces 2048 --task-out /tmp/task.parquet --task 200 \\
+    python scripts/islanders.py --traces-out /tmp/traces.parquet --traces 2048 \\
+        --task-out /tmp/task.parquet --task 200 \\
         --rl-out /tmp/rl.parquet --rl 512 --names 3 4 --seed 0
 """
 
@@ -46,7 +49,9 @@ class Island(NamedTuple):
 
 
 def fits(statement: Statement, liar: str) -> bool:
-    """Whether a statement can be made where `liar` alone lies: a true one by anybody else, a false one by the liar."""
+    """Whether a statement can be made where `liar` alone lies: a true one by anybody else, a false one by the
+    liar.
+    """
     true = (statement.about == liar) == (statement.kind < 0)
     return true == (statement.speaker != liar)
 
@@ -67,8 +72,8 @@ def draw(rng: random.Random, count: int) -> Island:
 def draw_many(
     rng: random.Random, count: int, people: list[int], test: bool, but: Container[str] = ()
 ) -> list[Island]:
-    """Different islands of the held-out side (`test`, a sixteenth of all) or of the other, numbers of `people` in equal
-    turns; none whose text is in `but`.
+    """Different islands of the held-out side (`test`, a sixteenth of all) or of the other, numbers of
+    `people` in equal turns; none whose text is in `but`.
     """
     found: dict[str, Island] = {}
     for _ in range(1000 * count):

@@ -1,7 +1,9 @@
 """Have an open model label one cell's responses with the paper's categories of reflection (section 6).
 
-    python scripts/judge.py --model models/qwen2.5-7b/fetched --responses results/S/base/seed0/responses/math500.parquet \\
-        --tasks data/tasks/math500.parquet --prompt workflow/reference/judge_prompt.txt --max-characters 30000 \\
+    python scripts/judge.py --model models/qwen2.5-7b/fetched \\
+        --responses results/S/base/seed0/responses/math500.parquet \\
+        --tasks data/tasks/math500.parquet --prompt workflow/reference/judge_prompt.txt \\
+        --max-characters 30000 \\
         --engine transformers --max-context 18432 --out /tmp/judged.parquet
 
 The paper asked GPT-4o-mini by a prompt it does not give; this one is ours. Greedy, a few tokens. An answer

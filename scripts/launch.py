@@ -5,8 +5,8 @@
 
 On a workstation nobody assigns GPUs to jobs: this takes free ones, of those that CUDA_VISIBLE_DEVICES names
 where it is set, by locks that vanish with the process, and shows the script only those. Under SLURM the cards
-are given. Where there are fewer than asked for nothing starts. Training runs under `accelerate launch`, once a
-node: a SLURM job of several nodes starts it on each by srun.
+are given. Where there are fewer than asked for nothing starts. Training runs under `accelerate launch`, once
+a node: a SLURM job of several nodes starts it on each by srun.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def take_gpus(count: int, cards: dict[str, str], folder: Path) -> list[str]:
 
 
 def give_gpus(count: int, variables):
-    """Show the script `count` cards that are its own: those of its SLURM job, or free ones of those it may see.
+    """Show the script `count` cards that are its own: those of its SLURM job, or free ones of those it may
+    see.
 
     Refuses when it sees fewer: it would run on the CPU and look as if all were well. Another try may get
     another node, so nothing remembers this failure.
@@ -84,8 +85,8 @@ def unlocked_extensions(named: str | None) -> Path:
     """The folder in which DeepSpeed compiles its operators, free of locks that killed builds left behind.
 
     torch marks a build by a file and waits for that file to go, for ever where the process that made it was
-    killed (torch.utils.file_baton). Here each launch holds a lock until its last process ends: one that holds it alone
-    knows such a file for a dead one's. `named` is TORCH_EXTENSIONS_DIR, where the user has set it.
+    killed (torch.utils.file_baton). Here each launch holds a lock until its last process ends: one that holds
+    it alone knows such a file for a dead one's. `named` is TORCH_EXTENSIONS_DIR, where the user has set it.
     """
     made_by = [f"{name}-{importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
     folder = Path(named) if named else EXTENSIONS / "-".join([sys.implementation.cache_tag, *made_by])

@@ -1,9 +1,12 @@
-"""Which problems of a study's tasks occur in the traces that it trains on, where decontamination leaves them in.
+"""Which problems of a study's tasks occur in the traces that it trains on, where decontamination leaves them
+in.
 
-    python scripts/leaks.py --traces data/subsets/64/seed0.parquet --tasks data/tasks/chain.parquet --out /tmp/leaks.csv
+    python scripts/leaks.py --traces data/subsets/64/seed0.parquet --tasks data/tasks/chain.parquet \\
+        --out /tmp/leaks.csv
 
-By the same overlap of words as decontamination (order_traces.py). The table has a row a problem: `task`, `id`, and `traces`, the
-rows of the largest subset that overlap it. The claims are judged again on the other problems (valley/analysis/sanity.py).
+By the same overlap of words as decontamination (order_traces.py). The table has a row a problem: `task`,
+`id`, and `traces`, the rows of the largest subset that overlap it. The claims are judged again on the other
+problems (valley/analysis/sanity.py).
 """
 
 import collections

@@ -1,12 +1,14 @@
-"""What to buy next: the cells, seeds, samples or problems that would decide most claims for the fewest GPU-hours.
+"""What to buy next: the cells, seeds, samples or problems that would decide most claims for the fewest
+GPU-hours.
 
     python scripts/next.py --configfile config.yaml --hours 100 --out next.yaml
 
-Of each part of each claim: its verdict now, and what would decide it. Then, step by step within `--hours`, what brings the
-most verdicts a GPU-hour, with the odds before and after; written as a config block: the whole grid, further seeds in it,
-and `grid.now`, the cells to run. Run it as `snakemake … --configfile config.yaml next.yaml`, and ask again. `--looks` is
-how often the verdicts will be looked at: each look then has its share of what the confidence leaves (Bonferroni).
-How the odds come about, and what they take to be true of missing cells: valley/analysis/design.py.
+Of each part of each claim: its verdict now, and what would decide it. Then, step by step within `--hours`,
+what brings the most verdicts a GPU-hour, with the odds before and after; written as a config block: the whole
+grid, further seeds in it, and `grid.now`, the cells to run. Run it as `snakemake … --configfile config.yaml
+next.yaml`, and ask again. `--looks` is how often the verdicts will be looked at: each look then has its share
+of what the confidence leaves (Bonferroni). How the odds come about, and what they take to be true of missing
+cells: valley/analysis/design.py.
 """
 
 from pathlib import Path
@@ -44,7 +46,9 @@ def answered(places: Places, wanted: set[grid.Cell]) -> dict:
 
 
 def whole_grids(config: dict, forecasts: Path) -> list[dict]:
-    """Answers of every cell of the grid, forged several times: the paper's effects, but what is forecast as forecast."""
+    """Answers of every cell of the grid, forged several times: the paper's effects, but what is forecast as
+    forecast.
+    """
     reference = pandas.read_csv(REFERENCE / "paper_fig2.csv")
     wanted = grid.cells(config)
     examples = {size: grid.examples_of(config, size) for size in config["sizes"]}

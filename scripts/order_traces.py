@@ -1,12 +1,13 @@
 """Choose, filter, deduplicate, decontaminate and order the traces: the pool whose prefixes are the subsets.
 
-One correct trace a problem, never one that was cut off; a row goes when prompt + trace + end token exceed the limit under any of the
-tokenizers (so that all models train on identical rows), when the same problem came before, or when it
-overlaps a task of the frozen `decontaminate` list. Contaminated rows take part in the order before they are
-left out, and the column `leaks_before` counts them: how many a subset would have held, for leaks nested in
-subsets grow with size and would mimic recovery.
+One correct trace a problem, never one that was cut off; a row goes when prompt + trace + end token exceed the
+limit under any of the tokenizers (so that all models train on identical rows), when the same problem came
+before, or when it overlaps a task of the frozen `decontaminate` list. Contaminated rows take part in the
+order before they are left out, and the column `leaks_before` counts them: how many a subset would have held,
+for leaks nested in subsets grow with size and would mimic recovery.
 
-    python scripts/order_traces.py --traces data/traces.parquet --tokenizers models/S/seed0 --out /tmp/pool.parquet \\
+    python scripts/order_traces.py --traces data/traces.parquet --tokenizers models/S/seed0 \\
+        --out /tmp/pool.parquet \\
         --card /tmp/pool.json --max-tokens 16384 --correct math-verify --seed 0
 
 The traces are streamed, never held: what is kept goes into buckets on disk (beside the pool, as large as it)
@@ -69,8 +70,9 @@ def sifted(batches, forbidden: dict[str, set], rule: str, think: str, seed: int,
     """Yield (rows read, those correct, new and clean) of each batch, with `trace` and `place` in the order
     (0–1).
 
-    Counts go into `tally`: `cut_off`, correct generations that ended at a limit; `dropped` by reason, `contaminated` by task (a row may overlap several), `leaks`:
-    the places of the contaminated rows, whose length is not looked at.
+    Counts go into `tally`: `cut_off`, correct generations that ended at a limit; `dropped` by reason,
+    `contaminated` by task (a row may overlap several), `leaks`: the places of the contaminated rows, whose
+    length is not looked at.
     """
     seen = set()  # digests: the problems themselves would take ten times the memory
     before = 0

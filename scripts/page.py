@@ -1,11 +1,13 @@
 """Put a study on one page: verdicts, figures, examples, tables, what it cost and where it comes from.
 
-    python scripts/page.py --study miniature --report report --figures valley outcomes --captions workflow/report \\
+    python scripts/page.py --study miniature --report report --figures valley outcomes \\
+        --captions workflow/report \\
         --template workflow/report/page.html.jinja --grid S/base/0 S/sft-64/0 --miniature --out /tmp/page.html
 
-Reads only what lies under `--report` (tables, figures, provenance.json, config.json) and what the claims expect, so a
-released folder is enough. The page is one HTML file that needs no network: panels to choose from, figures as inline SVG
-whose points tell their values, tables that sort. Its dots lead to the pages of cells beside it (cell_pages.py).
+Reads only what lies under `--report` (tables, figures, provenance.json, config.json) and what the claims
+expect, so a released folder is enough. The page is one HTML file that needs no network: panels to choose
+from, figures as inline SVG whose points tell their values, tables that sort. Its dots lead to the pages of
+cells beside it (cell_pages.py).
 """
 
 from pathlib import Path
@@ -85,7 +87,9 @@ def missing(grid: list[str], cells: list[dict]) -> list[str]:
 
 
 def claims(parts: list[dict], models: list[dict], asked: dict) -> list[dict]:
-    """The claims with their parts, these with their rows a model, and all of them drawn against what is `asked`."""
+    """The claims with their parts, these with their rows a model, and all of them drawn against what is
+    `asked`.
+    """
     for part in parts:
         of = asked.get(part["claim"], {}).get("parts", {}).get(part["part"], {})
         part["expect"] = of.get("expect")
@@ -107,7 +111,9 @@ def claims(parts: list[dict], models: list[dict], asked: dict) -> list[dict]:
 
 
 def panels(tables: dict[str, pandas.DataFrame], series: list[str], finding: str) -> list[dict]:
-    """The panels of the first screen, each with its sentence: the finding on the headline, else what it shows."""
+    """The panels of the first screen, each with its sentence: the finding on the headline, else what it
+    shows.
+    """
     sentences = dict(text.split(", ", 1) for text in finding.split("; ") if ", " in text)
     found = multiples.multiples(tables, series)
     for panel in found:
@@ -123,7 +129,9 @@ def one_training(cells: list[dict]) -> bool:
 
 
 def figure(svg: Path, captions: Path) -> tuple:
-    """(name, the SVG with what it shows in words, the caption, the same as in Snakemake's report) of a figure."""
+    """(name, the SVG with what it shows in words, the caption, the same as in Snakemake's report) of a
+    figure.
+    """
     caption = " ".join((captions / f"{svg.stem}.rst").read_text(encoding="utf-8").split())
     said = html.alt(pandas.read_csv(svg.with_suffix(".csv")))
     return svg.stem, html.inline(svg, said), caption

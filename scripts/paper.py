@@ -1,11 +1,13 @@
-"""Set a study beside the paper: its figures 2 to 7 and tables with ours, and a report as reproducibility challenges ask.
+"""Set a study beside the paper: its figures 2 to 7 and tables with ours, and a report as reproducibility
+challenges ask.
 
     python scripts/paper.py --report studies/miniature/report --out /tmp/paper
 
-Reads the tables, provenance.json and config.json of a report, so a released folder will do. Writes `figure2.pdf` …
-(figure 6, two responses side by side, as `figure6.tex`), a `.tex` a table, and `reproduction.tex`, which holds it all:
-its first page is the report in the form of the ML Reproducibility Challenge. What no table knows (what was easy, what
-was difficult, what the authors said) is left to the author, in red. Figures that the study has no data for are named.
+Reads the tables, provenance.json and config.json of a report, so a released folder will do. Writes
+`figure2.pdf` … (figure 6, two responses side by side, as `figure6.tex`), a `.tex` a table, and
+`reproduction.tex`, which holds it all: its first page is the report in the form of the ML Reproducibility
+Challenge. What no table knows (what was easy, what was difficult, what the authors said) is left to the
+author, in red. Figures that the study has no data for are named.
 """
 
 from pathlib import Path

@@ -24,8 +24,8 @@ def table(planned: list[dict], keys) -> list[tuple[str, int, float]]:
 
 
 def warnings(config: dict, planned: list[dict], profile: dict, card: dict, constants: dict) -> list[str]:
-    """What cannot work as planned: jobs that outlive their time and its retries, jobs that a card cannot hold; and what
-    runs in portions.
+    """What cannot work as planned: jobs that outlive their time and its retries, jobs that a card cannot
+    hold; and what runs in portions.
     """
     found, requeue = [], profiles.requeues(profile)
 
@@ -56,7 +56,9 @@ def warnings(config: dict, planned: list[dict], profile: dict, card: dict, const
 
 
 def margins(config: dict, planned: list[dict], card: dict, constants: dict, widths=(1, 2, 4, 8)) -> list[str]:
-    """Lines of what each planned rule and model needs of a card, the tightest first, and on other numbers of cards."""
+    """Lines of what each planned rule and model needs of a card, the tightest first, and on other numbers of
+    cards.
+    """
     rows = vram.by_model(config, planned, card["memory"], constants)
     if not rows:
         return []

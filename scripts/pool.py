@@ -1,16 +1,19 @@
 """Take a named pool from the ordered traces: some of them, or a mix of other pools, in the same order.
 
 What is kept of one pool: those of a length (`--length 0 0.3333` is the shortest third, by tokens), of so many
-tokens, of some values of the column `source`; with `--completion solution` the short reasoning takes the place of
-the trace, and its tokens are counted. Of several pools a mix: `--shares 0.2 0.8` takes the next row of the pool
-that is furthest behind its share, and no problem twice. Pools of the same traces then give the same problems as
-the traces themselves, prefix by prefix, so that a mix differs from its parts in the reasoning alone.
+tokens, of some values of the column `source`; with `--completion solution` the short reasoning takes the
+place of the trace, and its tokens are counted. Of several pools a mix: `--shares 0.2 0.8` takes the next row
+of the pool that is furthest behind its share, and no problem twice. Pools of the same traces then give the
+same problems as the traces themselves, prefix by prefix, so that a mix differs from its parts in the
+reasoning alone.
 
-    python scripts/pool.py --pools data/ordered/seed0.parquet --length 0 0.3333 --out /tmp/pool.parquet --card /tmp/pool.json
-    python scripts/pool.py --pools long.parquet brief.parquet --shares 0.2 0.8 --out /tmp/pool.parquet --card /tmp/pool.json
+    python scripts/pool.py --pools data/ordered/seed0.parquet --length 0 0.3333 --out /tmp/pool.parquet \\
+        --card /tmp/pool.json
+    python scripts/pool.py --pools long.parquet brief.parquet --shares 0.2 0.8 --out /tmp/pool.parquet \\
+        --card /tmp/pool.json
 
-A third is one of all the traces, so it does not move with a size. `--leave` keeps away from the last traces of the
-order, on which models are probed.
+A third is one of all the traces, so it does not move with a size. `--leave` keeps away from the last traces
+of the order, on which models are probed.
 """
 
 import hashlib
@@ -26,8 +29,8 @@ BATCH = 1000  # rows held at once, of each pool that is mixed
 def kept_rows(counted, length: list[float] | None, tokens: list[int] | None, sources: list[str] | None):
     """Which rows of a pool are kept, as a numpy array of truths; `counted` has the columns tokens and source.
 
-    A length is a share of the rows by tokens: from its first quantile on and below its second, the longest included
-    in what ends at 1.
+    A length is a share of the rows by tokens: from its first quantile on and below its second, the longest
+    included in what ends at 1.
     """
     import numpy
 
@@ -55,8 +58,8 @@ def taken(path: Path, kept, completion: str):
 
 
 def mixed(pools: list, shares: list[float]):
-    """Yield rows of several pools (iterators of rows): the next of the one furthest behind its share, each problem
-    once; ends where that one has no more.
+    """Yield rows of several pools (iterators of rows): the next of the one furthest behind its share, each
+    problem once; ends where that one has no more.
     """
     seen, given = set(), [0] * len(pools)
     while True:

@@ -102,7 +102,9 @@ def print_of_pilot(config: dict, cells: list[grid.Cell], asked: dict, pilot, rep
 
 
 def print_of_paper(config: dict, cells: list[grid.Cell], asked: dict, repetitions: int):
-    """How often each part holds and fails, were the paper right and were there nothing, by the noise of training."""
+    """How often each part holds and fails, were the paper right and were there nothing, by the noise of
+    training.
+    """
     kinds = [(noise, effect) for effect in (True, False) for noise in NOISE]
     found = [tallied(config, cells, asked, *kind, repetitions) for kind in kinds]
     print(

@@ -5,7 +5,8 @@ Blocks the SFT that depends on it: a refused run writes no preflight.json. Reads
 the start model, never its weights. Tokenises the subset for all who train on it (valley/tokenised.py), and
 measures what it made. The report keeps the first example as the model will see it, ids and all.
 
-    python scripts/preflight.py --model models/S/seed0 --data data/subsets/128/seed0.parquet --out /tmp/preflight.json \\
+    python scripts/preflight.py --model models/S/seed0 --data data/subsets/128/seed0.parquet \\
+        --out /tmp/preflight.json \\
         --max-length 512 --batch 1 --epochs 4 --max-truncated 0.02
 """
 

@@ -3,10 +3,11 @@
     python scripts/probe.py --model models/S/seed0 --data data/held_out/seed0.parquet --out /tmp/probe.json \\
         --max-length 512 --precision fp32
 
-Traces of the same order that no subset holds, under the model teacher-forced: the mean negative log-likelihood of the
-completion's tokens (nats a token), the share of them that the model would have chosen, and the entropy of its choice.
-Training that left these where the base had them has not trained. Not in the paper; one forward pass of some dozen traces.
-The head is applied to SLICE positions at a time: logits of a whole trace over 150,000 words would be 10 GB.
+Traces of the same order that no subset holds, under the model teacher-forced: the mean negative
+log-likelihood of the completion's tokens (nats a token), the share of them that the model would have chosen,
+and the entropy of its choice. Training that left these where the base had them has not trained. Not in the
+paper; one forward pass of some dozen traces. The head is applied to SLICE positions at a time: logits of a
+whole trace over 150,000 words would be 10 GB.
 """
 
 import math
@@ -20,7 +21,9 @@ SLICE = 512  # positions whose logits are held at once
 
 
 def measured(model, rows) -> dict[str, float]:
-    """`loss`, `token_accuracy` and `entropy` over all completion tokens of labelled rows (tokenised.examples)."""
+    """`loss`, `token_accuracy` and `entropy` over all completion tokens of labelled rows
+    (tokenised.examples).
+    """
     import torch
 
     head, body = model.get_output_embeddings(), model.base_model

@@ -2,8 +2,8 @@
 
     python scripts/probes.py --results results --cells S/base/0 S/sft-64/0 --tables report/tables
 
-Reads every cell's probe.json and the table `cells`; writes `probes`, and prints what a probe is worth out of sample beside
-what the other seeds of a run tell anyway (valley/analysis/probes.py).
+Reads every cell's probe.json and the table `cells`; writes `probes`, and prints what a probe is worth out of
+sample beside what the other seeds of a run tell anyway (valley/analysis/probes.py).
 """
 
 from pathlib import Path

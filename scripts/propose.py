@@ -1,11 +1,12 @@
-"""A study for a budget: what answers a question within so many GPU-hours, and what it gives up against the whole grid.
+"""A study for a budget: what answers a question within so many GPU-hours, and what it gives up against the
+whole grid.
 
     python scripts/propose.py --budget 200 --gpus 8 --out proposed.yaml
     python scripts/propose.py --budget 12 --gpus 1 --question C1 --out proposed.yaml
 
-Prints the designs that were tried, the best first, with the odds that it decides each part of each claim, were the paper
-right, beside those of the whole grid; writes the best as a config file. `make plan BUDGET=200 GPUS=8` is this. Method:
-valley/analysis/budget.py.
+Prints the designs that were tried, the best first, with the odds that it decides each part of each claim,
+were the paper right, beside those of the whole grid; writes the best as a config file. `make plan BUDGET=200
+GPUS=8` is this. Method: valley/analysis/budget.py.
 """
 
 from pathlib import Path

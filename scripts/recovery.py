@@ -1,11 +1,13 @@
-"""Between which sizes is a model back at its base, and is it the data or the recipe? No claim of the paper asks these.
+"""Between which sizes is a model back at its base, and is it the data or the recipe? No claim of the paper
+asks these.
 
-    python scripts/recovery.py --tables report/tables --grid S/base/0 S/sft-64/0 --examples 64=64 --headline chain \\
+    python scripts/recovery.py --tables report/tables --grid S/base/0 S/sft-64/0 --examples 64=64 \\
+        --headline chain \\
         --length chain
 
-Reads `problems.parquet`. Writes `recovery` (between which sizes a model gets back to its base) and `recipes`: every SFT run
-beside the base and, for a control, beside the paper's protocol at the same size; for `short` the latter is, sign turned,
-the effect of long chains of thought. Intervals: valley/analysis/estimates.py.
+Reads `problems.parquet`. Writes `recovery` (between which sizes a model gets back to its base) and `recipes`:
+every SFT run beside the base and, for a control, beside the paper's protocol at the same size; for `short`
+the latter is, sign turned, the effect of long chains of thought. Intervals: valley/analysis/estimates.py.
 """
 
 from valley import flags, records

@@ -4,10 +4,10 @@
         --licences workflow/reference/licences.yaml --out release
 
 The folder is a study of its own without models and training data: `make figures FROM=<folder>` rebuilds its
-page from scores and grades in under a minute, on any machine. Responses (`responses/<model>/<run>/seed<seed>`)
-and problems (`tasks/`) lie beside the study's places, so that redrawing never looks for them, and
-`make verify FROM=<folder>` grades them again. `SHA256SUMS` covers every file, `README.md` is the data card
-with the licences.
+page from scores and grades in under a minute, on any machine. Responses
+(`responses/<model>/<run>/seed<seed>`) and problems (`tasks/`) lie beside the study's places, so that
+redrawing never looks for them, and `make verify FROM=<folder>` grades them again. `SHA256SUMS` covers every
+file, `README.md` is the data card with the licences.
 """
 
 import math
@@ -25,7 +25,9 @@ REPORT = ("config.json", "provenance.json", "finding.txt", "page.html", "cells",
 
 
 def copies(study: Path, cells: list[str], cards: list[Path]) -> list[Path]:
-    """The files of a release, as paths below the study: those of CELL that a cell has, the cards, the report."""
+    """The files of a release, as paths below the study: those of CELL that a cell has, the cards, the
+    report.
+    """
     found = []
     for cell in map(grid.parse_cell, cells):
         folder = places.folder(study / "results", cell)

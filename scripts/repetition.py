@@ -1,10 +1,12 @@
 """Few examples many times, or many once: the map of accuracy over both, and its sentence.
 
-    python scripts/repetition.py --tables report/tables --config report/config.json --grid S/base/0 S/sft-64.e4/0 \\
+    python scripts/repetition.py --tables report/tables --config report/config.json \\
+        --grid S/base/0 S/sft-64.e4/0 \\
         --examples 64=64 --headline chain --length chain
 
-Reads `problems.parquet` and writes `repetition` (a row a model and SFT run: examples, epochs, traces seen, accuracy) and
-`repetition_matched` (few against many examples where equally many traces were seen, with intervals).
+Reads `problems.parquet` and writes `repetition` (a row a model and SFT run: examples, epochs, traces seen,
+accuracy) and `repetition_matched` (few against many examples where equally many traces were seen, with
+intervals).
 """
 
 from pathlib import Path

@@ -5,7 +5,8 @@ grade of valley/grading.py, the same that evaluation uses. An answer that only r
 problem gets none.
 
     python scripts/rl.py --model models/S/seed0 --problems data/rl/chain.parquet --out /tmp/cell/model \\
-        --record /tmp/cell/train.json --curve /tmp/cell/curve.parquet --lr 3e-4 --steps 40 --prompts 12 --rollouts 8 \\
+        --record /tmp/cell/train.json --curve /tmp/cell/curve.parquet --lr 3e-4 --steps 40 --prompts 12 \\
+        --rollouts 8 \\
         --minibatch 12 --device-batch 96 --max-new-tokens 224 --save-every 10 --seed 0
 
 A step samples `--prompts` × `--rollouts` responses and makes prompts / minibatch updates (1: on-policy). TRL
@@ -64,7 +65,9 @@ def trl_batching(
 
 
 def settings(args) -> dict:
-    """The arguments that say of which work a run is: without stop tokens or listed answers, as before there were any."""
+    """The arguments that say of which work a run is: without stop tokens or listed answers, as before there
+    were any.
+    """
     return records.settings(args, *(name for name in ("stop_tokens", "answers") if not getattr(args, name)))
 
 
@@ -76,12 +79,12 @@ def make_reward(
     tokenizer=None,
     answers: tuple[str, ...] = (),
 ):
-    """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0; one of the ids `ends` ends
-    it, as in evaluation.
+    """The reward function for GRPOTrainer: the headline grade of each completion, 1.0 or 0.0; one of the ids
+    `ends` ends it, as in evaluation.
 
     The data set's columns `answer`, `problem` and those of the gold's rules come with each completion. With a
-    `tokenizer` the ids are decoded here, or tags of a thought that are special tokens would be lost. `answers`
-    are those that the config lists for the problems.
+    `tokenizer` the ids are decoded here, or tags of a thought that are special tokens would be lost.
+    `answers` are those that the config lists for the problems.
     """
 
     def reward(completions, completion_ids, answer, problem=None, **columns):

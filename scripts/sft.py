@@ -1,20 +1,24 @@
 """Fine-tune a model on a subset of traces with TRL's SFTTrainer: the paper's protocol, one cell.
 
-Full parameters (`--lora-rank`: adapters, merged when the model is saved), AdamW, cosine schedule with warm-up, loss on the completion only, the end token learned. The
-prompt is rendered by the chat template saved with the model, by the same code as in generate.py.
+Full parameters (`--lora-rank`: adapters, merged when the model is saved), AdamW, cosine schedule with
+warm-up, loss on the completion only, the end token learned. The prompt is rendered by the chat template saved
+with the model, by the same code as in generate.py.
 
-    python scripts/sft.py --model models/S/seed0 --data data/subsets/128/seed0.parquet --out /tmp/cell/model \\
+    python scripts/sft.py --model models/S/seed0 --data data/subsets/128/seed0.parquet \\
+        --out /tmp/cell/model \\
         --record /tmp/cell/train.json --lr 2e-3 --epochs 4 --batch 1 --max-length 512 --seed 0
 
 On GPUs launch.py starts one process a card with a `--deepspeed` configuration (ZeRO-2, ZeRO-3 for large
-models); the global batch stays exact on any number of them. Checkpoints (`--save-every`, `--save-minutes`) lie beside the model
-under `checkpoints/`; the same work started again continues from them, and once the model is written they go.
+models); the global batch stays exact on any number of them. Checkpoints (`--save-every`, `--save-minutes`)
+lie beside the model under `checkpoints/`; the same work started again continues from them, and once the model
+is written they go.
 
-With `--pieces` it is no cell of the paper's protocol but a trunk, one run for all sizes (valley/trunk.py), and with
-`--cooldown` beside it the branch of one size, which starts from what `--trunk` names:
+With `--pieces` it is no cell of the paper's protocol but a trunk, one run for all sizes (valley/trunk.py),
+and with `--cooldown` beside it the branch of one size, which starts from what `--trunk` names:
 
     … --data data/subsets/128/seed0.parquet --pieces 32:4 128:4 --batch 4 --record /tmp/trunk/train.json …
-    … --data data/subsets/32/seed0.parquet --pieces 32:4 --batch 4 --cooldown 0.2 --trunk /tmp/trunk/train.json …
+    … --data data/subsets/32/seed0.parquet --pieces 32:4 --batch 4 --cooldown 0.2 --trunk
+    /tmp/trunk/train.json …
 
 Departs from the paper: TRL in place of LLaMA-Factory, whose loss is chunked over the vocabulary by itself; a
 batch is `--batch` examples, as the paper counts, also where `--packing` lays those of a device in one row.
@@ -63,8 +67,8 @@ def split_batch(batch: int, devices: int, device_batch: int) -> tuple[int, int]:
 
 
 def unsaid(args) -> list[str]:
-    """Settings that are no part of what the work is: those younger than checkpoints that are about, where they say
-    what was so before, and when checkpoints are written by the clock.
+    """Settings that are no part of what the work is: those younger than checkpoints that are about, where
+    they say what was so before, and when checkpoints are written by the clock.
     """
     younger = {name: flags.SFT[name].default for name in ("order", "lora_rank", "lora_alpha")}
     younger |= dict.fromkeys(("pieces", "cooldown", "trunk"))
@@ -77,7 +81,9 @@ def start_of(args) -> list:
 
 
 def in_order(data, lengths, order: str):
-    """A data set by the tokens of its rows, or as it is, and those tokens; rows of one length stay as they are."""
+    """A data set by the tokens of its rows, or as it is, and those tokens; rows of one length stay as they
+    are.
+    """
     if order == "random":
         return data, lengths
     by_length = (lengths if order == "short-first" else -lengths).argsort(kind="stable")
@@ -85,7 +91,9 @@ def in_order(data, lengths, order: str):
 
 
 def adapters(args):
-    """The LoRA configuration of `args` for every linear layer but the head; None where all weights are trained."""
+    """The LoRA configuration of `args` for every linear layer but the head; None where all weights are
+    trained.
+    """
     if not args.lora_rank:
         return None
     try:
@@ -100,8 +108,8 @@ def adapters(args):
 
 
 def make_config(args, checkpoints: Path, **other):
-    """TRL's SFTConfig under the protocol of `args`, but for the fields `other`. To be made before the model is
-    loaded: ZeRO-3 loads by it.
+    """TRL's SFTConfig under the protocol of `args`, but for the fields `other`. To be made before the model
+    is loaded: ZeRO-3 loads by it.
     """
     import torch
     from trl import SFTConfig
@@ -145,8 +153,9 @@ def make_config(args, checkpoints: Path, **other):
 
 
 def make_trainer(config, model, tokenizer, data, lengths, lora=None):
-    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples) of so many tokens each; on
-    several devices those of similar length train side by side (valley/batches.py). `lora` as `adapters` gives it.
+    """TRL's SFTTrainer on a data set of tokenised and labelled rows (tokenised.examples) of so many tokens
+    each; on several devices those of similar length train side by side (valley/batches.py). `lora` as
+    `adapters` gives it.
 
     On CPU, by one process, each step is taken plainly (valley/plain_steps.py).
     """

@@ -6,8 +6,8 @@ Reads files and SLURM's queue and changes nothing. `done`: scored. `running`: it
 last line of progress. `failed`: the last line of the log, and the log. `stale code`: a script or shared
 module differs from the one that made the weights or responses (Snakemake does not remake GPU work for an
 edited script). `stale data`: the subset differs from the one that was trained on. `weights deleted`: scored,
-but the model folder is gone: a task added later would train it again. `stalled`: a training or generation that
-holds its work but has made no step for the bound of its own pace (valley/pulse.py).
+but the model folder is gone: a task added later would train it again. `stalled`: a training or generation
+that holds its work but has made no step for the bound of its own pace (valley/pulse.py).
 """
 
 import collections
@@ -80,7 +80,9 @@ def stalls(folder: Path) -> list[str]:
 
 
 def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, done: set[str]) -> list[str]:
-    """What the steps of a cell that are not finished are doing: running (job, progress) or failed (why, log)."""
+    """What the steps of a cell that are not finished are doing: running (job, progress) or failed (why,
+    log).
+    """
     found = []
     for rule in ("preflight", "sft", "trunk", "branch", "rl", "generate", "judge", "grade", "score"):
         name = f"rule_{rule}_wildcards_{cell.model}_{cell.run}_{cell.seed}"
@@ -111,7 +113,9 @@ def pools_of(places: Places, cell: Cell) -> list[Path]:
 
 
 def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str], locked: bool) -> str:
-    """The state of one cell in a few words; `now` caches the hashes of the code as it is, `jobs` are SLURM's."""
+    """The state of one cell in a few words; `now` caches the hashes of the code as it is, `jobs` are
+    SLURM's.
+    """
     folder = places.of(cell)
     record = records.read_json(folder / "train.json") if (folder / "train.json").exists() else {}
     notes = []
@@ -157,7 +161,9 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
 
 
 def blocked(places: Places, cell: Cell) -> str | None:
-    """What a cell that has nothing yet waits for: the nearest of the jobs before it that failed, with its last line."""
+    """What a cell that has nothing yet waits for: the nearest of the jobs before it that failed, with its
+    last line.
+    """
     config, seed, logs = places.config, cell.seed, places.logs
     order, run = grid.order_seed(config, seed), cell.parsed
     before = [

@@ -1,9 +1,10 @@
 """Take the first n traces of the ordered pool, so that every subset contains the smaller ones.
 
-    python scripts/subset.py --pool data/ordered/seed0.parquet --examples 128 --out /tmp/128.parquet --card /tmp/128.json
+    python scripts/subset.py --pool data/ordered/seed0.parquet --examples 128 --out /tmp/128.parquet \\
+        --card /tmp/128.json
 
-`--examples all` takes the whole pool (the paper's 220k: all that is left); with `--last-after N` they are the last
-of the order, which no subset of up to N traces holds. The card says what the subset
+`--examples all` takes the whole pool (the paper's 220k: all that is left); with `--last-after N` they are the
+last of the order, which no subset of up to N traces holds. The card says what the subset
 holds, what the pool had dropped, and `leaks_removed`: how many contaminated rows lay in this prefix of the
 order before they were left out; `reflective`: the share of traces with one of the paper's reflection keywords
 (where it is 0, reflection cannot be measured). Traces are copied batch by batch, never held.

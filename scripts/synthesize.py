@@ -3,7 +3,8 @@
 The traces have the columns of OpenR1-Math-220k that Valley reads, so every later rule treats them as it would
 the real ones: `generations` holds the long chain of thought, `solution` the short one, `answer` the result.
 
-    python scripts/synthesize.py --traces-out /tmp/traces.parquet --traces 4096 --task-out /tmp/chain.parquet --task 384 \\
+    python scripts/synthesize.py --traces-out /tmp/traces.parquet --traces 4096 \\
+        --task-out /tmp/chain.parquet --task 384 \\
         --rl-out /tmp/rl.parquet --rl 2048 --lengths 2 --seed 0
 """
 

@@ -11,7 +11,6 @@ are. Tables that need weights or training data are named as not made again.
 
 import math
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +21,10 @@ from pathlib import Path
 import pandas
 
 from valley import flags, places, records
+from valley.analysis.responses import released
 from valley.check import ROOT
 
 SMALL = 20_000  # responses that are all graded again unless a sample is asked for
-PART = re.compile(r"(\.part[0-9]+)?\.parquet$")
 OF_THE_MACHINE = {"seconds"}  # that comparing answers by algebra took
 COMPARED = ("results/*/*/seed*/grades.parquet", "results/*/*/seed*/scores.json", "report/tables/*",
             "report/figures/*.csv", "report/finding.txt")  # fmt: skip
@@ -98,16 +97,6 @@ def key(row: dict) -> tuple:
     return row["task"], row["id"], row["sample"]
 
 
-def responses_of(folder: Path) -> dict:
-    """The responses of a cell of a release by task (arrow tables), parts joined in their order."""
-    import pyarrow
-
-    parts = {}
-    for file in sorted(folder.glob("*.parquet"), key=lambda file: (len(file.name), file.name)):
-        parts.setdefault(PART.sub("", file.name), []).append(records.read_parquet(file))
-    return {task: pyarrow.concat_tables(tables) for task, tables in parts.items()}
-
-
 def kept(path: Path, table, chosen: set[str], column: str = "id") -> Path:
     """`path`, where the rows of an arrow table are written whose `column` is one of `chosen`."""
     records.write_parquet(path, table.filter([value in chosen for value in table[column].to_pylist()]))
@@ -117,9 +106,9 @@ def kept(path: Path, table, chosen: set[str], column: str = "id") -> Path:
 def grade_again(release: Path, grades: Path, share: float, chance: random.Random, scratch: Path):
     """(grades of a cell as an arrow table, a share of its problems graded again; how many responses were)."""
     folder = release / "responses" / grades.parent.relative_to(release / "results")
-    told, released = records.parquet_provenance(grades)["arguments"], records.read_parquet(grades)
+    told, before = records.parquet_provenance(grades)["arguments"], records.read_parquet(grades)
     responses, tasks, samples = [], [], []
-    for task, table in responses_of(folder).items():
+    for task, table in released(folder).items():
         ids = sorted(set(table["id"].to_pylist()))
         chosen = set(chance.sample(ids, math.ceil(share * len(ids))))
         problems = records.read_parquet(release / "tasks" / f"{task}.parquet")
@@ -156,10 +145,10 @@ def grade_again(release: Path, grades: Path, share: float, chance: random.Random
         scratch / "grades.parquet",
     )
     new = {key(row): row for row in records.read_parquet(scratch / "grades.parquet").to_pylist()}
-    if missing := sorted(new.keys() - set(map(key, released.to_pylist()))):
+    if missing := sorted(new.keys() - set(map(key, before.to_pylist()))):
         records.fail(grades, f"lacks the grade of response {missing[0]}", "Release the study again")
-    merged = [new.get(key(row), row) for row in released.to_pylist()]
-    return type(released).from_pylist(merged, schema=released.schema), len(new)
+    merged = [new.get(key(row), row) for row in before.to_pylist()]
+    return type(before).from_pylist(merged, schema=before.schema), len(new)
 
 
 def make_again(release: Path, copy: Path, share: float, chance: random.Random) -> int:

@@ -6,6 +6,7 @@ import release
 import verify
 
 from valley import records
+from valley.analysis import responses
 
 
 def test_a_value_that_differs_is_named_by_file_row_and_column():
@@ -26,6 +27,6 @@ def test_responses_above_the_limit_are_released_in_parts_that_join_to_the_same(t
     limit = (tmp_path / "chain.parquet").stat().st_size // 11
     made = release.write_responses(tmp_path / "chain.parquet", tmp_path / "out/chain.parquet", limit)
     assert len(made) > 10
-    assert verify.responses_of(tmp_path / "out")["chain"].to_pylist() == rows
+    assert responses.released(tmp_path / "out")["chain"].to_pylist() == rows
     compression = pyarrow.parquet.read_metadata(made[0]).row_group(0).column(0).compression
     assert compression == "ZSTD"

@@ -1,15 +1,16 @@
 """Examples of similar length side by side on the cards that train together.
 
-Cards wait for each other after every micro-step (ZeRO reduces gradients there), so it lasts as long as its longest example.
-Within one global batch the order of examples changes no gradient: the loss is divided by the tokens of the batch.
+Cards wait for each other after every micro-step (ZeRO reduces gradients there), so it lasts as long as its
+longest example. Within one global batch the order of examples changes no gradient: the loss is divided by the
+tokens of the batch.
 """
 
 import numpy
 
 
 def side_by_side(order, lengths, batch: int) -> list[int]:
-    """The indices of `order` with each `batch` of them in a row sorted by length, longest first; those of a last, smaller
-    batch too.
+    """The indices of `order` with each `batch` of them in a row sorted by length, longest first; those of a
+    last, smaller batch too.
     """
     order, lengths = numpy.asarray(order), numpy.asarray(lengths)
     parts = [order[at : at + batch] for at in range(0, len(order), batch)]
@@ -17,8 +18,8 @@ def side_by_side(order, lengths, batch: int) -> list[int]:
 
 
 def waited(order, lengths, devices: int, device_batch: int = 1) -> float:
-    """Tokens that all devices could have computed over those they had: every micro-step lasts as the most loaded device
-    of it. `order` is dealt as accelerate does, `device_batch` in a row to each.
+    """Tokens that all devices could have computed over those they had: every micro-step lasts as the most
+    loaded device of it. `order` is dealt as accelerate does, `device_batch` in a row to each.
     """
     each = numpy.asarray(lengths)[numpy.asarray(order)]
     each = each[: len(each) // (devices * device_batch) * devices * device_batch]

@@ -119,7 +119,9 @@ def carried_out(response: str):
 
 
 def count(response: str) -> tuple[int, int, int | None]:
-    """(calculations carried out, wrong equalities, calculations up to and with the first wrong one or None)."""
+    """(calculations carried out, wrong equalities, calculations up to and with the first wrong one or
+    None).
+    """
     made = wrong = 0
     first = None
     for calculation in carried_out(response):

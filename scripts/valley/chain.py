@@ -94,8 +94,8 @@ def too_few_drawn(found: int, count: int, lengths: list[int]) -> str:
 def draw_many(
     rng: random.Random, count: int, lengths: list[int], test: bool, but: Container[str] = ()
 ) -> list[Problem]:
-    """Different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns; none
-    whose text is in `but`.
+    """Different problems of the held-out side (`test`) or of the training side, `lengths` in equal turns;
+    none whose text is in `but`.
     """
     found: dict[str, Problem] = {}
     for _ in range(1000 * count):
@@ -111,8 +111,8 @@ def draw_even(rng: random.Random, count: int, lengths: list[int], candidates: in
     """Different problems of the training side, laid out so that their column facts are met evenly.
 
     Each is the one of so many random problems whose facts were met least often in its GROUP, kinds of facts
-    too, and in its BLOCK: sixteen problems then meet 56 facts and not 47. Which facts a base can read plays no
-    part, and the number of illegible ones among them differs between seeds as much as in a random draw.
+    too, and in its BLOCK: sixteen problems then meet 56 facts and not 47. Which facts a base can read plays
+    no part, and the number of illegible ones among them differs between seeds as much as in a random draw.
     """
     found: dict[str, Problem] = {}
     group, block = Counter(), Counter()

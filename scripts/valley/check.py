@@ -1,8 +1,8 @@
 """Configs: load them as Snakemake does, and refuse those that cannot work, before anything is planned.
 
-The schema (workflow/schemas/config.schema.yaml) says what keys there are and what shape their values have; the rest
-of this module checks what a schema cannot: names that must exist, sizes the pool must give, batches that must
-divide. Every fault of a config is named at once, with its key, its value and what is allowed.
+The schema (workflow/schemas/config.schema.yaml) says what keys there are and what shape their values have;
+the rest of this module checks what a schema cannot: names that must exist, sizes the pool must give, batches
+that must divide. Every fault of a config is named at once, with its key, its value and what is allowed.
 """
 
 import fnmatch
@@ -32,7 +32,9 @@ SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as its version 1.2 reads integers (010 is ten, 1:30 and 1_000 are texts), keys given twice refused."""
+    """YAML as its version 1.2 reads integers (010 is ten, 1:30 and 1_000 are texts), keys given twice
+    refused.
+    """
 
 
 Loader.yaml_implicit_resolvers = {
@@ -134,8 +136,8 @@ def key_faults(content, where: str = ""):
 
 
 def of_study(file: Path, *parts: str) -> dict:
-    """The configuration of a finished study (report/config.json), in which `parts` (`report.length`, `models.*.source`) are
-    there and what the schema says of them. The rest may be another version's.
+    """The configuration of a finished study (report/config.json), in which `parts` (`report.length`,
+    `models.*.source`) are there and what the schema says of them. The rest may be another version's.
     """
     wrong, config = "is no configuration of a study", records.read_json(file)
     for part in parts:
@@ -149,7 +151,9 @@ def of_study(file: Path, *parts: str) -> dict:
 
 
 def lacking(content, keys: list[str]) -> str | None:
-    """The first path below `content` that is not there, of those that `keys` name; `*` stands for every key."""
+    """The first path below `content` that is not there, of those that `keys` name; `*` stands for every
+    key.
+    """
     if not keys:
         return None
     if not isinstance(content, dict):
@@ -250,7 +254,9 @@ def name_faults(config: dict):
 
 
 def pool_faults(config: dict):
-    """Pools that nothing defines, that keep nothing, or that cannot be mixed, and settings that exclude each other."""
+    """Pools that nothing defines, that keep nothing, or that cannot be mixed, and settings that exclude each
+    other.
+    """
     pools, cells_of = config["pools"], _valid_cells(config)
     for name, pool in pools.items():
         for key in ("length", "tokens"):
@@ -361,7 +367,9 @@ def size_faults(config: dict):
 
 
 def rl_faults(config: dict):
-    """RL starts that the grid does not train, problem sets nothing defines, and batches that do not divide."""
+    """RL starts that the grid does not train, problem sets nothing defines, and batches that do not
+    divide.
+    """
     rl, wanted = config["rl"], _valid_cells(config)
     for model, run, seed in wanted:
         parsed = parse_run(run)

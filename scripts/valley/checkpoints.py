@@ -2,9 +2,10 @@
 
 The trainer writes a checkpoint file by file, and a kill can fall between any two. `Keeper` seals each with a
 manifest when every process has written its part (valley/manifests.py), and only then removes the one before:
-there is a whole checkpoint on disk from the first one on. `resume_point` takes the newest whole one of the same
-work and says what it passed over. Beside them lie `fingerprint.json` (of which work they are), `segments.json`
-(the processes that worked on it before) and `progress.json` (how far the present one is, valley/pulse.py).
+there is a whole checkpoint on disk from the first one on. `resume_point` takes the newest whole one of the
+same work and says what it passed over. Beside them lie `fingerprint.json` (of which work they are),
+`segments.json` (the processes that worked on it before) and `progress.json` (how far the present one is,
+valley/pulse.py).
 """
 
 import contextlib
@@ -45,8 +46,9 @@ def unfit(checkpoint: Path) -> str | None:
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, said aloud with what was passed over for it and why.
 
-    What was passed over gets out of the way: a half-written one is removed, for its space may be what the next
-    needs; a damaged one, which may be a disk's fault, is kept under another name until the next is whole.
+    What was passed over gets out of the way: a half-written one is removed, for its space may be what the
+    next needs; a damaged one, which may be a disk's fault, is kept under another name until the next is
+    whole.
     """
     found = None
     for checkpoint in reversed(of(folder)):
@@ -127,10 +129,11 @@ def resume_point(folder: Path, identity, layout: dict | None = None) -> str | No
 
 
 def adopted(source: Path, step: int, folder: Path, layout: dict) -> str:
-    """The checkpoint of a step that another run kept in `source`, taken as the first of one's own in `folder`: what leads
-    to it is the other run's work.
+    """The checkpoint of a step that another run kept in `source`, taken as the first of one's own in
+    `folder`: what leads to it is the other run's work.
 
-    Hard links where the file system allows; the other run's stays as it is. Every process calls it, the first does it.
+    Hard links where the file system allows; the other run's stays as it is. Every process calls it, the first
+    does it.
     """
     from accelerate import PartialState
 
@@ -158,11 +161,11 @@ def linked(source, target):
 
 
 class Keeper(TrainerCallback):
-    """Seals each checkpoint when it is written by all processes, then removes those before it: `kept` of them stay; where
-    all do (None), as weights. One is made at each step of `stops`, and those stay whole.
+    """Seals each checkpoint when it is written by all processes, then removes those before it: `kept` of them
+    stay; where all do (None), as weights. One is made at each step of `stops`, and those stay whole.
 
-    Also tells the pulse of every step, and has each checkpoint's step logged, so that what is logged in between
-    is whole in it.
+    Also tells the pulse of every step, and has each checkpoint's step logged, so that what is logged in
+    between is whole in it.
     """
 
     def __init__(self, beat: "pulse.Pulse", useful: float, kept: int | None, stops: tuple[int, ...] = ()):
@@ -206,8 +209,8 @@ class Keeper(TrainerCallback):
 
 
 class Timely(TrainerCallback):
-    """Asks for a checkpoint when `minutes` have gone by since the last one, or since training began; all processes follow
-    the clock of the first.
+    """Asks for a checkpoint when `minutes` have gone by since the last one, or since training began; all
+    processes follow the clock of the first.
     """
 
     def __init__(self, minutes: float):
@@ -246,8 +249,8 @@ def remove_all(folder: Path):
 
 
 def drop_states(found: list[Path]):
-    """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints that nothing will
-    continue from.
+    """Remove what only resuming needs (optimiser, random states: 12 bytes a parameter) from checkpoints that
+    nothing will continue from.
 
     Each is first sealed anew as weights alone, so it stays whole whenever this is cut off.
     """

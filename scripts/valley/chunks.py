@@ -1,8 +1,8 @@
 """Generation in chunks: what a killed job has finished stays on disk, the next one makes what is missing.
 
-Work is cut into chunks of `args.chunk` prompts; each becomes a file under `<out>.chunks/` as it finishes, with
-seeds of its own, so a job that was killed and continued ends with the same responses. Used by generate.py and
-judge.py.
+Work is cut into chunks of `args.chunk` prompts; each becomes a file under `<out>.chunks/` as it finishes,
+with seeds of its own, so a job that was killed and continued ends with the same responses. Used by
+generate.py and judge.py.
 """
 
 import math

@@ -1,9 +1,10 @@
-"""The contract with own data: what a model folder, traces and tasks from local files must be, before anything is made.
+"""The contract with own data: what a model folder, traces and tasks from local files must be, before anything
+is made.
 
-`faults` takes milliseconds and is asked whenever a study is planned: are the files there, with the columns and
-rows that the config counts on? `look` opens them (scripts/check.py, `make check`): types row by row, tokenizer and
-template of each family, tokens of the traces, and one example as it will be trained. What comes from a hub is
-checked when it is fetched.
+`faults` takes milliseconds and is asked whenever a study is planned: are the files there, with the columns
+and rows that the config counts on? `look` opens them (scripts/check.py, `make check`): types row by row,
+tokenizer and template of each family, tokens of the traces, and one example as it will be trained. What comes
+from a hub is checked when it is fetched.
 """
 
 import itertools
@@ -105,7 +106,9 @@ def folder_faults(key: str, folder: Path):
 
 
 def faults(config: dict):
-    """What is wrong with the local sources of a study, at a glance; those that were fetched already are past."""
+    """What is wrong with the local sources of a study, at a glance; those that were fetched already are
+    past.
+    """
     places = Places(config)
     for name, folder in models(config).items():
         if not unset(folder) and not places.base(name, 0).exists():
@@ -231,7 +234,9 @@ def look_at_model(config: dict, name: str, folder: Path, say) -> tuple[object | 
 
 
 def look_at_tokens(config: dict, name: str, tokenizer, rows: list[dict], say) -> list[str]:
-    """Faults of the traces under one tokenizer: unknown tokens, next to none; shows the first as it is trained."""
+    """Faults of the traces under one tokenizer: unknown tokens, next to none; shows the first as it is
+    trained.
+    """
     system, suffix = config["prompt"]["system"], config["prompt"]["suffix"]
     made = prompts.training_rows(tokenizer, rows, "trace", system, suffix, None)
     strange = set(prompts.unknown_ids(tokenizer))
@@ -262,7 +267,9 @@ def nearly_empty(tokens: int, characters: int, completion: str) -> bool:
 
 
 def text_faults(unknown: float, empty: float):
-    """Why completions with such shares of unknown tokens, and of completions with next to none, teach nothing."""
+    """Why completions with such shares of unknown tokens, and of completions with next to none, teach
+    nothing.
+    """
     if unknown > MAX_UNKNOWN:
         yield (
             f"{unknown:.1%} of the tokens to be learned are unknown to the tokenizer: the model would learn to write "

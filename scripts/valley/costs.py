@@ -22,7 +22,9 @@ def load() -> dict:
 
 
 def on_card(preset: dict, card: dict, of: dict) -> dict:
-    """A preset on another card than it holds for: training by the peaks, sampling by the memory's bandwidths."""
+    """A preset on another card than it holds for: training by the peaks, sampling by the memory's
+    bandwidths.
+    """
     faster = card["bandwidth"] / of["bandwidth"]
     return preset | {
         "peak_flops": card["peak_flops"],
@@ -64,9 +66,9 @@ def endless(
 ) -> list[tuple[dict, float, float]]:
     """Jobs that cannot end: (job, hours it takes, hours it gets), the longest first.
 
-    `limit` gives the minutes of a rule's jobs. What is done is kept when they are over, so each try counts; where SLURM
-    may `requeue` jobs a training has as many portions as it needs, and cannot end only where one of its steps takes
-    longer than a portion, in which it comes to no checkpoint.
+    `limit` gives the minutes of a rule's jobs. What is done is kept when they are over, so each try counts;
+    where SLURM may `requeue` jobs a training has as many portions as it needs, and cannot end only where one
+    of its steps takes longer than a portion, in which it comes to no checkpoint.
     """
     found = []
     for job in jobs:
@@ -113,14 +115,18 @@ def tokens_of_example(costs: dict, settings: dict) -> float:
 
 
 def tokens_of_trunk(config: dict, costs: dict, model: str, run: str, runs: list[str]) -> tuple[float, float]:
-    """Tokens that a trunk of `runs`, smallest first, trains on up to the size of one of them, and those of its branch."""
+    """Tokens that a trunk of `runs`, smallest first, trains on up to the size of one of them, and those of
+    its branch.
+    """
     settings = grid.sft_settings(config, model, run)
     along = sum(grid.seen(config, model, runs[: runs.index(run) + 1])) * tokens_of_example(costs, settings)
     return along, along * settings["cooldown"]
 
 
 def trunk_savings(config: dict, costs: dict) -> list[tuple[str, float, float]]:
-    """(recipe, FLOPs of its trunks and branches, FLOPs of the same sizes each trained by the protocol), finished or not."""
+    """(recipe, FLOPs of its trunks and branches, FLOPs of the same sizes each trained by the protocol),
+    finished or not.
+    """
     found = collections.defaultdict(lambda: [0.0, 0.0])
     for (model, recipe, _), runs in grid.trunks(config).items():
         along, _ = tokens_of_trunk(config, costs, model, runs[-1], runs)
@@ -301,7 +307,9 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
 
 
 class Prices:
-    """What cells cost in GPU-seconds: training a run once, generating each cell's responses; measured where it was."""
+    """What cells cost in GPU-seconds: training a run once, generating each cell's responses; measured where
+    it was.
+    """
 
     def __init__(self, config: dict, preset: str = "paper", measured: dict | None = None):
         self.config, self.constants, self.measured = config, load(), measured or {}
@@ -318,7 +326,9 @@ class Prices:
         return seconds(job, self.config, self.constants, self.preset, self.measured)[0]
 
     def training(self, model: str, run: str) -> float:
-        """Seconds of training a run, without what it starts from; 0 for a base. Of a branch, with its share of the trunk."""
+        """Seconds of training a run, without what it starts from; 0 for a base. Of a branch, with its share
+        of the trunk.
+        """
         parsed = grid.parse_run(run)
         if parsed.stage == "sft" and grid.is_trunk(self.config, run):
             runs = grid.trunk(self.config, model, run)
@@ -332,7 +342,9 @@ class Prices:
         return self._job("generate", model, run, task)
 
     def hours(self, cells, times: dict[str, float] | None = None) -> float:
-        """GPU-hours of cells: each training once, whatever checkpoints of it are evaluated; `times` the samples of a task."""
+        """GPU-hours of cells: each training once, whatever checkpoints of it are evaluated; `times` the
+        samples of a task.
+        """
         trained = {(cell.model, cell.parsed.whole, cell.seed) for cell in cells}
         spent = sum(self.training(model, run) for model, run, _ in trained)
         for cell in cells:

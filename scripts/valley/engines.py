@@ -172,8 +172,8 @@ def cut(ids: list[int], ends: list[int]) -> list[int]:
 
 
 def visible_gpus(each: int = 1) -> list[str]:
-    """The job's GPUs as CUDA_VISIBLE_DEVICES names them (numbers or UUIDs), `each` together for an engine; where it is not
-    set, all of the machine.
+    """The job's GPUs as CUDA_VISIBLE_DEVICES names them (numbers or UUIDs), `each` together for an engine;
+    where it is not set, all of the machine.
     """
     import torch
 
@@ -190,7 +190,9 @@ def visible_gpus(each: int = 1) -> list[str]:
 
 
 def start_worker(args, gpus):
-    """First thing in a worker process: take one GPU, or those of one engine, off the queue and make the engine there."""
+    """First thing in a worker process: take one GPU, or those of one engine, off the queue and make the
+    engine there.
+    """
     environment.end_with_parent()  # or it would hold its GPU for ever
     faulthandler.register(signal.SIGUSR1)  # a parent that sees a standstill asks where this process stands
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before anything in here imports torch

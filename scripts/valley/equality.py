@@ -696,8 +696,8 @@ class Comparer:
             self.pool.join()
 
     def start(self):
-        """The pool, started on the first call. Workers fork from a server that has imported the parsers and read
-        their tables once.
+        """The pool, started on the first call. Workers fork from a server that has imported the parsers and
+        read their tables once.
         """
         import multiprocessing
         from multiprocessing import forkserver

@@ -259,8 +259,9 @@ def last_choice(text: str) -> str:
 def without_algebra(gold: str, found: str) -> bool | None:
     """`equal` of two simplified answers where it can be told without reading them; None where it cannot.
 
-    A sentence, behind a number or not, is to the evaluator a product of its letters, and no number but nought;
-    most answers of a response without a box are such. Fractions of whole numbers it compares by their values.
+    A sentence, behind a number or not, is to the evaluator a product of its letters, and no number but
+    nought; most answers of a response without a box are such. Fractions of whole numbers it compares by their
+    values.
     """
     if gold.strip().lower() == found.strip().lower():
         return True

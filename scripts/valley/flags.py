@@ -1,8 +1,8 @@
 """Command-line flags, declared once: what the config sets, what a rule passes on, what a script reads.
 
-A setting of the config that becomes a flag stands in one table here, with its type, its default and what it means; the
-rules write a command line from the table (`line`), the scripts make their parser from it (`add`), and a test holds the
-table against the schema and config.yaml.
+A setting of the config that becomes a flag stands in one table here, with its type, its default and what it
+means; the rules write a command line from the table (`line`), the scripts make their parser from it (`add`),
+and a test holds the table against the schema and config.yaml.
 """
 
 import argparse
@@ -16,8 +16,8 @@ REQUIRED = object()
 class Flag(NamedTuple):
     """One setting: what argparse needs of it, and its kind.
 
-    `default` is what a script takes when the config sets nothing. A setting of `operation` says how a cell is run (in what
-    portions, on what, saved how often), not what it is: changing it makes nothing again.
+    `default` is what a script takes when the config sets nothing. A setting of `operation` says how a cell is
+    run (in what portions, on what, saved how often), not what it is: changing it makes nothing again.
     """
 
     type: type
@@ -137,7 +137,8 @@ SYNTHETIC = ("traces", "task", "rl", "lengths", "recheck", "slip", "seed")
 
 
 def line(settings: dict, names) -> str:
-    """Settings as one command-line string in the order of `names`, quoted for the shell, holding only what is set.
+    """Settings as one command-line string in the order of `names`, quoted for the shell, holding only what is
+    set.
 
     A new setting then changes no existing job.
     """
@@ -163,7 +164,9 @@ def how(settings: dict, table: dict[str, Flag]) -> str:
 
 
 def meaning(text: str, table: dict[str, Flag]) -> dict[str, list[str]]:
-    """What a command line says a job makes, by flag: without order, operation and what is the default anyway."""
+    """What a command line says a job makes, by flag: without order, operation and what is the default
+    anyway.
+    """
     found: dict[str, list[str]] = {}
     for word in shlex.split(text):
         if word.startswith("--"):

@@ -42,7 +42,9 @@ def no_gold(answer) -> str | None:
 
 
 def unlisted(rows: list[dict], answers: tuple[str, ...]) -> str | None:
-    """Which row of a task has a gold answer that is none of those that the config lists for it; None where all are."""
+    """Which row of a task has a gold answer that is none of those that the config lists for it; None where
+    all are.
+    """
     known = {word.casefold() for word in answers}
     odd = next((row for row in rows if known and str(row["answer"]).strip().casefold() not in known), None)
     return (

@@ -12,7 +12,8 @@ Three graders, from the strictest idea of an answer to the loosest:
   `evaluator.py`.
 
 A study may ask for another form than the box (`prompt.answer`, see `asked`). A task may list its answers
-(`tasks.*.answers`): headline and boxed then compare these words and nothing else, without mathematics (`chosen`).
+(`tasks.*.answers`): headline and boxed then compare these words and nothing else, without mathematics
+(`chosen`).
 """
 
 import collections
@@ -84,7 +85,8 @@ def last_match(pattern: re.Pattern, text: str) -> re.Match | None:
 
 def boxes(text: str) -> list[tuple[int, int, str | None]]:
     """Start, end and content of every box that holds something (dots and the word `answer` hold a place), the
-    inner one where boxes nest; at the end, with content None, one that is never closed. One pass over the text.
+    inner one where boxes nest; at the end, with content None, one that is never closed. One pass over the
+    text.
     """
     found, opened = [], []  # of each open brace: where its box begins and its content, None for a plain one
     first = BOX.search(text)

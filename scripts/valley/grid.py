@@ -4,8 +4,9 @@ A *cell* is model × run × seed. A *run* composes stages and is written as the 
 
     base    sft-8k    sft-8k.wide    sft-8k+rl    base+rl    base+rl@20
 
-`base` or `sft-<size>[.<recipe>]` starts it, `+rl[.<recipe>]` continues it, `@<step>` is a checkpoint along RL.
-No other module takes a run's name apart. Used by the Snakefile and by every table; it imports nothing heavy.
+`base` or `sft-<size>[.<recipe>]` starts it, `+rl[.<recipe>]` continues it, `@<step>` is a checkpoint along
+RL. No other module takes a run's name apart. Used by the Snakefile and by every table; it imports nothing
+heavy.
 """
 
 import functools
@@ -137,9 +138,11 @@ def cells(config: dict) -> list[Cell]:
 
 
 def first_runs(config: dict) -> set[str]:
-    """The runs whose jobs go before all others: the bases, and plain SFT on the smallest size that the grid trains.
+    """The runs whose jobs go before all others: the bases, and plain SFT on the smallest size that the grid
+    trains.
 
-    They tell soonest, and cheapest, whether a study works: what the base can do, and what training does to it.
+    They tell soonest, and cheapest, whether a study works: what the base can do, and what training does to
+    it.
     """
     plain = [cell for cell in cells(config) if cell.parsed.is_protocol]
     smallest = min(plain, key=lambda cell: examples_of(config, cell.parsed.size), default=None)
@@ -155,7 +158,9 @@ def examples_of(config: dict, size: str | None) -> int:
 
 
 def billions(config: dict, model: str) -> float | None:
-    """Billions of parameters of a model of the catalogue; of one that is pre-trained here, roughly, from its shape."""
+    """Billions of parameters of a model of the catalogue; of one that is pre-trained here, roughly, from its
+    shape.
+    """
     entry = config["models"][model]
     if shape := entry.get("pretrain"):
         return shape["layers"] * (4 * shape["hidden"] ** 2 + 3 * shape["hidden"] * shape["ff"]) / 1e9
@@ -173,7 +178,9 @@ def order_seed(config: dict, seed: int) -> int:
 
 
 def sft_settings(config: dict, model: str, run: str) -> dict:
-    """The SFT settings of a run: protocol, then size, then the model's own, then the recipe; later ones win."""
+    """The SFT settings of a run: protocol, then size, then the model's own, then the recipe; later ones
+    win.
+    """
     parsed = parse_run(run)
     size = config["sizes"][parsed.size]
     recipe = config["sft"]["recipes"][parsed.recipe] if parsed.recipe else {}
@@ -195,8 +202,8 @@ def is_trunk(config: dict, run: str) -> bool:
 
 
 def trunk(config: dict, model: str, run: str, seed: int | None = None) -> list[str]:
-    """The runs of the trunk that a run branches off, smallest size first: those of its recipe in the grid, for this model
-    and seed (None: for any).
+    """The runs of the trunk that a run branches off, smallest size first: those of its recipe in the grid,
+    for this model and seed (None: for any).
     """
     recipe = parse_run(run).recipe
     blocks = [
@@ -214,8 +221,8 @@ def trunks(config: dict) -> dict[tuple[str, str, int], list[str]]:
 
 
 def trunk_pieces(config: dict, model: str, runs: list[str]) -> list[tuple[int | str, float]]:
-    """Of a trunk's runs, smallest first: the traces of the size (`all` as it stands in the config), and how often those
-    are seen that it adds to the size before.
+    """Of a trunk's runs, smallest first: the traces of the size (`all` as it stands in the config), and how
+    often those are seen that it adds to the size before.
     """
     return [
         (config["sizes"][parse_run(run).size]["examples"], sft_settings(config, model, run)["epochs"])
@@ -255,7 +262,9 @@ def passes(config: dict, model: str, run: str) -> float:
 
 
 def crosses_epochs(config: dict) -> bool:
-    """True where the grid trains a model on several sizes, and on one of them for several numbers of epochs by recipe."""
+    """True where the grid trains a model on several sizes, and on one of them for several numbers of epochs
+    by recipe.
+    """
     found: dict[str, dict[str, set]] = {}
     for model, run in dict.fromkeys((cell.model, cell.run) for cell in cells(config)):
         parsed = parse_run(run)
@@ -274,7 +283,9 @@ def rl_settings(config: dict, model: str, run: str) -> dict:
 
 
 def generate_settings(config: dict, model: str) -> dict:
-    """The settings of generation of a model, or of the judge where it is one: the study's, then the model's own."""
+    """The settings of generation of a model, or of the judge where it is one: the study's, then the model's
+    own.
+    """
     return config["generate"] | config["models"][model].get("generate", {})
 
 

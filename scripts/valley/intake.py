@@ -1,4 +1,5 @@
-"""Files that others wrote, read at the door: parquet, JSON lines or one JSON array, each row held to what it must be.
+"""Files that others wrote, read at the door: parquet, JSON lines or one JSON array, each row held to what it
+must be.
 
 What is behind the door (order_traces, training, grading) takes types for granted. A value that is something
 else would be iterated, or be true, all the same: `"False"` is true, a text is a list of characters. So a row
@@ -199,14 +200,16 @@ def complete(path: Path, read, wanted: tuple):
 
 
 def marks(row: dict, column: str) -> list:
-    """What a column says of each generation of a row; nothing where it is not there or is of another number."""
+    """What a column says of each generation of a row; nothing where it is not there or is of another
+    number.
+    """
     said = row.get(column) or []
     return said if len(said) == len(row["generations"]) else [None] * len(row["generations"])
 
 
 def correct_ones(row: dict, rule: str) -> list[int]:
-    """Which generations of a row count as correct under `rule` (see order_traces.correct_traces); an empty one
-    never does.
+    """Which generations of a row count as correct under `rule` (see order_traces.correct_traces); an empty
+    one never does.
     """
     there = [i for i, trace in enumerate(row["generations"]) if trace]
     if rule == "any":
@@ -219,6 +222,8 @@ def correct_ones(row: dict, rule: str) -> list[int]:
 
 
 def cut_off(row: dict) -> set[int]:
-    """The generations that ended at a limit: a model trained on them learns to stop in the middle of a thought."""
+    """The generations that ended at a limit: a model trained on them learns to stop in the middle of a
+    thought.
+    """
     reasons, whole = marks(row, "finish_reasons"), marks(row, "is_reasoning_complete")
     return {i for i, why in enumerate(reasons) if why == "length" or whole[i] is False}

@@ -1,8 +1,8 @@
 """One process a piece of work: a lock that ends with the process that holds it, and names it.
 
-After a `kill -9` of Snakemake its trainer or generator lives on, and the same command starts a second one. Two
-writers would continue from what the other removes. So the second waits, says for whom, and takes over what is
-left: nothing, where the first finished the work.
+After a `kill -9` of Snakemake its trainer or generator lives on, and the same command starts a second one.
+Two writers would continue from what the other removes. So the second waits, says for whom, and takes over
+what is left: nothing, where the first finished the work.
 """
 
 import contextlib
@@ -50,8 +50,8 @@ def held(file: Path) -> bool:
 def alone(file: Path, finished: Callable[[], bool]):
     """Hold the lock `file`; waits for a process that holds it. Yields True where that one left nothing to do.
 
-    `finished` tells it, and is asked only after waiting: what lies there from before is made again. Of several
-    processes of one launch the first holds the lock, the others wait until it does.
+    `finished` tells it, and is asked only after waiting: what lies there from before is made again. Of
+    several processes of one launch the first holds the lock, the others wait until it does.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if process_rank() > 0:
@@ -87,12 +87,12 @@ def alone(file: Path, finished: Callable[[], bool]):
 
 @contextlib.contextmanager
 def guarded(note: Path, lock: Path, work: list, found: Callable[[], dict]):
-    """The frame of a long script: alone at its work, and not again at what failed for good. Yields whether anything is
-    left to do.
+    """The frame of a long script: alone at its work, and not again at what failed for good. Yields whether
+    anything is left to do.
 
-    `note` remembers a failure (records.failing_once). `work` is JSON content that names arguments and inputs, and
-    `found` gives the record of the result that is there, whose `work` tells whether a process that was waited for
-    made it.
+    `note` remembers a failure (records.failing_once). `work` is JSON content that names arguments and inputs,
+    and `found` gives the record of the result that is there, whose `work` tells whether a process that was
+    waited for made it.
     """
     with (
         records.failing_once(note, work),

@@ -1,10 +1,10 @@
 """Folders that prove they are whole: a manifest of every file, written last.
 
-A model, an exported step or a checkpoint is many files, and a process can end between any two. `manifest.json`
-lists them with their sizes and hashes and is the last to appear, so a folder without it is half-written, and one
-that differs from it is damaged. Checkpoints hash their small files only (an optimiser state of 100 GB is written
-every half hour); models hash all, and `check_model` compares before weights are used. The hashes are plain
-SHA-256, as `sha256sum` gives them.
+A model, an exported step or a checkpoint is many files, and a process can end between any two.
+`manifest.json` lists them with their sizes and hashes and is the last to appear, so a folder without it is
+half-written, and one that differs from it is damaged. Checkpoints hash their small files only (an optimiser
+state of 100 GB is written every half hour); models hash all, and `check_model` compares before weights are
+used. The hashes are plain SHA-256, as `sha256sum` gives them.
 """
 
 import concurrent.futures
@@ -22,7 +22,9 @@ SMALL = 16 << 20  # bytes up to which a checkpoint's file is hashed
 
 
 def contents(folder: Path) -> list[Path]:
-    """Every file below a folder but its own manifest, also one that a killed process half wrote, in name order."""
+    """Every file below a folder but its own manifest, also one that a killed process half wrote, in name
+    order.
+    """
     own = {folder / MANIFEST, *folder.glob(f".{MANIFEST}.*")}
     return sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
 
@@ -107,10 +109,11 @@ def flaw(folder: Path, full: bool = True) -> str | None:
 
 
 def tensor_flaw(path: Path) -> str | None:
-    """What is wrong with the header of a safetensors file or its length, in a few words; None where nothing is.
+    """What is wrong with the header of a safetensors file or its length, in a few words; None where nothing
+    is.
 
-    Costs two reads of some kilobytes, whatever the file's size. The format: eight bytes of header length, a JSON
-    header with the offsets of every tensor, the tensors without a gap.
+    Costs two reads of some kilobytes, whatever the file's size. The format: eight bytes of header length, a
+    JSON header with the offsets of every tensor, the tensors without a gap.
     """
     size = path.stat().st_size
     with open(path, "rb") as stream:
@@ -138,8 +141,8 @@ def check_model(folder: Path):
     """Stop unless the weights of a model folder are those that were written; said in one line with its cost.
 
     Headers and sizes always; hashes too, unless VALLEY_WEIGHTS is `quick` (`verify_weights` in the config).
-    Of several processes that load the same weights the first does it. A model without a manifest (put there by
-    hand) is checked by its headers alone.
+    Of several processes that load the same weights the first does it. A model without a manifest (put there
+    by hand) is checked by its headers alone.
     """
     if process_rank() > 0:
         return

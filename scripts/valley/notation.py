@@ -372,7 +372,8 @@ def words(answer: str) -> str | None:
 def is_word(letters: str) -> bool:
     """Whether letters without a mark are a word rather than a product of variables.
 
-    Three letters are where they could be spoken and are no product as it is written: `Bob`, `tan`; not `abc`, `lwh`.
+    Three letters are where they could be spoken and are no product as it is written: `Bob`, `tan`; not `abc`,
+    `lwh`.
     """
     named, letters = letters[:1].isupper() and letters[1:].islower(), letters.casefold()
     if letters in SMALL_WORDS:

@@ -1,4 +1,6 @@
-"""Where problems overlap: what decontamination takes out of the traces, and what is left of it where it is off."""
+"""Where problems overlap: what decontamination takes out of the traces, and what is left of it where it is
+off.
+"""
 
 import re
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Texts that others wrote, made harmless to show: what a model answers can hold anything that Unicode has.
 
-An ANSI escape recolours or clears a terminal, a NUL ends a line of a log, a bidi control turns the text around it.
-`visible` shows each as a sign that can be read. HTML is escaped where HTML is made (jinja2's autoescape).
+An ANSI escape recolours or clears a terminal, a NUL ends a line of a log, a bidi control turns the text
+around it. `visible` shows each as a sign that can be read. HTML is escaped where HTML is made (jinja2's
+autoescape).
 """
 
 import re
@@ -13,7 +14,9 @@ HARMFUL = re.compile(
 
 
 def visible(text: str) -> str:
-    """A text whose control characters are signs: ␛ for an escape, ⟨U+202E⟩ for what has no sign of its own."""
+    """A text whose control characters are signs: ␛ for an escape, ⟨U+202E⟩ for what has no sign of its
+    own.
+    """
     return HARMFUL.sub(
         lambda match: chr(0x2400 + ord(match[0])) if match[0] < " " else f"⟨U+{ord(match[0]):04X}⟩", text
     )

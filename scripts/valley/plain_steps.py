@@ -1,8 +1,8 @@
 """SFT on CPU by one process, each step taken plainly.
 
-TRL's loss goes through the vocabulary in chunks, which spares the memory of a card, and measures entropy and accuracy
-at every step; around it the library looks for optional packages and walks over all modules and weights. Where a step
-takes milliseconds that costs as much as the work.
+TRL's loss goes through the vocabulary in chunks, which spares the memory of a card, and measures entropy and
+accuracy at every step; around it the library looks for optional packages and walks over all modules and
+weights. Where a step takes milliseconds that costs as much as the work.
 """
 
 import sys

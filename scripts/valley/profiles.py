@@ -11,7 +11,8 @@ MINUTES = {"m": 1, "h": 60, "d": 24 * 60, "": 1}
 
 
 def merged(names: list[str]) -> dict:
-    """The settings of profiles, found as Snakemake finds them (a folder, or a name below ~/.config/snakemake).
+    """The settings of profiles, found as Snakemake finds them (a folder, or a name below
+    ~/.config/snakemake).
 
     A later profile replaces a key of an earlier one as a whole. `fail`s on a name that is no profile.
     """

@@ -139,7 +139,9 @@ def unknown_ids(tokenizer) -> list[int]:
 
 
 def tokenizer_problems(tokenizer, model_positions: int | None, max_length: int) -> list[str]:
-    """Why a model trained with this tokenizer would never stop, or not see its data; empty when it is sound."""
+    """Why a model trained with this tokenizer would never stop, or not see its data; empty when it is
+    sound.
+    """
     found = []
     if tokenizer.chat_template is None:
         found.append("the tokenizer has no chat template. Give the family one in the config")

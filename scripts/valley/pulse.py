@@ -1,13 +1,14 @@
 """The pulse of a long job: how far it is, on disk, and its end when it makes no step any more.
 
-A collective that hangs on eight cards burns 576 GPU-hours in three days, and nobody sees it. A `Pulse` is told of
-every step. It keeps `progress.json` (step, seconds, a bound), which `make status` reads and from which the next
-process learns what a kill cost; and when no step comes within the bound it writes down where every thread of
-this process stands, says so in the log and ends the process, so that a retry continues from what is saved.
+A collective that hangs on eight cards burns 576 GPU-hours in three days, and nobody sees it. A `Pulse` is
+told of every step. It keeps `progress.json` (step, seconds, a bound), which `make status` reads and from
+which the next process learns what a kill cost; and when no step comes within the bound it writes down where
+every thread of this process stands, says so in the log and ends the process, so that a retry continues from
+what is saved.
 
 The bound follows the job's own pace: `factor` times the longest time between two steps so far, never below
-`least` seconds; `first` before there is one (loading, compiling, the first chunk). The config's `stall` holds the
-three; they reach jobs as VALLEY_STALL.
+`least` seconds; `first` before there is one (loading, compiling, the first chunk). The config's `stall` holds
+the three; they reach jobs as VALLEY_STALL.
 """
 
 import contextlib
@@ -48,7 +49,9 @@ def progress_of(folder: Path) -> dict | None:
 
 
 def silence(folder: Path) -> str | None:
-    """That the job in a folder makes no step any more, in a few words; None where it does, or none is there."""
+    """That the job in a folder makes no step any more, in a few words; None where it does, or none is
+    there.
+    """
     found = progress_of(folder)
     if found is None or (since := time.time() - found["at"]) <= found["bound"]:
         return None
@@ -59,8 +62,8 @@ def silence(folder: Path) -> str | None:
 
 
 def earlier(folder: Path) -> list[dict]:
-    """The segments of the processes that worked in a folder before, oldest first: `from`, `to` (steps), `seconds` and
-    what else they told.
+    """The segments of the processes that worked in a folder before, oldest first: `from`, `to` (steps),
+    `seconds` and what else they told.
 
     They lie in segments.json; what the last process had come to by its last sign of life is read from its
     progress.json, once.
@@ -93,8 +96,8 @@ def account(segments: list[dict], useful: float) -> dict:
 class Pulse:
     """While a job runs (a context manager): told of its steps by `beat`, ends the process when none comes.
 
-    `folder` is where the first process keeps progress.json, and where the stacks of a stall go; `facts` are kept
-    in it as they are. `what` names the job in its last words.
+    `folder` is where the first process keeps progress.json, and where the stacks of a stall go; `facts` are
+    kept in it as they are. `what` names the job in its last words.
     """
 
     def __init__(self, folder: Path, what: str, step: int = 0, begun: float | None = None, **facts):
@@ -126,7 +129,9 @@ class Pulse:
         self.write()
 
     def write(self):
-        """Progress on disk, in place: one write of fixed length, microseconds even when steps take milliseconds."""
+        """Progress on disk, in place: one write of fixed length, microseconds even when steps take
+        milliseconds.
+        """
         if self.rank:
             return
         told = self.facts | {"step": self.step, "seconds": round(self.seconds(), 3), "at": self.at,

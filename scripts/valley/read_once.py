@@ -1,4 +1,6 @@
-"""Imported by the process that comparing workers are forked from, so that all of them find the parsers' tables read."""
+"""Imported by the process that comparing workers are forked from, so that all of them find the parsers'
+tables read.
+"""
 
 from valley import equality
 

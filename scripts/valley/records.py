@@ -51,7 +51,9 @@ NEARLY_FULL = 64 << 20  # bytes; with less left, a write that fails without sayi
 
 
 def fail(where, what: str, todo: str):
-    """Stop with one sentence: the file or key, what is wrong with it, what to do. Exit code 1, no traceback."""
+    """Stop with one sentence: the file or key, what is wrong with it, what to do. Exit code 1, no
+    traceback.
+    """
     sys.exit(plain.visible(f"error: {where}: {what}. {todo}"))
 
 
@@ -385,7 +387,9 @@ def identity(path) -> list:
 
 
 def settings(arguments, *without: str) -> dict:
-    """The arguments of a script as plain text values, some left out: what a fingerprint for resuming covers."""
+    """The arguments of a script as plain text values, some left out: what a fingerprint for resuming
+    covers.
+    """
     return {key: str(value) for key, value in sorted(vars(arguments).items()) if key not in without}
 
 

@@ -1,18 +1,20 @@
-"""RL's trainer as this study needs it: forward passes without columns that are all padding, and a vLLM that can start.
+"""RL's trainer as this study needs it: forward passes without columns that are all padding, and a vLLM that
+can start.
 
-TRL pads every response of a generation to the longest of all and runs old, reference and trained probabilities over the
-padding. `trainer_class` leaves out, of each micro-batch, the columns that none of its rows has a token in.
+TRL pads every response of a generation to the longest of all and runs old, reference and trained
+probabilities over the padding. `trainer_class` leaves out, of each micro-batch, the columns that none of its
+rows has a token in.
 """
 
 SEQUENCES = 1024  # that vLLM has in hand at once; it refuses more than TRL's 4,096 tokens a pass
 
 
 def trainer_class():
-    """TRL's GRPOTrainer on trimmed micro-batches; `columns` counts [computed, of tokens] of this process, over all
-    passes.
+    """TRL's GRPOTrainer on trimmed micro-batches; `columns` counts [computed, of tokens] of this process,
+    over all passes.
 
-    The same probabilities and gradients: a masked column is attended by none, a position counts relative to others
-    (rotary embeddings), and the values of masked columns, here 0, enter no loss.
+    The same probabilities and gradients: a masked column is attended by none, a position counts relative to
+    others (rotary embeddings), and the values of masked columns, here 0, enter no loss.
     """
     import torch
     from trl import GRPOTrainer
@@ -51,8 +53,8 @@ def trainer_class():
 
 
 def span(mask, completion: int) -> tuple[int, int]:
-    """(first, end) of the columns that any row of an attention mask, (rows, prompt + completion), has a token in; at
-    least one of the prompt and one of the `completion` columns.
+    """(first, end) of the columns that any row of an attention mask, (rows, prompt + completion), has a token
+    in; at least one of the prompt and one of the `completion` columns.
     """
     used = mask.any(0).nonzero().flatten()
     start = mask.shape[1] - completion
@@ -71,9 +73,9 @@ def columns_counted(trainer) -> dict[str, int]:
 
 
 def engine_options(asked: dict, seed: int, rank: int, devices: int) -> dict:
-    """TRL's options of its vLLM with this study's: as many sequences as it can start with (TRL asks for all responses of
-    a card's step, 8,192 on one card), and the cell's seed where TRL gives the rank alone. No two ranks of a run and no two
-    runs on as many devices share a seed.
+    """TRL's options of its vLLM with this study's: as many sequences as it can start with (TRL asks for all
+    responses of a card's step, 8,192 on one card), and the cell's seed where TRL gives the rank alone. No two
+    ranks of a run and no two runs on as many devices share a seed.
     """
     return asked | {"max_num_seqs": min(asked["max_num_seqs"], SEQUENCES), "seed": seed * devices + rank}
 

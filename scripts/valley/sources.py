@@ -1,7 +1,8 @@
-"""Which files of this project a script is made of: itself and, by their import statements, all that it imports.
+"""Which files of this project a script is made of: itself and, by their import statements, all that it
+imports.
 
-Rules that are cheap declare them as inputs, so that an edited module remakes what it makes and nothing else. The
-statements are read, not run: those inside functions count, and heavy libraries are never loaded.
+Rules that are cheap declare them as inputs, so that an edited module remakes what it makes and nothing else.
+The statements are read, not run: those inside functions count, and heavy libraries are never loaded.
 """
 
 import ast
@@ -12,7 +13,9 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 def files(script: str, folder: Path = SCRIPTS) -> list[str]:
-    """The modules that the script `<script>.py` of `folder` imports, directly or not: paths below it, sorted."""
+    """The modules that the script `<script>.py` of `folder` imports, directly or not: paths below it,
+    sorted.
+    """
     start, found = folder / f"{script}.py", set()
     waiting = [start]
     while waiting:

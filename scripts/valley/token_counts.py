@@ -20,8 +20,8 @@ KNOWN_PIECES = 200_000
 
 
 def between(before: str, after: str) -> re.Pattern:
-    """Finds the pieces of a text that is cut wherever one of the characters `before` meets one of `after`, and
-    an empty piece.
+    """Finds the pieces of a text that is cut wherever one of the characters `before` meets one of `after`,
+    and an empty piece.
 
     Both are the inside of a regex class and share no character. The same as splitting at a look-behind, in
     two thirds of the time.

@@ -1,4 +1,5 @@
-"""A subset as token ids, made once and mapped into memory by all who need it: preflight and every rank of sft.
+"""A subset as token ids, made once and mapped into memory by all who need it: preflight and every rank of
+sft.
 
 Beside the subset, `seed0.parquet`, lies the folder `seed0.tokens/` with an Arrow stream a tokenizer, prompt
 and completion, and a note of what it holds. Who needs one that is not there makes it, others wait for it. It
@@ -117,7 +118,9 @@ def tokenise(
 
 
 def key(tokenizer, completion: str, system: str | None, suffix: str) -> str:
-    """What the ids depend on beside the subset: tokenizer, template, prompt, completion, and who made them."""
+    """What the ids depend on beside the subset: tokenizer, template, prompt, completion, and who made
+    them.
+    """
     return grid.fingerprint(
         [
             FORMAT,
@@ -179,8 +182,8 @@ def row_tokens(file: Path, max_length: int | None = None):
 
 
 def examples(file: Path, max_length: int):
-    """A tokenised subset as a data set for TRL's SFTTrainer: `input_ids` and `labels` cut at `max_length`, the
-    same as `prompts.training_rows` gives, made of each row when it is asked for.
+    """A tokenised subset as a data set for TRL's SFTTrainer: `input_ids` and `labels` cut at `max_length`,
+    the same as `prompts.training_rows` gives, made of each row when it is asked for.
     """
     from datasets import Dataset
 

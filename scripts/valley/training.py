@@ -26,8 +26,8 @@ EXPLODED = 10.0  # times the first loss that a loss may come to before it is wor
 
 
 def session(args, work: list):
-    """The frame of a training script (a context manager that yields whether anything is left to do): one process a
-    cell, none left over when its launcher ends, no failure repeated that a retry cannot cure.
+    """The frame of a training script (a context manager that yields whether anything is left to do): one
+    process a cell, none left over when its launcher ends, no failure repeated that a retry cannot cure.
 
     `work` is JSON content that names the arguments, the start model and the data.
     """
@@ -39,9 +39,10 @@ def session(args, work: list):
 def check_room(args, folder: Path, kept: int | None, steps: int, stops: int = 0):
     """Stop unless the disk holds what this training will write: its checkpoints at the peak, and the model.
 
-    A checkpoint is the weights as they are trained and AdamW's two moments in fp32, under DeepSpeed also the fp32
-    master copy, and the weights a second time, as its own file. The one before goes only when the next is whole, so one more than `kept` is there at the peak;
-    None: one each `args.save_every` of `steps`, all but the two newest as weights. `stops` more stay whole.
+    A checkpoint is the weights as they are trained and AdamW's two moments in fp32, under DeepSpeed also the
+    fp32 master copy, and the weights a second time, as its own file. The one before goes only when the next
+    is whole, so one more than `kept` is there at the peak; None: one each `args.save_every` of `steps`, all
+    but the two newest as weights. `stops` more stay whole.
     """
     if process_rank() > 0:
         return
@@ -82,8 +83,8 @@ def weights_dtype(args):
 
 
 class Progress(TrainerCallback):
-    """A line on standard error every few seconds; the last step is logged whatever the interval; training that
-    nothing can come of ends.
+    """A line on standard error every few seconds; the last step is logged whatever the interval; training
+    that nothing can come of ends.
     """
 
     def __init__(self, every: float = 5.0):
@@ -109,9 +110,9 @@ class Progress(TrainerCallback):
 class Portion(TrainerCallback):
     """Ends a training before the time of its job is up, with a checkpoint from which the next job continues.
 
-    `end` is that time (environment.job_end). A step is `unit` updates of the trainer: RL's responses last for several, and
-    are drawn anew where one continues between them. It ends when less time is left than a step, the longest so far
-    and a quarter more, with what saving takes; so every portion makes a step at least.
+    `end` is that time (environment.job_end). A step is `unit` updates of the trainer: RL's responses last for
+    several, and are drawn anew where one continues between them. It ends when less time is left than a step,
+    the longest so far and a quarter more, with what saving takes; so every portion makes a step at least.
     """
 
     def __init__(self, trainer, end: float | None, unit: int):
@@ -139,8 +140,8 @@ class Portion(TrainerCallback):
 
 
 def hopeless(history: list[dict], steps: int) -> str | None:
-    """Why nothing can come of a training any more, in a few words, from its log (one entry a logged step); else
-    None.
+    """Why nothing can come of a training any more, in a few words, from its log (one entry a logged step);
+    else None.
 
     The loss is no number; every response has been empty for STUCK steps; or no response was right from the
     first step to half of the `steps` (at least HOPELESS).
@@ -199,13 +200,13 @@ def train_and_save(
     stops: tuple[int, ...] = (),
     unit: int = 1,
 ) -> dict:
-    """Train, from the checkpoint `resume` where there is one, and save the model; what it took over all processes
-    that worked on it.
+    """Train, from the checkpoint `resume` where there is one, and save the model; what it took over all
+    processes that worked on it.
 
-    `begun` is when this process began (time.perf_counter), `kept` how many checkpoints stay (None: all) beside those
-    of the steps `stops`, `unit` how many updates a step has. A standstill ends the process (valley/pulse.py), and so
-    does, with a checkpoint, the end of its job's time (`Portion`); progress goes to standard error by `Progress`;
-    standard output
+    `begun` is when this process began (time.perf_counter), `kept` how many checkpoints stay (None: all)
+    beside those of the steps `stops`, `unit` how many updates a step has. A standstill ends the process
+    (valley/pulse.py), and so does, with a checkpoint, the end of its job's time (`Portion`); progress goes to
+    standard error by `Progress`; standard output
     is left to the script's closing line.
     """
     folder = Path(trainer.args.output_dir)
@@ -247,8 +248,8 @@ class Complete(Exception):
 
 
 class Continued(TrainerCallback):
-    """What the library leaves to be done in a run that continues: it trains a step more from the checkpoint of the last
-    one, and TRL counts the tokens of its own process alone.
+    """What the library leaves to be done in a run that continues: it trains a step more from the checkpoint
+    of the last one, and TRL counts the tokens of its own process alone.
     """
 
     def __init__(self, trainer):

@@ -1,14 +1,16 @@
 """One run for all sizes: what it trains on, in which order, and where its branches leave it.
 
-A trunk trains at one batch and, after a warm-up, at one rate over the traces in the order of the subsets. It is made of
-pieces, one a size: the traces that the size adds to the one before, seen so many times, shuffled among themselves every
-time. At the end of each piece it leaves a checkpoint with all states. A branch of a size continues from there, on the
-traces of that size alone, drawn anew, while its rate falls to nothing (Hägele et al. 2024, arXiv 2405.18392, find that
-this comes near to separate runs with a cosine of their own where the data are seen once).
+A trunk trains at one batch and, after a warm-up, at one rate over the traces in the order of the subsets. It
+is made of pieces, one a size: the traces that the size adds to the one before, seen so many times, shuffled
+among themselves every time. At the end of each piece it leaves a checkpoint with all states. A branch of a
+size continues from there, on the traces of that size alone, drawn anew, while its rate falls to nothing
+(Hägele et al. 2024, arXiv 2405.18392, find that this comes near to separate runs with a cosine of their own
+where the data are seen once).
 
-So a cell of size n has seen the n traces of its size and no other, as often as their pieces say and in the cool-down once
-more a part of them. It departs from the paper's protocol in three ways: the traces of smaller sizes come first and not
-again, batch and rate are those of all sizes, and each size ends with a short fall of its rate in place of a cosine.
+So a cell of size n has seen the n traces of its size and no other, as often as their pieces say and in the
+cool-down once more a part of them. It departs from the paper's protocol in three ways: the traces of smaller
+sizes come first and not again, batch and rate are those of all sizes, and each size ends with a short fall of
+its rate in place of a cosine.
 """
 
 from typing import NamedTuple
@@ -20,8 +22,8 @@ DECAY = "1-sqrt"  # the form of the fall that Hägele et al. recommend
 
 
 class Piece(NamedTuple):
-    """The traces up to a number (None: all that are there) that come after those of the piece before, and how often each
-    is seen.
+    """The traces up to a number (None: all that are there) that come after those of the piece before, and how
+    often each is seen.
     """
 
     examples: int | None
@@ -29,8 +31,8 @@ class Piece(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is trained on: row numbers, a batch after the other; the steps after which each piece is done, and those that
-    warm up and cool down.
+    """What is trained on: row numbers, a batch after the other; the steps after which each piece is done, and
+    those that warm up and cool down.
     """
 
     rows: numpy.ndarray
@@ -39,7 +41,9 @@ class Layout(NamedTuple):
     cooldown: int
 
     def settings(self) -> dict:
-        """What a trainer is told of it: no other order, no more steps, a rate that rises, stays and, in a branch, falls."""
+        """What a trainer is told of it: no other order, no more steps, a rate that rises, stays and, in a
+        branch, falls.
+        """
         fall = {"num_decay_steps": self.cooldown, "decay_type": DECAY} if self.cooldown else None
         return {
             "lr_scheduler_type": "warmup_stable_decay" if fall else "constant_with_warmup",
@@ -68,11 +72,12 @@ def shuffled(rows, passes: int, rng) -> numpy.ndarray:
 def laid_out(
     pieces: list[Piece], there: int, batch: int, warmup: float, cooldown: float | None, seed: int
 ) -> Layout:
-    """The layout of a trunk, or with `cooldown` (a share of the steps so far) of the branch at its last piece.
+    """The layout of a trunk, or with `cooldown` (a share of the steps so far) of the branch at its last
+    piece.
 
-    `there` is how many rows the last piece ends with, `warmup` a share of the steps of the first piece. What is left
-    of the last piece beside whole batches is not trained on. Both depend on the pieces up to theirs alone, so
-    that a trunk begins as each of its branches does.
+    `there` is how many rows the last piece ends with, `warmup` a share of the steps of the first piece. What
+    is left of the last piece beside whole batches is not trained on. Both depend on the pieces up to theirs
+    alone, so that a trunk begins as each of its branches does.
     """
     order, stops, start = [], [], 0
     for examples, passes in pieces:

@@ -1,14 +1,20 @@
-"""What a job needs of a card's memory, from the shape of its model: before anything is run, and with nothing loaded.
+"""What a job needs of a card's memory, from the shape of its model: before anything is run, and with nothing
+loaded.
 
-A job has *moments* (the backward pass, the optimiser's step, sampling), each a list of parts in bytes and the room they
-have. Where the formulae are from:
-- weights, gradients, optimiser: 2 + 2 + 12 bytes a parameter in bf16 with AdamW, spread over the cards by ZeRO's stage
+A job has *moments* (the backward pass, the optimiser's step, sampling), each a list of parts in bytes and the
+room they have. Where the formulae are from:
+- weights, gradients, optimiser: 2 + 2 + 12 bytes a parameter in bf16 with AdamW, spread over the cards by
+  ZeRO's stage
   (Rajbhandari et al. 2020, section 3.1 and figure 1);
-- activations: bytes a token and layer counted on CPU (tests/gpu/test_card.py holds them to what torch allocates); with
+- activations: bytes a token and layer counted on CPU (tests/gpu/test_card.py holds them to what torch
+  allocates); with
   checkpointing one bf16 vector a token and layer, and one layer at a time (Chen et al. 2016);
-- the head: TRL's loss goes through the vocabulary in tiles and adds gradients up in fp32 (trl/kernels/chunked_logprob.py);
-- key-value cache: 2 × layers × key-value heads × width of a head × 2 bytes a token (Kwon et al. 2023, section 3).
-None of it has been held to a card yet. Constants that are assumed stand in workflow/reference/costs.yaml (`device`).
+- the head: TRL's loss goes through the vocabulary in tiles and adds gradients up in fp32
+  (trl/kernels/chunked_logprob.py);
+- key-value cache: 2 × layers × key-value heads × width of a head × 2 bytes a token (Kwon et al. 2023, section
+  3).
+None of it has been held to a card yet. Constants that are assumed stand in workflow/reference/costs.yaml
+(`device`).
 """
 
 import functools
@@ -25,7 +31,9 @@ ZERO3, OFFLOAD = "config/deepspeed/zero3.json", "config/deepspeed/zero2-offload.
 
 
 class Shape(NamedTuple):
-    """A decoder: what of its config.json memory follows from. `window`: tokens of sliding attention, 0 without."""
+    """A decoder: what of its config.json memory follows from. `window`: tokens of sliding attention, 0
+    without.
+    """
 
     layers: int
     hidden: int
@@ -47,7 +55,9 @@ class Shape(NamedTuple):
 
     @property
     def linear(self) -> int:
-        """Sum of inputs and outputs of a model's linear layers but the head: adapters have as many weights a rank."""
+        """Sum of inputs and outputs of a model's linear layers but the head: adapters have as many weights a
+        rank.
+        """
         attention = (
             2 * self.hidden + 2 * self.head * self.heads + 2 * (self.hidden + self.head * self.kv_heads)
         )
@@ -60,7 +70,9 @@ class Shape(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A moment of a job: its name, what lies on a card then (bytes by part), and the bytes that it may take."""
+    """A moment of a job: its name, what lies on a card then (bytes by part), and the bytes that it may
+    take.
+    """
 
     name: str
     parts: dict[str, float]
@@ -122,8 +134,8 @@ def zero_of(deepspeed: str) -> dict:
 
 
 def shape_of(config: dict, model: str) -> Shape | None:
-    """The shape of a model of the catalogue: of its folder where it is there, else as its maker published it; None
-    where neither tells, and for models that are pre-trained here, which fit anywhere.
+    """The shape of a model of the catalogue: of its folder where it is there, else as its maker published it;
+    None where neither tells, and for models that are pre-trained here, which fit anywhere.
     """
     if grid.is_pretrained_here(config, model):
         return None
@@ -135,7 +147,9 @@ def shape_of(config: dict, model: str) -> Shape | None:
 
 
 def states(of: Shape, settings: dict, cards: int, device: dict) -> tuple[dict[str, float], dict[str, float]]:
-    """What weights, gradients and optimiser take on a card while it computes, and during the optimiser's step."""
+    """What weights, gradients and optimiser take on a card while it computes, and during the optimiser's
+    step.
+    """
     size, buckets = of.parameters, device["buckets"] * GIB
     if rank := settings.get("lora_rank"):
         found = {"weights": 4 * size, "adapters": 16 * rank * of.linear}
@@ -167,7 +181,9 @@ def states(of: Shape, settings: dict, cards: int, device: dict) -> tuple[dict[st
 
 
 def activations(of: Shape, settings: dict, tokens: int) -> dict[str, float]:
-    """Bytes of activations of `tokens` in one pass, at their peak: kept, and the layer or the head at work."""
+    """Bytes of activations of `tokens` in one pass, at their peak: kept, and the layer or the head at
+    work.
+    """
     attention = 13 * (of.hidden + of.heads * of.head) + 4 * (of.kv_heads + 1) * of.head
     norms = 16 * of.hidden * (of.norms - 2)
     work = tokens * (12 * of.ff + attention + norms)
@@ -183,7 +199,8 @@ def activations(of: Shape, settings: dict, tokens: int) -> dict[str, float]:
 
 
 def engine(of: Shape, sequences: int, tokens: int, context: int, over: int = 1) -> dict[str, float]:
-    """What vLLM must hold on each of the `over` cards of an engine: weights, its work, and the cache of one sequence.
+    """What vLLM must hold on each of the `over` cards of an engine: weights, its work, and the cache of one
+    sequence.
 
     Its work is a pass of `tokens`, and the logits of `sequences` in fp32, twice where it samples.
     """
@@ -205,7 +222,9 @@ def of_training(of: Shape, settings: dict, cards: int, card: float, device: dict
 
 
 def of_rl(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
-    """Moments of RL on cards of `card` bytes: training, with vLLM asleep, and sampling, with the trainer's states there."""
+    """Moments of RL on cards of `card` bytes: training, with vLLM asleep, and sampling, with the trainer's
+    states there.
+    """
     room = card - device["reserve"] * GIB
     computing, stepping = states(of, settings, cards, device)
     reference = {"reference": 2 * of.parameters} if settings.get("kl") else {}
@@ -254,8 +273,9 @@ def settings_of(config: dict, rule: str, model: str, run: str) -> dict:
 
 
 def moments(config: dict, job: dict, card: float, device: dict, **other) -> list[Moment] | None:
-    """The moments of a planned job ({rule, gpus, wildcards}) on cards of `card` GiB; None where nothing tells: another
-    rule, no card asked for, a model of unknown shape. `other`: settings, or `gpus`, in place of its own.
+    """The moments of a planned job ({rule, gpus, wildcards}) on cards of `card` GiB; None where nothing
+    tells: another rule, no card asked for, a model of unknown shape. `other`: settings, or `gpus`, in place
+    of its own.
     """
     if job["rule"] not in STAGES or not job["gpus"]:
         return None
@@ -317,7 +337,9 @@ class Tight(NamedTuple):
 
 
 def by_model(config: dict, jobs: list[dict], card: float, constants: dict) -> list[Tight]:
-    """The tightest job of each rule and model among planned jobs, on cards of `card` GiB, the tightest first."""
+    """The tightest job of each rule and model among planned jobs, on cards of `card` GiB, the tightest
+    first.
+    """
     found: dict[tuple, Tight] = {}
     known: dict[tuple, list | None] = {}
     for job in jobs:
@@ -340,7 +362,9 @@ def unknown(config: dict, jobs: list[dict]) -> list[str]:
 
 
 def refusals(config: dict, jobs: list[dict], card: float, constants: dict) -> list[str]:
-    """A sentence for each rule and model of planned jobs that cannot fit on cards of `card` GiB, and what would."""
+    """A sentence for each rule and model of planned jobs that cannot fit on cards of `card` GiB, and what
+    would.
+    """
     found = []
     for row in by_model(config, jobs, card, constants):
         if row.moment.margin >= 0:

@@ -1,4 +1,6 @@
-"""Work on batches of a file in several processes, in order, with little more in memory than what they work on."""
+"""Work on batches of a file in several processes, in order, with little more in memory than what they work
+on.
+"""
 
 import collections
 import concurrent.futures

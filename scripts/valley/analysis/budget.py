@@ -1,8 +1,10 @@
-"""A study within a budget: which models, sizes, seeds, problem sets and RL answer a question for so many GPU-hours.
+"""A study within a budget: which models, sizes, seeds, problem sets and RL answer a question for so many
+GPU-hours.
 
-Designs are cut out of a config's grid: the smallest models first, several choices of sizes, one to three seeds, the
-headline's own or larger sets of problems, RL or none. What fits and cannot be extended within the budget is held
-against the claims: a design's worth are the verdicts to be expected of it, were the paper right.
+Designs are cut out of a config's grid: the smallest models first, several choices of sizes, one to three
+seeds, the headline's own or larger sets of problems, RL or none. What fits and cannot be extended within the
+budget is held against the claims: a design's worth are the verdicts to be expected of it, were the paper
+right.
 """
 
 import itertools

@@ -66,7 +66,9 @@ def by_problem(rows: pandas.DataFrame) -> pandas.DataFrame:
 
 
 class Answers(NamedTuple):
-    """What a cell answered, task by task: its problems in the order of their ids, means over samples of each."""
+    """What a cell answered, task by task: its problems in the order of their ids, means over samples of
+    each.
+    """
 
     ids: dict[str, list[str]]
     columns: dict[str, numpy.ndarray]  # problems × COLUMNS
@@ -168,7 +170,9 @@ class Study:
         return run != "base" or model in self.trained_bases
 
     def base_of(self, cell: Cell) -> Cell | None:
-        """The base beside a cell: that of its seed, or the only one of its model, which was evaluated once."""
+        """The base beside a cell: that of its seed, or the only one of its model, which was evaluated
+        once.
+        """
         bases = [other for other in self.cells if other.run == "base" and other.model == cell.model]
         beside = [base for base in bases if base.seed == cell.seed]
         return beside[0] if beside else bases[0] if len(bases) == 1 else None
@@ -254,6 +258,8 @@ class Study:
 def load(
     tables: Path, wanted: list[str], examples: dict[str, int], trained_bases: Iterable[str] = ()
 ) -> Study:
-    """The study whose problems lie in a folder of tables; `wanted` are the cells of its grid, model/run/seed."""
+    """The study whose problems lie in a folder of tables; `wanted` are the cells of its grid,
+    model/run/seed.
+    """
     problems = records.read_parquet(tables / "problems.parquet").to_pandas()
     return Study(answers(problems), map(grid.parse_cell, wanted), examples, trained_bases)

@@ -91,7 +91,9 @@ def asked_of(study: Study, part: dict) -> list[str]:
 
 
 def rows_of(study: Study, part: dict, known: Known, grader: str) -> tuple[list[Row], list[str], str]:
-    """(comparisons a model and pair of sides, missing cells, why there is none) of a part that compares runs."""
+    """(comparisons a model and pair of sides, missing cells, why there is none) of a part that compares
+    runs.
+    """
     found, gaps, whys = [], [], []
     for model in asked_of(study, part):
         rows, missing, why = estimates.compared(study, model, part, known.of(part), grader)
@@ -296,7 +298,9 @@ def table_rows(part: dict, rows: list[Row], confidence: float) -> list[dict]:
 
 
 def judged(study: Study, claims: dict, known: Known) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """Tables `claims` (a row a claim and part, the claim first) and `claims_models` (a row a part and model)."""
+    """Tables `claims` (a row a claim and part, the claim first) and `claims_models` (a row a part and
+    model).
+    """
     parts, models = [], []
     for name, claim in claims.items():
         made = {}

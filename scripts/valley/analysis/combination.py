@@ -1,10 +1,12 @@
-"""Several labs' studies together: the same cells side by side, and each effect combined over them with their spread.
+"""Several labs' studies together: the same cells side by side, and each effect combined over them with their
+spread.
 
-An effect is the headline accuracy of an SFT run minus that of its base. Studies that answered the same problems differ
-by their samples and trainings alone; where they did not, the problems add to it. The paper counts as one study of one
-training, with samples that vary as the others' do. Effects are combined by a random-effects model: the variance between
-studies by Paule and Mandel, the interval by Hartung, Knapp, Sidik and Jonkman, never narrower than the plain one (Röver,
-Knapp and Friede 2015), with Student's t of as many degrees of freedom as studies less one.
+An effect is the headline accuracy of an SFT run minus that of its base. Studies that answered the same
+problems differ by their samples and trainings alone; where they did not, the problems add to it. The paper
+counts as one study of one training, with samples that vary as the others' do. Effects are combined by a
+random-effects model: the variance between studies by Paule and Mandel, the interval by Hartung, Knapp, Sidik
+and Jonkman, never narrower than the plain one (Röver, Knapp and Friede 2015), with Student's t of as many
+degrees of freedom as studies less one.
 """
 
 import math
@@ -28,7 +30,9 @@ COMBINED = ["model", "run", "examples", "studies", "change", "low", "high", "the
 
 
 class Effect(NamedTuple):
-    """A run minus its base in one study, with its variances: of samples, of trainings, of samples and problems."""
+    """A run minus its base in one study, with its variances: of samples, of trainings, of samples and
+    problems.
+    """
 
     value: float
     samples: float
@@ -42,7 +46,9 @@ class Effect(NamedTuple):
 
 
 def aligned(sides: list[Side]) -> list[Side]:
-    """The studies with one name a model: the first study's of those from one place on a hub; sizes held to be the same."""
+    """The studies with one name a model: the first study's of those from one place on a hub; sizes held to be
+    the same.
+    """
     known: dict[str, str] = {}
     found = []
     for side in sides:
@@ -97,7 +103,9 @@ def cell_table(sides: list[Side], reference: pandas.DataFrame) -> pandas.DataFra
 
 
 def papers(sides: list[Side], reference: pandas.DataFrame) -> dict[tuple[str, str], tuple[Side, dict]]:
-    """The paper's value of each cell that a study has, with the first such study; none where its tasks are others."""
+    """The paper's value of each cell that a study has, with the first such study; none where its tasks are
+    others.
+    """
     found: dict = {}
     for side in sides:
         if comparison.has_papers_headline(side):
@@ -107,7 +115,9 @@ def papers(sides: list[Side], reference: pandas.DataFrame) -> dict[tuple[str, st
 
 
 def effect(side: Side, model: str, run: str, noise: tuple[float, float]) -> Effect:
-    """What a study found of a run against its base; a base that is trained here is taken to be trained apart."""
+    """What a study found of a run against its base; a base that is trained here is taken to be trained
+    apart.
+    """
     trained, bases = side.cells[model, run], side.cells[model, "base"]
     here, base = pooled(list(trained.values())), pooled(list(bases.values()))
     rates = [comparison.rates(cell, side.headline, side.grader) for cell in (here, base)]
@@ -135,7 +145,9 @@ def papers_effect(value: float, others: dict[str, tuple[Effect, Side]], model: s
 
 
 def effects(sides: list[Side], reference: pandas.DataFrame) -> dict[tuple[str, str], tuple[dict, bool]]:
-    """{(model, run): (the effect in each study, whether all answered the same problems)} of every SFT run with a base."""
+    """{(model, run): (the effect in each study, whether all answered the same problems)} of every SFT run
+    with a base.
+    """
     noise = {side.name: comparison.noise_of(side) for side in sides}
     known = papers(sides, reference)
     found: dict = {}
@@ -173,10 +185,11 @@ def effect_rows(
 def combine(values, variances, confidence: float) -> dict:
     """The mean of effects, over studies and of these very studies, with its ends, and how far studies differ.
 
-    `change` is the random-effects mean: over studies of which these are some; `these` the mean of these alone, weighted by
-    how well each knows. `between` is the standard deviation between studies, `share_between` the share of all variation
-    that is between them (I²), `p_same` the p-value of their all being one (Cochran's Q); `next_low` and `next_high` hold
-    the effect of one more study, None of fewer than three.
+    `change` is the random-effects mean: over studies of which these are some; `these` the mean of these
+    alone, weighted by how well each knows. `between` is the standard deviation between studies,
+    `share_between` the share of all variation that is between them (I²), `p_same` the p-value of their all
+    being one (Cochran's Q); `next_low` and `next_high` hold the effect of one more study, None of fewer than
+    three.
     """
     from scipy import stats
     from statsmodels.stats.meta_analysis import combine_effects
@@ -259,7 +272,9 @@ PAPERS_OWN = {
 
 
 def verdicts_of(sides: list[Side]) -> pandas.DataFrame:
-    """What each study says of each claim: claim, text, a column a study; claims of other texts stand apart."""
+    """What each study says of each claim: claim, text, a column a study; claims of other texts stand
+    apart.
+    """
     found = []
     for side in sides:
         path = side.folder / "report/tables/claims.csv"

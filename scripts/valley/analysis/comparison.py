@@ -259,8 +259,8 @@ def cell_rows(a: Side, b: Side, name: tuple[str, str], confidence: float) -> lis
 
 
 def by_grader(a: Side, b: Side) -> list[dict]:
-    """What each grader gives the cells that both studies have, on tasks with the same problems, over the seeds
-    of both: accuracies, and how many problems are rated higher and lower by B.
+    """What each grader gives the cells that both studies have, on tasks with the same problems, over the
+    seeds of both: accuracies, and how many problems are rated higher and lower by B.
 
     For one set of responses graded twice (`make regrade`) this is all that the graders changed.
     """
@@ -304,7 +304,9 @@ def over_seeds(differences: list[float], confidence: float) -> tuple[float | Non
 
 
 def of_samples(cell: Answers, trainings: int, side: Side) -> tuple[float, float]:
-    """Variance of the headline accuracy were these problems sampled anew: of a cell of several trainings, of one of them."""
+    """Variance of the headline accuracy were these problems sampled anew: of a cell of several trainings, of
+    one of them.
+    """
     ours = intervals.samples_variance([(cell.solved(t, side.grader), cell.samples[t]) for t in side.headline])
     once = numpy.mean([cell.samples[task] // trainings for task in side.headline])
     return ours, ours * numpy.mean([cell.samples[t] for t in side.headline]) / once
@@ -325,7 +327,9 @@ def replication(
 
 
 def replicated(difference: Interval, confidence: float) -> str:
-    """`replicated` when the whole interval is within REPLICATED, `not` when it excludes zero, else `cannot tell`."""
+    """`replicated` when the whole interval is within REPLICATED, `not` when it excludes zero, else `cannot
+    tell`.
+    """
     low, high = difference.ends(confidence)
     return (
         "replicated"

@@ -1,10 +1,11 @@
-"""What a study could decide, and what to buy for it: the odds of each verdict after more cells, seeds, samples or problems.
+"""What a study could decide, and what to buy for it: the odds of each verdict after more cells, seeds,
+samples or problems.
 
-A purchase changes the variances of what a claim compares: another training halves the noise of training, four times the
-samples quarter what sampling adds, larger sets of problems divide the rest; a cell that is missing brings an estimate
-that is not there yet. What is measured is taken as it is; what is missing is taken from a forged study, where the
-paper's effects are true and sizes that can be forecast come out as forecast. The odds are those of the rule that gives
-the verdicts (intervals.by_rule), over what the new data could show.
+A purchase changes the variances of what a claim compares: another training halves the noise of training, four
+times the samples quarter what sampling adds, larger sets of problems divide the rest; a cell that is missing
+brings an estimate that is not there yet. What is measured is taken as it is; what is missing is taken from a
+forged study, where the paper's effects are true and sizes that can be forecast come out as forecast. The odds
+are those of the rule that gives the verdicts (intervals.by_rule), over what the new data could show.
 """
 
 import math
@@ -31,7 +32,9 @@ FORGED = 3  # studies that the odds of the order of sizes are counted over
 
 
 class Purchase(NamedTuple):
-    """What could be bought: cells that the grid asks for, trainings of models beyond it, samples, larger problem sets."""
+    """What could be bought: cells that the grid asks for, trainings of models beyond it, samples, larger
+    problem sets.
+    """
 
     cells: frozenset[Cell] = frozenset()
     seeds: tuple[tuple[str, int], ...] = ()  # (model, how many times its trainings)
@@ -98,7 +101,8 @@ def sampling(
 ) -> dict[str, tuple[float, float]]:
     """By task, the variance that drawing samples adds to a row's estimate: (of trained cells, of given ones).
 
-    Of accuracies alone: of the other measures single responses are not kept, and samples are taken to add nothing.
+    Of accuracies alone: of the other measures single responses are not kept, and samples are taken to add
+    nothing.
     """
     from valley.grading import GRADERS
 
@@ -138,7 +142,8 @@ def _accuracy(cell, tasks: list[str], grader: str) -> float:
 def outlook(
     study: Study, forged: list[Study], asked: dict, known: claims.Known
 ) -> tuple[list[Part], list[str]]:
-    """(the parts of claims with their rows, the parts whose odds are not foreseen); parts that do not count are left out.
+    """(the parts of claims with their rows, the parts whose odds are not foreseen); parts that do not count
+    are left out.
 
     The `forged` studies answer every cell of the same grid, each by other chances.
     """
@@ -219,7 +224,9 @@ def after(interval: Interval, row: Prospect, bought: Purchase) -> Interval:
 
 
 def futures(row: Prospect, bought: Purchase, rng) -> tuple[numpy.ndarray, Interval] | None:
-    """(values that the estimate could have after a purchase, its interval then); None where cells would still be missing."""
+    """(values that the estimate could have after a purchase, its interval then); None where cells would still
+    be missing.
+    """
     if row.measured:
         now, then = row.measured, after(row.measured, row, bought)
         known, left = now.error()[0], then.error()[0]
@@ -253,7 +260,9 @@ def tests(expect: dict, under, over) -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def by_rule_at_once(rule: str, found: list, expect: dict) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """intervals.by_rule of DRAWS futures at once; `found` holds (values, interval), or None for what would be missing."""
+    """intervals.by_rule of DRAWS futures at once; `found` holds (values, interval), or None for what would be
+    missing.
+    """
     never, size = numpy.ones(DRAWS), len(found)
     under = lambda one: lambda x: below(*one, x) if one else never  # noqa: E731
     over = lambda one: lambda x: 1 - below(*one, x) if one else never  # noqa: E731
@@ -289,7 +298,9 @@ def at_least_at_once(count: int, p: numpy.ndarray) -> numpy.ndarray:
 
 
 class Odds:
-    """The probability that a part is decided after a purchase, worked out once for what of the purchase concerns it."""
+    """The probability that a part is decided after a purchase, worked out once for what of the purchase
+    concerns it.
+    """
 
     def __init__(self, confidence: float):
         self.level, self.known = (1 - confidence) / 2, {}
@@ -327,8 +338,8 @@ def clear_alone(row: Prospect, bought: Purchase, expect: dict, level: float) -> 
 
 
 def candidates(parts: list[Part], price, level: float, problems: tuple, times=(2, 3)) -> list[Purchase]:
-    """What could be bought: for each undecided part the cells of its cheapest models, or more seeds of those that are
-    there; for all, four times the samples or larger problem sets.
+    """What could be bought: for each undecided part the cells of its cheapest models, or more seeds of those
+    that are there; for all, four times the samples or larger problem sets.
 
     `price` gives the GPU-hours of a purchase. Models come by hours for each chance that their row is clear.
     """
@@ -364,7 +375,9 @@ def candidates(parts: list[Part], price, level: float, problems: tuple, times=(2
 
 
 class Choice(NamedTuple):
-    """A purchase with its price, how likely each part is decided before and after it, and what that is worth."""
+    """A purchase with its price, how likely each part is decided before and after it, and what that is
+    worth.
+    """
 
     bought: Purchase
     hours: float
@@ -378,10 +391,11 @@ class Choice(NamedTuple):
 
 
 def weights(parts: list[Part], odds: Odds) -> dict[str, float]:
-    """What a verdict on each part is worth: the odds that all others of its claim can be decided by the whole grid.
+    """What a verdict on each part is worth: the odds that all others of its claim can be decided by the whole
+    grid.
 
-    A claim is decided when all its parts are: one with a part that nothing decides is left for last (WORTH), one that a
-    part has failed is decided.
+    A claim is decided when all its parts are: one with a part that nothing decides is left for last (WORTH),
+    one that a part has failed is decided.
     """
     everything = Purchase(
         frozenset().union(frozenset(), *(row.missing for part in parts for row in part.rows))
@@ -401,7 +415,9 @@ def weights(parts: list[Part], odds: Odds) -> dict[str, float]:
 def offers(
     parts: list[Part], bought: Purchase, price, odds: Odds, problems: tuple = (), least: float = 0.02
 ) -> list[Choice]:
-    """All candidates beyond what is bought, the most verdicts a GPU-hour first; those that bring next to none left out."""
+    """All candidates beyond what is bought, the most verdicts a GPU-hour first; those that bring next to none
+    left out.
+    """
     before, worth = {part.key: odds(part, bought) for part in parts}, weights(parts, odds)
     spent, found = price(bought), []
     for more in candidates(parts, price, odds.level, problems):
@@ -420,7 +436,9 @@ def offers(
 def choose(
     parts: list[Part], hours: float, price, odds: Odds, problems: tuple = ()
 ) -> tuple[Purchase, list[Choice]]:
-    """(what to buy within so many GPU-hours, step by step): always what brings the most verdicts an hour and fits."""
+    """(what to buy within so many GPU-hours, step by step): always what brings the most verdicts an hour and
+    fits.
+    """
     bought, steps = Purchase(), []
     while True:
         left = hours - price(bought)
@@ -446,7 +464,9 @@ def cells_to_run(config: dict, study: Study, bought: Purchase) -> list[Cell]:
 
 
 def with_starts(config: dict, cells: Iterable[Cell], there: set[Cell] = frozenset()) -> list[Cell]:
-    """The cells and those that their training starts from, without those that are there; checkpoints bring their run."""
+    """The cells and those that their training starts from, without those that are there; checkpoints bring
+    their run.
+    """
     found: dict[Cell, None] = {}
     for cell in cells:
         parsed, needed = cell.parsed, []
@@ -460,7 +480,9 @@ def with_starts(config: dict, cells: Iterable[Cell], there: set[Cell] = frozense
 
 
 def pricing(config: dict, study: Study, prices):
-    """A function of purchases: their GPU-hours, by `prices` (costs.Prices). What is sampled more is sampled anew."""
+    """A function of purchases: their GPU-hours, by `prices` (costs.Prices). What is sampled more is sampled
+    anew.
+    """
     known: dict[Purchase, float] = {}
     headline = config["report"]["headline"]
 
@@ -519,7 +541,9 @@ def rest(study: Study, price) -> float:
 
 
 def toward(part: Part, price, odds: Odds, problems: tuple, goal: float) -> tuple[Purchase, float, float]:
-    """(what would decide a part, its GPU-hours, the odds), cheapest first until the odds reach `goal` or nothing helps."""
+    """(what would decide a part, its GPU-hours, the odds), cheapest first until the odds reach `goal` or
+    nothing helps.
+    """
     bought = Purchase()
     while odds(part, bought) < goal:
         options = [bought.plus(one) for one in candidates([part], price, odds.level, problems)]

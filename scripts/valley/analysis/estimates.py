@@ -69,8 +69,8 @@ def of_cell(study: Study, cell: Cell, measure: str, tasks: Tasks, grader: str) -
 
 
 def of_seeds(study: Study, model: str, run: str, seeds: list, measure: str, tasks: Tasks, grader: str):
-    """A measure of each seed of a run that has one: where every response is reflective, none is longer than others.
-    Where no seed has one, that of all, which is no number.
+    """A measure of each seed of a run that has one: where every response is reflective, none is longer than
+    others. Where no seed has one, that of all, which is no number.
     """
     sides = [of_cell(study, Cell(model, run, seed), measure, tasks, grader) for seed in seeds]
     return [side for side in sides if not math.isnan(side.value)] or sides

@@ -1,9 +1,11 @@
-"""What a model would score at sizes it was not trained at, from its smallest sizes and other models' whole curves.
+"""What a model would score at sizes it was not trained at, from its smallest sizes and other models' whole
+curves.
 
-A curve is read in logits. The gain from the last measured size to a larger one is a ridge regression, over the other
-curves, on the level at the last size and on the slope from the first to it; the penalty is chosen by leave-one-out
-among those curves alone. Intervals come from the residuals of leaving each of them out, and are wider for a model
-that differs from them. What this reaches on the paper's eight models, and how often the intervals cover: docs/afford.md.
+A curve is read in logits. The gain from the last measured size to a larger one is a ridge regression, over
+the other curves, on the level at the last size and on the slope from the first to it; the penalty is chosen
+by leave-one-out among those curves alone. Intervals come from the residuals of leaving each of them out, and
+are wider for a model that differs from them. What this reaches on the paper's eight models, and how often the
+intervals cover: docs/afford.md.
 """
 
 import math
@@ -18,7 +20,8 @@ from valley.grid import HEADLINE
 
 PENALTIES = numpy.geomspace(0.03, 100, 12)
 FEWEST_CURVES = 5  # curves of others: the regression spends up to three degrees of freedom
-NOISE = 0.019  # SD of the accuracy of one cell: a change of one seed on 30/40/500 problems has 2.68 points, two cells
+# SD of the accuracy of one cell: a change of one seed on 30/40/500 problems has 2.68 points, two cells
+NOISE = 0.019
 TRAINING = 0.01  # SD of one training, as the verdicts' prior has it
 EDGE = 0.005  # accuracies are kept this far from 0 and 1: their logits have no end
 NOTABLE = 1.25  # times as wide as for a model like the others: said in words
@@ -69,7 +72,8 @@ def odds(level) -> numpy.ndarray:
 def read_at(curve: Curve, sizes: Iterable[int]) -> numpy.ndarray:
     """Accuracies of a curve at sizes, linear in the logarithm of the size; NaN beyond what was measured.
 
-    A size within a tenth of a measured one is that size: all traces that are left are not equally many everywhere.
+    A size within a tenth of a measured one is that size: all traces that are left are not equally many
+    everywhere.
     """
     known = sorted(curve.points)
     found = []
@@ -85,7 +89,9 @@ def read_at(curve: Curve, sizes: Iterable[int]) -> numpy.ndarray:
 
 
 class Fit(NamedTuple):
-    """A ridge regression of several targets on standardised features, with what leaving each row out leaves."""
+    """A ridge regression of several targets on standardised features, with what leaving each row out
+    leaves.
+    """
 
     middle: numpy.ndarray
     scale: numpy.ndarray
@@ -107,7 +113,9 @@ class Fit(NamedTuple):
 
 
 def ridge(features: numpy.ndarray, targets: numpy.ndarray, penalties=PENALTIES) -> Fit:
-    """Ridge regression whose penalty has the smallest squared error when each row is left out (PRESS, Allen 1974)."""
+    """Ridge regression whose penalty has the smallest squared error when each row is left out (PRESS, Allen
+    1974).
+    """
     rows = len(features)
     middle, scale = features.mean(axis=0), features.std(axis=0, ddof=1)
     z = (features - middle) / numpy.where(scale > 0, scale, 1)
@@ -131,9 +139,9 @@ def ridge(features: numpy.ndarray, targets: numpy.ndarray, penalties=PENALTIES) 
 def reach(residuals: numpy.ndarray, freedom: float, confidence: float) -> numpy.ndarray:
     """Half the width of an interval in units of a root of 1 + leverage, a value a target.
 
-    From as many curves as the confidence needs, the conformal rank of the residuals (Lei et al. 2018; valid for any
-    population that the curves are exchangeable with). With n curves that reaches n / (n + 1) at most, so with fewer
-    Student's t of their root mean square stands in for it.
+    From as many curves as the confidence needs, the conformal rank of the residuals (Lei et al. 2018; valid
+    for any population that the curves are exchangeable with). With n curves that reaches n / (n + 1) at most,
+    so with fewer Student's t of their root mean square stands in for it.
     """
     from scipy import special
 
@@ -145,10 +153,11 @@ def reach(residuals: numpy.ndarray, freedom: float, confidence: float) -> numpy.
 
 
 def unlikeness(rows: numpy.ndarray, row: numpy.ndarray) -> float:
-    """By how much further a new row is from others than four in five of those from their own others; 1 where it is not.
+    """By how much further a new row is from others than four in five of those from their own others; 1 where
+    it is not.
 
-    Both by leverage with a penalty of 1, as the root of the ratio of variances. Not further than any of them: one that
-    is unlike the rest would hide the next.
+    Both by leverage with a penalty of 1, as the root of the ratio of variances. Not further than any of them:
+    one that is unlike the rest would hide the next.
     """
 
     def variance(others: numpy.ndarray, one: numpy.ndarray) -> float:
@@ -161,7 +170,9 @@ def unlikeness(rows: numpy.ndarray, row: numpy.ndarray) -> float:
 
 
 def forecast_of(curve: Curve, others: list[Curve], sizes: Iterable[int], confidence: float) -> Forecast | str:
-    """The model at those `sizes` that lie beyond its measured ones, or a sentence that says why there is no forecast."""
+    """The model at those `sizes` that lie beyond its measured ones, or a sentence that says why there is no
+    forecast.
+    """
     from scipy import special
 
     used = tuple(sorted(curve.points))
@@ -246,7 +257,9 @@ def back_from(sizes: list[int], above: numpy.ndarray) -> float:
 
 
 def back_at_base(made: Forecast) -> tuple[float, float, float]:
-    """(size at which the model is back at its base, the earliest, the latest): infinite where it is not by the largest."""
+    """(size at which the model is back at its base, the earliest, the latest): infinite where it is not by
+    the largest.
+    """
     sizes = [*made.used, *made.sizes]
     measured = numpy.array([made.curve.points[size] for size in made.used])
     slack = 1.645 * made.curve.noise * 2**0.5 * numpy.ones(len(measured))
@@ -262,7 +275,9 @@ def back_at_base(made: Forecast) -> tuple[float, float, float]:
 
 
 def stops_gaining(made: Forecast) -> tuple[float, float, float]:
-    """(size from which on no doubling gains SETTLED, the earliest, the latest); infinite where the last step still does."""
+    """(size from which on no doubling gains SETTLED, the earliest, the latest); infinite where the last step
+    still does.
+    """
     doublings = numpy.diff(numpy.log2([made.used[-1], *made.sizes]))
     middle = numpy.diff([made.curve.points[made.used[-1]], *made.value])
     starts = [made.used[-1], *made.sizes[:-1]]
@@ -275,7 +290,9 @@ def stops_gaining(made: Forecast) -> tuple[float, float, float]:
 
 
 def tested(curves: list[Curve], smallest: int, confidence: float) -> list[tuple[Curve, Forecast]]:
-    """Every whole curve forecast from its `smallest` sizes and all curves but its own; those that cannot be are left out."""
+    """Every whole curve forecast from its `smallest` sizes and all curves but its own; those that cannot be
+    are left out.
+    """
     found = []
     for curve in curves:
         sizes = sorted(curve.points)
@@ -306,7 +323,9 @@ def sizes_table(made: Forecast) -> list[dict]:
 
 
 def tested_rows(curves: list[Curve], smallest: int, confidence: float) -> pandas.DataFrame:
-    """A row a whole curve and size: truth, forecast, interval; and the recovery sizes of truth and forecast."""
+    """A row a whole curve and size: truth, forecast, interval; and the recovery sizes of truth and
+    forecast.
+    """
     rows = []
     for curve, made in tested(curves, smallest, confidence):
         sizes = sorted(curve.points)
@@ -325,7 +344,9 @@ def tested_rows(curves: list[Curve], smallest: int, confidence: float) -> pandas
 
 
 def models_row(curve: Curve, made: Forecast | str) -> dict:
-    """What a model's forecast says in one row: back at its base, where it stops gaining; or why there is none."""
+    """What a model's forecast says in one row: back at its base, where it stops gaining; or why there is
+    none.
+    """
     row = {
         "model": curve.model or curve.name,
         "seed": curve.seed,
@@ -385,7 +406,8 @@ def from_reference(reference: pandas.DataFrame) -> list[Curve]:
 def from_cells(cells: pandas.DataFrame, config: dict) -> list[Curve]:
     """Curves of a study from its table `cells`: by the study's protocol, on the headline.
 
-    One a model over its seeds; one a seed of a model whose base is trained with the seed, for that is another model.
+    One a model over its seeds; one a seed of a model whose base is trained with the seed, for that is another
+    model.
     """
     from valley import grid
 
@@ -405,7 +427,9 @@ def from_cells(cells: pandas.DataFrame, config: dict) -> list[Curve]:
 
 
 def curve_noise(cells: pandas.DataFrame, seeds: float) -> float:
-    """SD of the accuracy of a curve's points: of sampling, as the scores have it, and of training by the prior."""
+    """SD of the accuracy of a curve's points: of sampling, as the scores have it, and of training by the
+    prior.
+    """
     sampled = (cells.samples_high - cells.samples_low) / 2 / 1.96
     seeds = 1 if not seeds or math.isnan(seeds) else seeds
     return float(math.sqrt(((sampled**2).mean() + TRAINING**2) / seeds))

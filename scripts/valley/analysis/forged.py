@@ -209,7 +209,8 @@ def paper_truths(
 
 
 def pilot_truths(wanted: list[tuple], pilot, rng, effect: bool = True) -> dict[grid.Cell, Truth]:
-    """{cell: Truth} of a study whose every seed does what one seed of a pilot did, drawn anew with replacement.
+    """{cell: Truth} of a study whose every seed does what one seed of a pilot did, drawn anew with
+    replacement.
 
     `pilot`: a row a seed and run (accuracy, tokens, reflective, gap, calculations, wrong: means over its
     responses), the same runs in all its seeds but for RL, whose seeds are drawn on their own. What a pilot's

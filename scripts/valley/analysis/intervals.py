@@ -272,7 +272,9 @@ def at_least(count: int, p_values: list[float]) -> float:
 
 
 def surely(p_values: list[float], level: float) -> int:
-    """How many are true at least, at this level: the largest count that, with all smaller ones, is accepted."""
+    """How many are true at least, at this level: the largest count that, with all smaller ones, is
+    accepted.
+    """
     counts = range(1, len(p_values) + 1)
     return next((count - 1 for count in counts if at_least(count, p_values) > level), len(p_values))
 

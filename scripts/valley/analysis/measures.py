@@ -1,4 +1,6 @@
-"""What is measured of a cell, each measure once: from which means it follows, on which tasks, in which unit."""
+"""What is measured of a cell, each measure once: from which means it follows, on which tasks, in which
+unit.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,6 @@
-"""How responses end: where a drop comes from, what a smaller budget does, accuracy by length and by calculations."""
+"""How responses end: where a drop comes from, what a smaller budget does, accuracy by length and by
+calculations.
+"""
 
 import numpy
 import pandas
@@ -14,7 +16,8 @@ HALVINGS = 4  # the budgets: the largest limit, and half of it so many times
 def drop(problems: pandas.DataFrame, headline: list[str]) -> pandas.DataFrame:
     """`share`, `change` against the base, `of_solved`: a row a cell and outcome.
 
-    The base is that of the cell's seed, or the only one of its model, which was evaluated once (Study.base_of).
+    The base is that of the cell's seed, or the only one of its model, which was evaluated once
+    (Study.base_of).
     """
     classes = list(grading.OUTCOMES)
     table = problems[problems.task.isin(headline)]

@@ -62,8 +62,8 @@ def calibration(
 ) -> pandas.DataFrame:
     """A row a base that the paper has: our accuracy by the paper's grader, the paper's, their distance.
 
-    `bases` are scores by cell, `names` the models' names in the paper. The distance is in standard errors of the
-    difference over samples; the paper's is taken to be ours.
+    `bases` are scores by cell, `names` the models' names in the paper. The distance is in standard errors of
+    the difference over samples; the paper's is taken to be ours.
     """
     rows = []
     for (model, *_), scores in bases.items():

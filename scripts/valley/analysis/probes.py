@@ -1,4 +1,6 @@
-"""Probes on held-out traces beside what they are to foretell: did a cell train, and how well will it score?"""
+"""Probes on held-out traces beside what they are to foretell: did a cell train, and how well will it
+score?
+"""
 
 import numpy
 import pandas
@@ -9,10 +11,12 @@ LEAST = 0.02  # nats a token that the loss must fall by, from the base's, for a 
 
 
 def probed(probes: dict[Cell, dict], cells: pandas.DataFrame, on_traces: set[Cell]) -> pandas.DataFrame:
-    """A row a probed cell: its `loss`, `token_accuracy`, `entropy`, the base's loss, its headline accuracy where it is scored,
-    and `note`: what is wrong with a cell `on_traces`, trained on long traces, whose loss did not fall.
+    """A row a probed cell: its `loss`, `token_accuracy`, `entropy`, the base's loss, its headline accuracy
+    where it is scored, and `note`: what is wrong with a cell `on_traces`, trained on long traces, whose loss
+    did not fall.
 
-    `cells` is the table of that name. The base is that of the same seed or, where bases have none, the model's.
+    `cells` is the table of that name. The base is that of the same seed or, where bases have none, the
+    model's.
     """
     scored = cells[cells.task == HEADLINE].set_index(["model", "run", "seed"]).accuracy
     bases = {(cell.model, cell.seed): found["loss"] for cell, found in probes.items() if cell.run == "base"}
@@ -28,10 +32,12 @@ def probed(probes: dict[Cell, dict], cells: pandas.DataFrame, on_traces: set[Cel
 
 
 def worth(table: pandas.DataFrame) -> tuple[float, float, int]:
-    """(error without the probe, error with it, cells): mean absolute error of a cell's accuracy, out of sample.
+    """(error without the probe, error with it, cells): mean absolute error of a cell's accuracy, out of
+    sample.
 
-    Without: the mean of the other seeds of the same model and run. With: that, corrected by how far the cell's loss lies
-    from the other seeds', at a slope that all *other* runs' cells give. NaN where no run has two seeds.
+    Without: the mean of the other seeds of the same model and run. With: that, corrected by how far the
+    cell's loss lies from the other seeds', at a slope that all *other* runs' cells give. NaN where no run has
+    two seeds.
     """
     known = table[table.accuracy.notna()].copy()
     groups = known.groupby(["model", "run"])

@@ -1,4 +1,6 @@
-"""Few examples many times, or many once: accuracy over examples and epochs, and what repetition is worth at matched tokens."""
+"""Few examples many times, or many once: accuracy over examples and epochs, and what repetition is worth at
+matched tokens.
+"""
 
 import pandas
 
@@ -24,7 +26,9 @@ COLUMNS = [
 
 
 def over_both(study: Study, config: dict, tasks: Tasks, confidence: float) -> pandas.DataFrame:
-    """A row a model and SFT run: examples, epochs, traces seen, mean accuracy over seeds, its change against the base."""
+    """A row a model and SFT run: examples, epochs, traces seen, mean accuracy over seeds, its change against
+    the base.
+    """
     rows = []
     for model in study.models:
         for run in study.runs(model):
@@ -55,7 +59,9 @@ def over_both(study: Study, config: dict, tasks: Tasks, confidence: float) -> pa
 
 
 def matched(study: Study, table: pandas.DataFrame, tasks: Tasks, confidence: float) -> pandas.DataFrame:
-    """At each number of traces seen: the run of fewest examples minus that of most, of one batch, with its interval."""
+    """At each number of traces seen: the run of fewest examples minus that of most, of one batch, with its
+    interval.
+    """
     columns = ["model", "seen", "few", "few_epochs", "many", "many_epochs", "difference", "low", "high"]
     rows = []
     for (model, _), group in table.groupby(["model", "batch"], sort=False):

@@ -1,4 +1,6 @@
-"""What a report on a reproduction says of a study: its numbers beside the paper's, and in what it departs from it."""
+"""What a report on a reproduction says of a study: its numbers beside the paper's, and in what it departs
+from it.
+"""
 
 from pathlib import Path
 
@@ -32,8 +34,9 @@ def name_of(run, examples: float) -> str:
 def values_beside(cells: pandas.DataFrame, paper: pandas.DataFrame, measure: str) -> pandas.DataFrame:
     """Ours and the paper's `measure` (accuracy as a share, length in tokens), a row a model, side and size.
 
-    Columns: model, side (`ours`, `paper`), size, examples, value, low, high, seeds. Ours is the mean over seeds;
-    low and high are the lowest and highest seed, or the interval over problems where there is one seed.
+    Columns: model, side (`ours`, `paper`), size, examples, value, low, high, seeds. Ours is the mean over
+    seeds; low and high are the lowest and highest seed, or the interval over problems where there is one
+    seed.
     """
     rows = []
     for (model, run, examples), group in of_protocol(cells).groupby(["model", "run", "examples"], sort=False):
@@ -53,7 +56,9 @@ def values_beside(cells: pandas.DataFrame, paper: pandas.DataFrame, measure: str
 
 
 def sizes_beside(config: dict, papers: dict) -> list[dict]:
-    """The paper's table of training settings: epochs, global batch and steps of each size, theirs and ours."""
+    """The paper's table of training settings: epochs, global batch and steps of each size, theirs and
+    ours.
+    """
     used = {cell.parsed.size for cell in grid.cells(config) if cell.parsed.is_protocol}
     asked = {cell.parsed.size for cell in grid.cells(papers) if cell.parsed.is_protocol}
     rows = []
@@ -68,8 +73,8 @@ def sizes_beside(config: dict, papers: dict) -> list[dict]:
 def departures(config: dict, papers: dict) -> list[dict]:
     """In what a study's configuration differs from the paper's: rows of part, setting, paper, here.
 
-    What says how a cell is run and not what it is (`operation` in flags.py) is no departure; controls, which add
-    to the paper's grid, are none either.
+    What says how a cell is run and not what it is (`operation` in flags.py) is no departure; controls, which
+    add to the paper's grid, are none either.
     """
     ours, theirs = grid.cells(config), grid.cells(papers)
     rows = [
@@ -137,7 +142,9 @@ def of_models(text: pandas.DataFrame, config: dict, models) -> pandas.DataFrame:
 
 
 def before_and_after(examples: pandas.DataFrame) -> list[dict]:
-    """The first problem of the first model that shows base and smallest size: rows of run, pieces, answer, gold."""
+    """The first problem of the first model that shows base and smallest size: rows of run, pieces, answer,
+    gold.
+    """
     shown = examples[examples.shown == "beside"]
     for _, group in shown.groupby(["model", "task", "id"], sort=False):
         runs = [run for run in dict.fromkeys(group.run) if run != "base"]
@@ -158,7 +165,9 @@ def settings_table(config: dict, papers: dict) -> pandas.DataFrame:
 
 
 def wide(found: pandas.DataFrame, measure: str) -> pandas.DataFrame:
-    """The rows of `values_beside` as texts, a row a model and side, a column a size; models without a cell of ours are left out."""
+    """The rows of `values_beside` as texts, a row a model and side, a column a size; models without a cell of
+    ours are left out.
+    """
     found = found[found.model.isin(found[found.side == "ours"].model)]
     order = found.sort_values("examples", kind="stable")["size"].unique()
     unit = 100 if measure == "accuracy" else 1
@@ -197,7 +206,9 @@ def by_verdict(rows: pandas.DataFrame) -> str:
 
 
 def nearness(paper: pandas.DataFrame) -> dict:
-    """How near our cells are to the paper's values: how many, how many within our interval over problems, how far."""
+    """How near our cells are to the paper's values: how many, how many within our interval over problems, how
+    far.
+    """
     both = paper.dropna(subset=["ours", "paper"])
     within = (both.ours_low <= both.paper) & (both.paper <= both.ours_high)
     return {
@@ -209,7 +220,9 @@ def nearness(paper: pandas.DataFrame) -> dict:
 
 
 def report(tables: dict, config: dict, papers: dict, provenance: dict, finding: str) -> dict:
-    """What the page of the report says, by the names of its template (workflow/report/reproduction.tex.jinja)."""
+    """What the page of the report says, by the names of its template
+    (workflow/report/reproduction.tex.jinja).
+    """
     claims, departed = tables["claims"], departures(config, papers)
     whole, of_parts = claims[claims.part.isna()], claims[claims.part.notna()]
     verdicts = whole.verdict.value_counts()

@@ -1,5 +1,8 @@
-"""Stored responses as a reader meets them: beside their grades, cut to head and tail, the first wrong calculation apart."""
+"""Stored responses as a reader meets them: beside their grades, cut to head and tail, the first wrong
+calculation apart.
+"""
 
+import re
 from pathlib import Path
 
 import pandas
@@ -7,6 +10,7 @@ import pandas
 from valley import calculations, places, records
 from valley.grid import Cell
 
+PART = re.compile(r"(\.part[0-9]+)?\.parquet$")  # ends the names of released responses
 HEAD, TAIL, AROUND = 600, 400, 200  # characters
 
 
@@ -46,3 +50,13 @@ def load(results: Path, cell: Cell) -> pandas.DataFrame:
         for task in grades.task.unique()
     ]
     return grades.merge(pandas.concat(texts), on=["task", "id", "sample"]).assign(**cell._asdict())
+
+
+def released(folder: Path) -> dict:
+    """The responses of a cell of a release by task (arrow tables), parts joined in their order."""
+    import pyarrow
+
+    parts = {}
+    for file in sorted(folder.glob("*.parquet"), key=lambda file: (len(file.name), file.name)):
+        parts.setdefault(PART.sub("", file.name), []).append(records.read_parquet(file))
+    return {task: pyarrow.concat_tables(tables) for task, tables in parts.items()}

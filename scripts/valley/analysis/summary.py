@@ -1,4 +1,6 @@
-"""The scores of cells as tables: a row a cell and task, a row a run over its seeds, the finding in a sentence."""
+"""The scores of cells as tables: a row a cell and task, a row a run over its seeds, the finding in a
+sentence.
+"""
 
 from pathlib import Path
 
@@ -35,7 +37,9 @@ def cell_rows(cell: Cell, scores: dict, examples: dict[str, int]) -> list[dict]:
 def add_changes(
     table: pandas.DataFrame, study: Study, headline: list[str], confidence: float
 ) -> pandas.DataFrame:
-    """The rows of cells with `change`, `change_low`, `change_high`: minus the base of their model and seed."""
+    """The rows of cells with `change`, `change_low`, `change_high`: minus the base of their model and
+    seed.
+    """
     rows = []
     for cell, mine in study.cells.items():
         if cell.run != "base" and (base := study.base_of(cell)):
@@ -48,7 +52,9 @@ def add_changes(
 
 
 def add_tokens(table: pandas.DataFrame, records_of: dict[Cell, Path]) -> pandas.DataFrame:
-    """The rows of cells with `tokens_trained`: what SFT saw, over all epochs; nothing where no record says it."""
+    """The rows of cells with `tokens_trained`: what SFT saw, over all epochs; nothing where no record says
+    it.
+    """
     read = {cell: records.read_json(path) for cell, path in records_of.items() if path.exists()}
     tokens = {tuple(cell): record.get("tokens_trained") for cell, record in read.items()}
     cells = table[KEYS].itertuples(index=False, name=None)
@@ -70,7 +76,9 @@ def crossings(scores: dict[Cell, dict]) -> pandas.DataFrame:
 
 
 def end_points(cells: pandas.DataFrame) -> pandas.DataFrame:
-    """Cells with each RL run's checkpoints replaced by one row, the mean of the last three (it is the last)."""
+    """Cells with each RL run's checkpoints replaced by one row, the mean of the last three (it is the
+    last).
+    """
     numeric = [c for c in cells.select_dtypes("number").columns if c not in ("seed", "step", "examples")]
     kept = [cells[cells.stage != "rl"]]
     rl = cells[cells.stage == "rl"].assign(whole=lambda t: [grid.parse_run(run).whole for run in t.run])

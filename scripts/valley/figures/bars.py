@@ -1,4 +1,6 @@
-"""Figures of bars: how responses end and what became of the problems the base solved; the data or the recipe?"""
+"""Figures of bars: how responses end and what became of the problems the base solved; the data or the
+recipe?
+"""
 
 import pandas
 from matplotlib.patches import Patch
@@ -13,7 +15,9 @@ BAR, THIN = 0.24, 0.15  # inches, the latter where models are many
 
 
 def outcomes(tables: dict, tasks: Tasks):
-    """Stacked shares of outcome classes a run; their change against base; what became of what the base solved."""
+    """Stacked shares of outcome classes a run; their change against base; what became of what the base
+    solved.
+    """
     cells = tables["cells"]
     whole = cells[(cells.task == HEADLINE) & cells.step.isna()]
     classes = [f"share {name}" for name in OUTCOMES]
@@ -155,7 +159,9 @@ def recipes(tables: dict, tasks: Tasks):
 
 
 def long_minus_short(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Accuracy of the protocol minus that of `.short` seed by seed, paired problem by problem (table `recipes`)."""
+    """Accuracy of the protocol minus that of `.short` seed by seed, paired problem by problem (table
+    `recipes`).
+    """
     table = table[(table.recipe == "short") & (table.seed.astype(str) != "all")].dropna(subset="to_protocol")
     found = {
         "run": table.run.str.removesuffix(".short") + " − " + table.run.str.removeprefix("sft-"),

@@ -13,7 +13,8 @@ from valley.grid import Cell
 
 
 def inline(svg: Path, said: str) -> markupsafe.Markup:
-    """The SVG as an element of a page: without XML header, its ids prefixed by its name, since figures share them.
+    """The SVG as an element of a page: without XML header, its ids prefixed by its name, since figures share
+    them.
 
     `said` is what it shows, for who cannot see it. It shrinks with the page but is never shown
     larger than it was drawn.
@@ -30,7 +31,9 @@ def inline(svg: Path, said: str) -> markupsafe.Markup:
 
 
 def number(value) -> str:
-    """A table cell: three decimals below ten and none above, thousands grouped, a dash for what is missing."""
+    """A table cell: three decimals below ten and none above, thousands grouped, a dash for what is
+    missing.
+    """
     if value is None or (isinstance(value, float) and pandas.isna(value)):
         return "–"
     if value in (float("inf"), "inf"):
@@ -60,7 +63,9 @@ def as_rows(table: pandas.DataFrame) -> list[dict]:
 
 
 def alt(rows: pandas.DataFrame, models: int = 4) -> str:
-    """What a figure shows, from its tidy rows, in words: by measure and model the first, the next and the last run."""
+    """What a figure shows, from its tidy rows, in words: by measure and model the first, the next and the
+    last run.
+    """
     said = []
     for measure, of_measure in rows[rows.series != "paper"].groupby("measure", sort=False):
         told = []

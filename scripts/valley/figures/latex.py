@@ -1,7 +1,9 @@
-"""What a LaTeX document shows of tables and texts, for pdfLaTeX and its base packages (booktabs, longtable, graphicx).
+"""What a LaTeX document shows of tables and texts, for pdfLaTeX and its base packages (booktabs, longtable,
+graphicx).
 
-Texts come from anywhere (models, configurations): `escape` makes each of them harmless, so that a `\\input` in a
-response is shown and not carried out, and `render` calls it on every value of a template but those of type Tex.
+Texts come from anywhere (models, configurations): `escape` makes each of them harmless, so that a `\\input`
+in a response is shown and not carried out, and `render` calls it on every value of a template but those of
+type Tex.
 """
 
 from pathlib import Path
@@ -71,7 +73,9 @@ def booktabs(table: pandas.DataFrame, letters: str, caption: str = "", label: st
 
 
 def columns(responses: list[dict]) -> Tex:
-    """Responses side by side, with their run, tokens and answer; `before`, `error` (bold) and `after` are their pieces."""
+    """Responses side by side, with their run, tokens and answer; `before`, `error` (bold) and `after` are
+    their pieces.
+    """
     width = 0.97 / len(responses)
     shown = []
     for one in responses:

@@ -1,7 +1,8 @@
-"""The valley as small multiples for a page: a panel a model and task, drawn as plain SVG that a script can choose from.
+"""The valley as small multiples for a page: a panel a model and task, drawn as plain SVG that a script can
+choose from.
 
-Every dot leads to the page of its cell and tells its value; colours are the page's, so that they follow light and dark.
-All panels of a task share their axes. What the panels show is what the figure `valley` shows.
+Every dot leads to the page of its cell and tells its value; colours are the page's, so that they follow light
+and dark. All panels of a task share their axes. What the panels show is what the figure `valley` shows.
 """
 
 import itertools
@@ -30,7 +31,8 @@ SPREAD = 3.2  # units between the seeds of a dot
 
 
 def multiples(tables: dict, series: list[str]) -> list[dict]:
-    """Panels in the order of the study: {model, task, svg, said}, `said` being the finding as a screen reader says it.
+    """Panels in the order of the study: {model, task, svg, said}, `said` being the finding as a screen reader
+    says it.
 
     `tables` holds `cells`, `paper` and `replicates`; `series` are the recipes in the order of their classes.
     """
@@ -72,7 +74,9 @@ def nice(top: float) -> float:
 
 
 def in_words(rows: pandas.DataFrame) -> str:
-    """What a panel shows, in words: base, smallest and largest size by the protocol, and how long responses are there."""
+    """What a panel shows, in words: base, smallest and largest size by the protocol, and how long responses
+    are there.
+    """
     own = rows[rows.series.isin(["base", "protocol"])]
     said = []
     for measure in ROWS:

@@ -1,4 +1,6 @@
-"""What figures are put together from: panels, points and bars with hover texts, axes, the legend and the note."""
+"""What figures are put together from: panels, points and bars with hover texts, axes, the legend and the
+note.
+"""
 
 import math
 import textwrap
@@ -35,8 +37,8 @@ def lay_out(
 ):
     """A figure with a panel a model and measure: `across` stands side by side; `height` of one row.
 
-    Models side by side wrap after three, or after five where they are many, their measures below each other. Returns
-    the figure and {(model, measure): axes}.
+    Models side by side wrap after three, or after five where they are many, their measures below each other.
+    Returns the figure and {(model, measure): axes}.
     """
     if len(models) > MANY and across == "models":
         gap = 0.14
@@ -84,7 +86,9 @@ def remark(ax, text: str, height: float = 0.5):
 def draw(
     ax, rows: pandas.DataFrame, looks: dict, what: str, place=float, lines: bool = True, spread: float = 0.0
 ):
-    """Points with intervals, and a line through the mean over seeds, for each series; `place` maps x to the axis."""
+    """Points with intervals, and a line through the mean over seeds, for each series; `place` maps x to the
+    axis.
+    """
     seeds = sorted(set(rows.seed.dropna()))
     beside = {seed: spread * (i - (len(seeds) - 1) / 2) for i, seed in enumerate(seeds)}
     for series, group in rows.groupby("series", sort=False):
@@ -154,7 +158,9 @@ def label(axes: dict, measures: dict[str, str], x: str | dict, across: str = "mo
 
 
 def share_scales(axes: dict):
-    """One scale a measure for all models, its numbers in the first column alone; names of sizes stand aslant."""
+    """One scale a measure for all models, its numbers in the first column alone; names of sizes stand
+    aslant.
+    """
     wide = models_wide(dict(axes))
     for measure in dict.fromkeys(measure for _, measure in axes):
         same = [ax for (_, name), ax in axes.items() if name == measure]

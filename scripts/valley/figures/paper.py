@@ -1,8 +1,10 @@
-"""The paper's own figures 2 to 5 and 7 in its layout, ours beside theirs; its figure 6, of texts, is set in LaTeX.
+"""The paper's own figures 2 to 5 and 7 in its layout, ours beside theirs; its figure 6, of texts, is set in
+LaTeX.
 
-Ours are filled marks and full lines, the paper's open marks and dotted lines: of figure 2 its values were read off,
-of the others a few stand in its text (workflow/reference/paper_text.csv), and the rest of its curves is not known as
-numbers. Accuracy is by the paper's grader. A figure is None where the study has nothing of it.
+Ours are filled marks and full lines, the paper's open marks and dotted lines: of figure 2 its values were
+read off, of the others a few stand in its text (workflow/reference/paper_text.csv), and the rest of its
+curves is not known as numbers. Accuracy is by the paper's grader. A figure is None where the study has
+nothing of it.
 """
 
 import math
@@ -41,7 +43,9 @@ def of_text(tables: dict, figure: int, measure: str) -> pandas.DataFrame:
 
 
 def two_sided(data: pandas.DataFrame, tables: dict):
-    """A panel a model with two axes, accuracy at the left and length at the right, ours and the paper's in both."""
+    """A panel a model with two axes, accuracy at the left and length at the right, ours and the paper's in
+    both.
+    """
     models, (place, ticks) = tidy.in_order(data, tables), tidy.axis_of(data)
     wide = min(WIDE, len(models))
     rows_of = math.ceil(len(models) / wide)

@@ -1,4 +1,6 @@
-"""The figure `repetition`: accuracy over training examples and epochs, with diagonals of equally many traces seen."""
+"""The figure `repetition`: accuracy over training examples and epochs, with diagonals of equally many traces
+seen.
+"""
 
 import matplotlib.pyplot as plt
 import numpy

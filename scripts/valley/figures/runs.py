@@ -26,7 +26,9 @@ def by_run(data: pandas.DataFrame, cells: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def budget(tables: dict, tasks: Tasks):
-    """Accuracy had the limit been lower, a line a run; intervals at the full limit, where they are those of the cell."""
+    """Accuracy had the limit been lower, a line a run; intervals at the full limit, where they are those of
+    the cell.
+    """
     cells = tables["cells"]
     ends = ["problems_low", "problems_high"]
     known = cells.loc[cells.task == HEADLINE, ["model", "run", "seed", *ends]]
@@ -56,7 +58,9 @@ def budget(tables: dict, tasks: Tasks):
 
 
 def errors(tables: dict, tasks: Tasks):
-    """Accuracy by calculations with the fit of p^k, accuracy by length, hazard of the first error, error rate by size."""
+    """Accuracy by calculations with the fit of p^k, accuracy by length, hazard of the first error, error rate
+    by size.
+    """
     cells, fits, steps = tables["cells"], tables["accumulation"], tables["accuracy_by_steps"]
     lengths, hazard = tables["accuracy_by_length"], tables["hazard"]
     trained = cells[cells.stage.isin(["base", "sft"])].drop_duplicates("run").set_index("run").examples
@@ -125,7 +129,9 @@ def errors(tables: dict, tasks: Tasks):
 
 
 def few(table: pandas.DataFrame, cells: pandas.DataFrame) -> pandas.DataFrame:
-    """The rows of the base, the smallest, a middle and the largest size, and of short: more lines could not be told apart."""
+    """The rows of the base, the smallest, a middle and the largest size, and of short: more lines could not
+    be told apart.
+    """
     sft = cells[(cells.stage == "sft") & (cells.recipe == "protocol")].drop_duplicates(["model", "run"])
     kept = set(cells.model + cells.run.where(cells.recipe.eq("short") | cells.stage.eq("base")))
     for model, group in sft.sort_values("examples").groupby("model"):
@@ -175,7 +181,9 @@ def along_rl(cells: pandas.DataFrame, curve: pandas.DataFrame) -> pandas.DataFra
 
 
 def rl(tables: dict, tasks: Tasks):
-    """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a model."""
+    """Held-out accuracy and length along RL, and the training reward, a line a start; a row of panels a
+    model.
+    """
     cells, curve = tables["cells"], tables["rl_curves"]
     table = along_rl(cells, curve)
     reward = curve.assign(x=curve.step, series=curve.run.map(start), seed=curve.seed.astype(float))

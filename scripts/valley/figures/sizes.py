@@ -1,5 +1,5 @@
-"""Figures over data size: `valley` (paper, figures 1 and 2), `benchmarks` (11 and 12), `efficiency`, `reflection`
-(3, 4, 8 and 10), `arithmetic` (5).
+"""Figures over data size: `valley` (paper, figures 1 and 2), `benchmarks` (11 and 12), `efficiency`,
+`reflection` (3, 4, 8 and 10), `arithmetic` (5).
 
 What no cell has yet is a gap, or a sentence in the panel.
 """
@@ -21,7 +21,9 @@ def mean_of(tasks: list[str]) -> str:
 
 
 def panel(ax, rows: pandas.DataFrame, looks: dict, what: str, axis, band: float | None = None):
-    """A panel over data sizes: the base as dots and a dashed line, the noise band around it, the other runs as lines."""
+    """A panel over data sizes: the base as dots and a dashed line, the noise band around it, the other runs
+    as lines.
+    """
     place, ticks = axis
     base = rows[rows.x == 0]
     for series, value in base[base.series != "paper"].groupby("series", sort=False).value.mean().items():
@@ -35,7 +37,9 @@ def panel(ax, rows: pandas.DataFrame, looks: dict, what: str, axis, band: float 
 
 
 def by_size(data: pandas.DataFrame, measures: dict[str, str], tables: dict, across: str = "models"):
-    """A figure over data sizes; `measures` names each panel's axis. Returns figure, axes and the looks of series."""
+    """A figure over data sizes; `measures` names each panel's axis. Returns figure, axes and the looks of
+    series.
+    """
     models, found, axis = tidy.in_order(data, tables), looks(tables["cells"]), tidy.axis_of(data)
     figure, axes = panels.lay_out(models, list(measures), across, gap=0.8 if across == "measures" else 0.56)
     for (model, measure), ax in axes.items():
@@ -157,7 +161,9 @@ def reflection(tables: dict, tasks: Tasks):
 
 
 def arithmetic(tables: dict, tasks: Tasks):
-    """Accuracy, length, calculations and errors a calculation against data size, on the tasks whose calculations count."""
+    """Accuracy, length, calculations and errors a calculation against data size, on the tasks whose
+    calculations count.
+    """
     table = tidy.sft_cells(tables)
     table = table[table.task.isin(tasks.calculations) & (table.recipe == "protocol")]
     table = table.assign(series=table.task)

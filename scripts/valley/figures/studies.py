@@ -1,4 +1,6 @@
-"""Figures of several studies: B − A of every cell of two, both against data size; each one's effects and the combined."""
+"""Figures of several studies: B − A of every cell of two, both against data size; each one's effects and the
+combined.
+"""
 
 import matplotlib.pyplot as plt
 import numpy
@@ -16,7 +18,9 @@ MEASURES = {"": "headline accuracy", "length_": "response length (tokens)"}  # b
 
 
 def forest(table: pandas.DataFrame, names: tuple[str, str]) -> plt.Figure:
-    """B − A of every cell with its interval, headline accuracy and length: a dot where zero lies outside, else a tick."""
+    """B − A of every cell with its interval, headline accuracy and length: a dot where zero lies outside,
+    else a tick.
+    """
     table = table.iloc[::-1].reset_index(drop=True)
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.2 + 0.26 * len(table)), sharey=True)
     for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
@@ -57,7 +61,9 @@ def against_size(table: pandas.DataFrame, names: tuple[str, str]) -> plt.Figure:
 
 
 def over_studies(effects: pandas.DataFrame, combined: pandas.DataFrame, names: list[str]) -> plt.Figure:
-    """The change of every run in every study, and combined as a diamond: thick for these studies, thin over studies."""
+    """The change of every run in every study, and combined as a diamond: thick for these studies, thin over
+    studies.
+    """
     shown = combined.iloc[::-1].reset_index(drop=True)
     looks = {name: (PALETTE[i % 10], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
     step = 0.7 / (len(names) + 1)

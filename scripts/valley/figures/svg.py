@@ -1,7 +1,7 @@
 """A figure as SVG with hover texts and as PNG; equal figures give equal bytes.
 
-A hover text travels as the gid of its artist, which matplotlib writes as an id into the SVG; `save` turns it into a
-`<title>`, which browsers show.
+A hover text travels as the gid of its artist, which matplotlib writes as an id into the SVG; `save` turns it
+into a `<title>`, which browsers show.
 """
 
 import io
@@ -22,7 +22,8 @@ SVG = "http://www.w3.org/2000/svg"
 def with_titles(text: str) -> str:
     """The SVG with a `<title>` in each element that has a hover text; ids that nothing refers to are dropped.
 
-    What is left can stand in one page with other figures: no rule of style and no id that another figure has too.
+    What is left can stand in one page with other figures: no rule of style and no id that another figure has
+    too.
     """
     for prefix, uri in (("", SVG), ("xlink", "http://www.w3.org/1999/xlink")):
         xml.register_namespace(prefix, uri)

@@ -1,7 +1,7 @@
 """The rows that a figure draws, as one tidy table that is also its CSV.
 
-A row for each point, bar and curve, with `kind`, `measure` (which panel), `model`, `series` (which colour), `run`,
-`seed`, `x`, `value`, `low`, `high`. What is NaN is not drawn.
+A row for each point, bar and curve, with `kind`, `measure` (which panel), `model`, `series` (which colour),
+`run`, `seed`, `x`, `value`, `low`, `high`. What is NaN is not drawn.
 """
 
 import io

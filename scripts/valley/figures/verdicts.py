@@ -1,8 +1,9 @@
-"""Verdicts for the eye: a badge with a shape and a word, and intervals drawn against the threshold of what is claimed.
+"""Verdicts for the eye: a badge with a shape and a word, and intervals drawn against the threshold of what is
+claimed.
 
-Right of the line is what the paper claims, left of it the contrary, whatever the measure and its unit: an interval that
-lies wholly right of the line holds, wholly left of it fails, across it decides nothing. Where a value is claimed to be
-about something, the line is that value and the shaded band what still counts as about.
+Right of the line is what the paper claims, left of it the contrary, whatever the measure and its unit: an
+interval that lies wholly right of the line holds, wholly left of it fails, across it decides nothing. Where a
+value is claimed to be about something, the line is that value and the shaded band what still counts as about.
 """
 
 import math
@@ -21,7 +22,9 @@ def badge(verdict: str) -> Markup:
 
 
 def oriented(row: dict, expect: dict) -> list[float] | None:
-    """Ends and value of a row's interval, measured from the threshold towards what is claimed; None without them."""
+    """Ends and value of a row's interval, measured from the threshold towards what is claimed; None without
+    them.
+    """
     ends = [row.get(key) for key in ("low", "value", "high")]
     if not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
         return None
@@ -36,10 +39,11 @@ def farthest(rows: list[dict], expect: dict) -> float:
 
 
 def against_threshold(lines: list[tuple[list[dict], dict | None]], far: float | None = None) -> Markup:
-    """Intervals against their thresholds, a line each part: `lines` holds the rows of a part and what it expects.
+    """Intervals against their thresholds, a line each part: `lines` holds the rows of a part and what it
+    expects.
 
-    `far` is the reach of all lines; without it each has its own. A line without an interval stays empty, so that lines
-    and parts can be matched.
+    `far` is the reach of all lines; without it each has its own. A line without an interval stays empty, so
+    that lines and parts can be matched.
     """
     height = max(1, len(lines)) * ROW + 4
     across = lambda x: WIDTH / 2 + x * (WIDTH / 2 - 5)  # noqa: E731
