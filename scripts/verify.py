@@ -2,11 +2,11 @@
 
     python scripts/verify.py --release released --sample 1000
 
-A sample of whole problems (all, when there are at most SMALL responses) is graded anew; scores, tables, verdicts
-and what figures draw are made from these grades and the released ones of the other problems, in a copy that is
-thrown away. Every difference is a line: file, row, column, released value, value made again. Rows of tables
-count from 1, below the head. Nothing found: exit 0; differences: exit 1. Pictures are not compared, their data
-are. Tables that need weights or training data are named as not made again.
+A sample of whole problems (all, when there are at most SMALL responses) is graded anew; scores, tables,
+verdicts and what figures draw are made from these grades and the released ones of the other problems, in a
+copy that is thrown away. Every difference is a line: file, row, column, released value, value made again.
+Rows of tables count from 1, below the head. Nothing found: exit 0; differences: exit 1. Pictures are not
+compared, their data are. Tables that need weights or training data are named as not made again.
 """
 
 import math
@@ -152,7 +152,9 @@ def grade_again(release: Path, grades: Path, share: float, chance: random.Random
 
 
 def make_again(release: Path, copy: Path, share: float, chance: random.Random) -> int:
-    """Make grades, scores, tables and figures of a release again in `copy`; how many responses were graded."""
+    """Make grades, scores, tables and figures of a release again in `copy`; how many responses were
+    graded.
+    """
     config, graded = records.read_json(release / "report/config.json"), 0
     shutil.copytree(release, copy, ignore=shutil.ignore_patterns("responses", "tasks", ".snakemake"))
     for grades in sorted(places.all_grades(release)):

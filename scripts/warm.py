@@ -1,6 +1,7 @@
 """Run a script in a process that has already imported torch, transformers and TRL: seconds sooner.
 
-    python scripts/warm.py scripts/sft.py --model … --out …        # as `python scripts/sft.py --model … --out …`
+    python scripts/warm.py scripts/sft.py --model … --out …        # as `python scripts/sft.py --model … \\
+        --out …`
 
 Importing TRL costs 5–10 s a process; a miniature study starts some 200, so imports would take as long as the
 work. The first call starts a server that imports them once; each call then forks a child of it. The child
@@ -142,7 +143,9 @@ def child(request: dict, descriptors) -> int:
 
 
 def serve(path: Path):
-    """Import, listen, fork a child for every call, pass signals to it and its exit code back; end when idle."""
+    """Import, listen, fork a child for every call, pass signals to it and its exit code back; end when
+    idle.
+    """
     lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115 - held until this process ends
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,8 @@
-"""What the tests of tests/gpu share: the same commands on a card, where this machine has one, and on CPU where it has none.
+"""What the tests of tests/gpu share: the same commands on a card, where this machine has one, and on CPU
+where it has none.
 
-They start scripts by launch.py as a study does. On a card sizes are real; on CPU they are as small as the check allows.
+They start scripts by launch.py as a study does. On a card sizes are real; on CPU they are as small as the
+check allows.
 """
 
 import json
@@ -60,8 +62,8 @@ def note(stage: str, **facts):
 
 
 def narrowed(model: str, layers: int = 2, hidden: int = 128) -> dict:
-    """The published config of a model of the paper with few layers and a narrow stream; heads and their width, vocabulary,
-    positions, windows and ties are as published.
+    """The published config of a model of the paper with few layers and a narrow stream; heads and their
+    width, vocabulary, positions, windows and ties are as published.
     """
     content = dict(vram.published()[PAPER["models"][model]["source"]])
     shape = vram.described_shape(content)

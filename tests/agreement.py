@@ -1,7 +1,8 @@
 """How far the graders agree with grades that are not ours: the table of docs/grading.md, set by set.
 
     PYTHONPATH=scripts python tests/agreement.py --data ../shared/data           # the table
-    PYTHONPATH=scripts python tests/agreement.py --data ../shared/data --list    # and every row graded otherwise
+    PYTHONPATH=scripts python tests/agreement.py --data ../shared/data \\
+        --list    # and every row graded otherwise
 
 The sets are the reference data (docs/grading.md says where each is from) and our own in tests/fixtures.
 """
@@ -32,7 +33,9 @@ class Agreement(NamedTuple):
 
 
 def responses(path: Path, labels: str, comparer: equality.Comparer) -> list[Agreement]:
-    """Labelled responses (`response`, `gold`, `problem`, `verdict`) against the headline and the paper's grader."""
+    """Labelled responses (`response`, `gold`, `problem`, `verdict`) against the headline and the paper's
+    grader.
+    """
     rows = lines(path)
     cases = [(row["response"], "stop", str(row["gold"]), row["problem"]) for row in rows]
     grades = grading.grade(cases, comparer)

@@ -1,7 +1,8 @@
-"""Pages in a real browser: what a headless Chromium of some width finds on them, axe-core's judgement included.
+"""Pages in a real browser: what a headless Chromium of some width finds on them, axe-core's judgement
+included.
 
-axe-core is not part of the project: it is fetched by npm on first use, in a fixed version whose checksum is known, into
-pytest's cache; a test that needs it is skipped, with the reason, where neither is there.
+axe-core is not part of the project: it is fetched by npm on first use, in a fixed version whose checksum is
+known, into pytest's cache; a test that needs it is skipped, with the reason, where neither is there.
 """
 
 import hashlib
@@ -96,7 +97,9 @@ def opened(
 
 
 def stands(found: dict, page: Path, width: int):
-    """What holds for the page of any study: no error, nothing wider than the screen, soon there, the first figure in view."""
+    """What holds for the page of any study: no error, nothing wider than the screen, soon there, the first
+    figure in view.
+    """
     assert found["width"] == width
     assert found["wrong"] == []
     assert found["outside"] == 0

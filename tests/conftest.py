@@ -30,7 +30,9 @@ TOKEN = "hf_" + "NoFileMayHold" + "ThisToken" + "0123456789ab"  # in pieces: thi
 
 
 def reference(*names: str) -> Path:
-    """A file of the reference data (real benchmarks, labelled responses, traces), or a skip that says how to get it."""
+    """A file of the reference data (real benchmarks, labelled responses, traces), or a skip that says how to
+    get it.
+    """
     path = DATA.joinpath(*names)
     if not path.exists():
         pytest.skip(
@@ -105,8 +107,8 @@ def planned(output: str) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """A checkout in which the smoke study has run to its page, by somebody with a token of the hub, and with kernels and threads
-    of his own choice in his environment and profile.
+    """A checkout in which the smoke study has run to its page, by somebody with a token of the hub, and with
+    kernels and threads of his own choice in his environment and profile.
     """
     folder = checkout(tmp_path_factory.mktemp("smoke"))
     own = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "AVX2", "OMP_NUM_THREADS": "2"}

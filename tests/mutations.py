@@ -1,8 +1,9 @@
 """Answers made from gold answers by named changes whose truth is known by construction: what the graders are
 measured on, class by class.
 
-`pairs()` gives (class, gold, answer, same). A class that keeps the value measures refusals of right answers, one that
-changes it acceptance of wrong ones. The golds are ours, of the kinds that AIME, AMC and MATH500 have.
+`pairs()` gives (class, gold, answer, same). A class that keeps the value measures refusals of right answers,
+one that changes it acceptance of wrong ones. The golds are ours, of the kinds that AIME, AMC and MATH500
+have.
 """
 
 import random

@@ -1,8 +1,10 @@
-"""Open an export with lm-evaluation-harness itself: run by an interpreter that has it (pip install lm-eval==0.4.13).
+"""Open an export with lm-evaluation-harness itself: run by an interpreter that has it (pip install
+lm-eval==0.4.13).
 
     <its python> tests/opened_by_lm_eval.py <folder of scripts/harness.py>
 
-Its own schema (`lm_eval.result_schema`), names of files, hashes, standard error, table and the loader of its data cards.
+Its own schema (`lm_eval.result_schema`), names of files, hashes, standard error, table and the loader of its
+data cards.
 """
 
 import json

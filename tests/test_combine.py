@@ -1,4 +1,6 @@
-"""Several studies together: what each found stands side by side, is combined as it should be, and the paper is one of them."""
+"""Several studies together: what each found stands side by side, is combined as it should be, and the paper
+is one of them.
+"""
 
 import browser
 import combine

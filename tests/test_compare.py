@@ -224,7 +224,9 @@ def test_make_compare_names_its_folder_after_both_sides(tmp_path):
 
 
 def test_an_exact_repetition_is_seldom_called_none_and_another_number_is():
-    """Ours and the paper's are two trainings of one cell on the same problems: noise of samples and of training alone."""
+    """Ours and the paper's are two trainings of one cell on the same problems: noise of samples and of
+    training alone.
+    """
     rng, found = numpy.random.default_rng(0), {0.0: [], 0.12: []}
     rates = {task: rng.beta(1, 2, count) for task, (count, _) in SIZES.items()}
     for off, verdicts in found.items():

@@ -81,7 +81,9 @@ def changed(keys) -> dict:
 
 
 def remade(said: str) -> set[str]:
-    """The rules whose jobs a change plans, beyond the report: those that the table names and all that follows."""
+    """The rules whose jobs a change plans, beyond the report: those that the table names and all that
+    follows.
+    """
     found, waiting = set(), [rule for rule in AFTER if re.search(rf"\b{rule}\b", said.split(":")[0])]
     while waiting:
         if (rule := waiting.pop()) not in found:

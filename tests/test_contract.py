@@ -1,4 +1,6 @@
-"""A study of one's own: what is wrong with its files is said before anything is made, and what is right is shown."""
+"""A study of one's own: what is wrong with its files is said before anything is made, and what is right is
+shown.
+"""
 
 import json
 import shutil

@@ -61,8 +61,8 @@ def processes_of(folder: Path) -> list[int]:
 def test_ranks_end_with_their_launcher_and_a_hung_collective_ends_itself_and_both_are_continued(
     tmp_path, base, subset, zero
 ):
-    """One rank stands still at step 5; the other waits for it in a collective, writes down where, and ends. Then the
-    launcher is killed. Sharded checkpoints continue on as many processes, and on no other number.
+    """One rank stands still at step 5; the other waits for it in a collective, writes down where, and ends.
+    Then the launcher is killed. Sharded checkpoints continue on as many processes, and on no other number.
     """
     straight, cell = tmp_path / "straight", tmp_path / "cell"
     run(command(straight, base, subset, 2, zero), **CPU)
@@ -102,7 +102,9 @@ def test_ranks_end_with_their_launcher_and_a_hung_collective_ends_itself_and_bot
 
 
 def difference(left: dict, right: dict) -> float:
-    """The largest difference between two models' weights; ZeRO-3 writes the tied output matrix a second time."""
+    """The largest difference between two models' weights; ZeRO-3 writes the tied output matrix a second
+    time.
+    """
     as_numbers = lambda weight: numpy.frombuffer(weight, numpy.float32)  # noqa: E731
     assert set(left) - set(right) <= {"lm_head.weight"}
     assert left.get("lm_head.weight", left["model.embed_tokens.weight"]) == left["model.embed_tokens.weight"]

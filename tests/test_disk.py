@@ -1,4 +1,6 @@
-"""A disk that is full or read-only: one sentence, nothing half-written under a final name, and the run continues."""
+"""A disk that is full or read-only: one sentence, nothing half-written under a final name, and the run
+continues.
+"""
 
 import contextlib
 import errno

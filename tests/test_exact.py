@@ -1,7 +1,8 @@
-"""`exact: true`: one set of kernels and one thread, so that every x86-64 processor with AVX2 makes the same weights and the same
-responses.
+"""`exact: true`: one set of kernels and one thread, so that every x86-64 processor with AVX2 makes the same
+weights and the same responses.
 
-`tests/fixtures/exact.json` holds their hashes. What it holds belongs to envs/cpu.lock: another torch may sum in another order.
+`tests/fixtures/exact.json` holds their hashes. What it holds belongs to envs/cpu.lock: another torch may sum
+in another order.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from conftest import REPOSITORY, run, script
 from valley import environment, records
 
 HASHES = REPOSITORY / "tests/fixtures/exact.json"
-# Of what their makers sold with AVX2, as qemu has them: Intel's first, one without AVX-512, AMD's before AVX-512.
+# Of what their makers sold with AVX2, as qemu has them: Intel's first, one without AVX-512, AMD's before
+# AVX-512.
 PROCESSORS = ("Haswell", "Skylake-Client", "EPYC-Rome")
 SFT = ("--lr", 2e-3, "--epochs", 2, "--batch", 4, "--device-batch", 4, "--max-length", 256, "--seed", 0)
 SAMPLING = ("--samples", 1, "--engine", "transformers", "--max-new-tokens", 24, "--max-context", 256, "--chunk", 12,
@@ -31,7 +33,9 @@ def weights(model) -> str:
 
 
 def hashes(folder, base, subset, synthetic, call) -> dict[str, str]:
-    """SHA-256 of what one cell makes of a base: its weights, and its responses' texts. `call` runs a script with its flags."""
+    """SHA-256 of what one cell makes of a base: its weights, and its responses' texts. `call` runs a script
+    with its flags.
+    """
     model, responses = folder / "model", folder / "responses.parquet"
     call("sft", "--model", base, "--data", subset, "--out", model, "--record", folder / "train.json", *SFT)
     call("generate", "--model", model, "--task", synthetic / "task.parquet", "--out", responses, *SAMPLING)

@@ -1,9 +1,9 @@
-"""A kill at every boundary of the file system while training saves and while a step is published: what is continued
-ends as if nothing had happened.
+"""A kill at every boundary of the file system while training saves and while a step is published: what is
+continued ends as if nothing had happened.
 
-The kills are SIGKILLs by a preloaded library (tests/faults/stops.c), before an open, write, rename, removal or sync of
-the run's own files; `make test` takes some of them, `make test-slow` all. There the same driver also kills each long
-script at random moments.
+The kills are SIGKILLs by a preloaded library (tests/faults/stops.c), before an open, write, rename, removal
+or sync of the run's own files; `make test` takes some of them, `make test-slow` all. There the same driver
+also kills each long script at random moments.
 """
 
 import json

@@ -43,7 +43,9 @@ REPEATS = [("qwen2.5-1.5b", run, seed) for run in ("base", "sft-8k", "sft-32k") 
 
 
 def graded(rng, task: str, skill: float, length: float, reflective: float) -> list[dict]:
-    """Grades of one cell and task: the longer, the more calculations, each wrong with the same probability."""
+    """Grades of one cell and task: the longer, the more calculations, each wrong with the same
+    probability.
+    """
     rows = []
     for problem in range(PROBLEMS[task]):
         for _ in range(SAMPLES):
@@ -65,7 +67,9 @@ def graded(rng, task: str, skill: float, length: float, reflective: float) -> li
 
 
 def study(asked: list[tuple], config: dict) -> tuple[dict[str, pandas.DataFrame], pandas.DataFrame]:
-    """(tables, problems) of a study with these cells, made by the functions that make them from real grades."""
+    """(tables, problems) of a study with these cells, made by the functions that make them from real
+    grades.
+    """
     examples = {
         name: 220000 if size["examples"] == "all" else size["examples"]
         for name, size in config["sizes"].items()

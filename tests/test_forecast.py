@@ -1,4 +1,6 @@
-"""Forecasts of larger sizes: always out of sample, honest about how far off they are, refused where there is too little."""
+"""Forecasts of larger sizes: always out of sample, honest about how far off they are, refused where there is
+too little.
+"""
 
 import json
 import subprocess
@@ -32,9 +34,11 @@ def made_of(curve: Curve, others: list[Curve], confidence: float = 0.9) -> forec
 
 
 def population(rng, count: int, heavy: bool, noise: float = 0.016) -> list[Curve]:
-    """Models of one kind: a drop, then a gain that saturates, each with its own depth, gain and speed; measured with noise.
+    """Models of one kind: a drop, then a gain that saturates, each with its own depth, gain and speed;
+    measured with noise.
 
-    Nothing of it is the form that the forecast assumes. `heavy`: Student's t with 4 degrees of freedom for normal.
+    Nothing of it is the form that the forecast assumes. `heavy`: Student's t with 4 degrees of freedom for
+    normal.
     """
     draw = (lambda: rng.standard_t(4, count) / 2**0.5) if heavy else (lambda: rng.normal(size=count))
     level = -1.6 + 0.8 * draw()

@@ -255,7 +255,9 @@ def test_a_control_that_says_otherwise_stands_beside_the_claim(whole):
 
 
 def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
-    """From forged grades through the scripts of the report: what was copied, and whose answers differ, is named."""
+    """From forged grades through the scripts of the report: what was copied, and whose answers differ, is
+    named.
+    """
     tasks = {"math500": (60, 2), "arithmetic": (30, 2)}
     runs = ("base", "sft-8k", "sft-64k", "sft-220k")
     asked = [Cell("qwen2.5-3b", run, seed) for run in runs for seed in ((0,) if run == "base" else (0, 1))]

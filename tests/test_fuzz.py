@@ -1,8 +1,9 @@
-"""Every reader on damaged and odd files, by hypothesis: a clear error or a correct result, never a library's traceback.
+"""Every reader on damaged and odd files, by hypothesis: a clear error or a correct result, never a library's
+traceback.
 
-Two kinds of harm. Bytes: a file cut off, bits turned, pieces put in or left out; what is still read must be what was
-written. Content: columns or keys missing, of other types, empty in places, values that nobody expects; what is accepted
-must go through. 100 cases a reader in `make test`, 1,000 in `make test-slow`.
+Two kinds of harm. Bytes: a file cut off, bits turned, pieces put in or left out; what is still read must be
+what was written. Content: columns or keys missing, of other types, empty in places, values that nobody
+expects; what is accepted must go through. 100 cases a reader in `make test`, 1,000 in `make test-slow`.
 """
 
 import contextlib
@@ -148,7 +149,9 @@ def main_of(module, *arguments):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A cell with responses, a task, grades, and a report as a released folder has it; a subset; a tokenizer."""
+    """A cell with responses, a task, grades, and a report as a released folder has it; a subset; a
+    tokenizer.
+    """
     folder = tmp_path_factory.mktemp("study")
     ids = [f"p{n}" for n in range(4)]
     task = [{"id": i, "problem": f"What is {n}?", "answer": str(n), "level": None} for n, i in enumerate(ids)]
@@ -196,8 +199,8 @@ def content(path: Path) -> list[dict]:
 
 
 def alike(expected: Path, found: Path) -> bool:
-    """Whether two tables hold the same; columns that may be missing may be empty, for a turned bit in the name of one
-    is a column that nobody knows.
+    """Whether two tables hold the same; columns that may be missing may be empty, for a turned bit in the
+    name of one is a column that nobody knows.
     """
     pairs = zip(content(expected), content(found), strict=True)
     return all(

@@ -353,7 +353,9 @@ def test_one_comparison_that_hangs_takes_no_other_down(comparer):
 
 
 def test_a_worker_that_dies_costs_one_answer(comparer):
-    """What kills a process outright (here: a signal nothing handles) is a timeout of that comparison alone."""
+    """What kills a process outright (here: a signal nothing handles) is a timeout of that comparison
+    alone.
+    """
     comparer([equality.Pair("headline", r"\frac{1}{3}", "0.25")])
     future = comparer.pool.schedule(os.abort)
     assert equality.outcome(future)[0] is None

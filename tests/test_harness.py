@@ -1,4 +1,6 @@
-"""A release in lm-evaluation-harness' files: the numbers are the grades', and the harness itself opens them."""
+"""A release in lm-evaluation-harness' files: the numbers are the grades', and the harness itself opens
+them.
+"""
 
 import json
 import os

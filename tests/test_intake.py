@@ -1,4 +1,6 @@
-"""At the door: what others wrote is taken in one form, put right where it can mean one thing only, or refused by row."""
+"""At the door: what others wrote is taken in one form, put right where it can mean one thing only, or refused
+by row.
+"""
 
 import json
 import math

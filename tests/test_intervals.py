@@ -28,7 +28,9 @@ def paired_rates(rng, bases: tuple, effect: float):
 
 
 def test_the_interval_of_a_paired_change_holds_the_truth_as_often_as_it_says():
-    """Base rates from .02 to .93. Nominal .95; found .94–.97, the standard error of 400 repetitions is .011."""
+    """Base rates from .02 to .93. Nominal .95; found .94–.97, the standard error of 400 repetitions is
+    .011.
+    """
     rng = numpy.random.default_rng(0)
     for bases in ((0.02, 0.1, 0.3), (0.125, 0.45, 0.75), (0.93, 0.93, 0.93)):
         far = [numpy.mean([(a - b).mean() for a, b in paired_rates(rng, bases, -0.7)]) for _ in range(1500)]

@@ -1,7 +1,8 @@
-"""Random kills: rules, the warm server, Snakemake and whole process groups, until a study is done all the same.
+"""Random kills: rules, the warm server, Snakemake and whole process groups, until a study is done all the
+same.
 
-Every SIGKILL falls at a random moment; whatever was killed, the same command is given again. The scores are those of a
-study that nothing disturbed, byte for byte, and nothing finished is made twice.
+Every SIGKILL falls at a random moment; whatever was killed, the same command is given again. The scores are
+those of a study that nothing disturbed, byte for byte, and nothing finished is made twice.
 """
 
 import collections
@@ -23,7 +24,8 @@ from valley import locks
 KILLS = int(os.environ.get("VALLEY_KILLS", 100))
 SEED = int(os.environ.get("VALLEY_KILLS_SEED", 0))
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *SMOKE]
-RUNS = 60  # times one command may be given for one study; each time kills come a little later, on a slow machine too
+# times one command may be given for one study; each time kills come a little later, on a slow machine too
+RUNS = 60
 
 
 def scores(folder):
@@ -33,7 +35,9 @@ def scores(folder):
 
 
 def processes(folder, variables) -> dict[str, list[psutil.Process]]:
-    """The processes of a study by kind: its Snakemake, the warm server of its TMPDIR, all others in its folder."""
+    """The processes of a study by kind: its Snakemake, the warm server of its TMPDIR, all others in its
+    folder.
+    """
     found = collections.defaultdict(list)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -41,8 +41,8 @@ def test_given_gpus_are_left_as_they_are(tmp_path):
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """A machine whose nvidia-smi lists four cards, one of them cut into two MIG slices, and that has no CPU in place
-    of a card.
+    """A machine whose nvidia-smi lists four cards, one of them cut into two MIG slices, and that has no CPU
+    in place of a card.
     """
     lines = [f"GPU {i}: NVIDIA H100 80GB HBM3 (UUID: GPU-{letter}0b1-22)" for i, letter in enumerate("acde")]
     lines += [f"  MIG 1g.10gb     Device  {i}: (UUID: MIG-{i}f-33)" for i in range(2)]

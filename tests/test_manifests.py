@@ -1,4 +1,6 @@
-"""Weights that are damaged are found before they are used, by every script that uses them, and named in one sentence."""
+"""Weights that are damaged are found before they are used, by every script that uses them, and named in one
+sentence.
+"""
 
 import re
 import shutil

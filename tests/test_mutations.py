@@ -1,6 +1,7 @@
 """How often each grader is wrong on answers whose truth is known, class by class (tests/mutations.py).
 
-python -m pytest tests/test_mutations.py --override-ini addopts= -m slow -s    # prints the table of docs/grading.md
+python -m pytest tests/test_mutations.py --override-ini addopts= -m slow -s    # prints the table of
+docs/grading.md
 """
 
 import collections
@@ -19,7 +20,8 @@ EXCEPTIONS: dict[str, str] = {}
 
 
 def measured(pairs) -> tuple[dict, dict, dict]:
-    """Pairs by class; right answers refused and wrong ones accepted by class and grader, as lists of (gold, answer).
+    """Pairs by class; right answers refused and wrong ones accepted by class and grader, as lists of (gold,
+    answer).
 
     A comparison that was given up is a refusal.
     """
@@ -57,7 +59,9 @@ def table(totals, refused, accepted) -> str:
 
 
 def check(pairs):
-    """At most 1 % wrong in all, none beyond its class's ceiling, and no class where another grader is better."""
+    """At most 1 % wrong in all, none beyond its class's ceiling, and no class where another grader is
+    better.
+    """
     totals, refused, accepted = measured(pairs)
     print(table(totals, refused, accepted))
 

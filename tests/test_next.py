@@ -1,4 +1,6 @@
-"""What to buy next: odds that follow the verdicts' own rules, prices that are the plan's, blocks that Snakemake takes."""
+"""What to buy next: odds that follow the verdicts' own rules, prices that are the plan's, blocks that
+Snakemake takes.
+"""
 
 import sys
 
@@ -191,7 +193,8 @@ def test_a_proposed_study_costs_no_more_than_its_budget_and_works(paper, hours, 
 
 
 def until_decided(paper: Grid, answers: dict, looks: int) -> tuple[float, set[str], set[str]]:
-    """(GPU-hours until all claims that the whole grid decides are decided, those, the wrong parts on the way).
+    """(GPU-hours until all claims that the whole grid decides are decided, those, the wrong parts on the
+    way).
 
     Round by round one purchase of what `offers` names first; a verdict once given stays.
     """
@@ -237,7 +240,8 @@ def test_half_of_the_hours_of_the_grid_decide_the_claims_that_the_grid_decides(p
 
 
 def false_verdicts(paper: Grid, repetitions: int, looks: int, shared: bool) -> float:
-    """Share of studies in which nothing happens, but a look at one more seed each time gives a verdict on the loss.
+    """Share of studies in which nothing happens, but a look at one more seed each time gives a verdict on the
+    loss.
 
     With `shared` the looks share what the confidence leaves, as `--looks` has it.
     """

@@ -1,4 +1,6 @@
-"""docs/your-study.md at toy size: from a model and traces that nobody here has seen to the page, by the file that one copies."""
+"""docs/your-study.md at toy size: from a model and traces that nobody here has seen to the page, by the file
+that one copies.
+"""
 
 import json
 import random
@@ -12,7 +14,9 @@ TOY = {"max_length": 512, "max_tokens": 512, "max_new_tokens": 64, "max_context"
 
 
 def own_data(folder):
-    """A model of another make with a tokenizer of its own, traces and a task in words, as the template names them."""
+    """A model of another make with a tokenizer of its own, traces and a task in words, as the template names
+    them.
+    """
     import tokenizers
     import torch
     from tokenizers import decoders, models, pre_tokenizers, trainers

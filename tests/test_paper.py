@@ -1,4 +1,6 @@
-"""The study set beside the paper: numbers are those of the tables, texts are harmless, what is missing is named."""
+"""The study set beside the paper: numbers are those of the tables, texts are harmless, what is missing is
+named.
+"""
 
 import copy
 import re
@@ -20,7 +22,9 @@ HOSTILE = "\\input{/etc/passwd} 50 % of $x_1^2$ & #3 {~} <think>\x1b[2J “quote
 
 
 def balanced(text: str):
-    """Every environment and brace is closed, in order; no special sign stands alone outside of what is meant."""
+    """Every environment and brace is closed, in order; no special sign stands alone outside of what is
+    meant.
+    """
     opened = []
     for kind, name in re.findall(r"\\(begin|end)\{(\w+)\*?\}", text):
         if kind == "begin":

@@ -114,7 +114,9 @@ def write(folder: Path, config: dict) -> list[str]:
 
 
 def stubs(folder: Path) -> Path:
-    """A checkout whose scripts are stubs that import, on paper, what the real ones do: inputs of rules come from there."""
+    """A checkout whose scripts are stubs that import, on paper, what the real ones do: inputs of rules come
+    from there.
+    """
     stub = (REPOSITORY / "tests/fixtures/stub.py").read_text()
     for script in (folder / "scripts").glob("*.py"):
         modules = [file.removesuffix(".py").replace("/", ".") for file in sources.files(script.stem)]

@@ -1,4 +1,6 @@
-"""What the paper's design decides, through the very code that gives the verdicts: the table of docs/statistics.md."""
+"""What the paper's design decides, through the very code that gives the verdicts: the table of
+docs/statistics.md.
+"""
 
 import collections
 import itertools

@@ -1,4 +1,6 @@
-"""Probes on held-out traces: what they measure, that no subset holds them, and that a cell that did not train is named."""
+"""Probes on held-out traces: what they measure, that no subset holds them, and that a cell that did not train
+is named.
+"""
 
 import json
 

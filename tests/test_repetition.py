@@ -1,4 +1,6 @@
-"""Examples × epochs at matched tokens: the study plans as it says, and its map and sentence tell few from many."""
+"""Examples × epochs at matched tokens: the study plans as it says, and its map and sentence tell few from
+many.
+"""
 
 import numpy
 import pytest

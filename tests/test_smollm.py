@@ -46,7 +46,9 @@ open(out + "/template.jinja", "w").write(tokenizer.chat_template)
 
 @pytest.fixture(scope="module")
 def smollm():
-    """The model as a folder of safetensors; skips where the package index or the GGUF reader is out of reach."""
+    """The model as a folder of safetensors; skips where the package index or the GGUF reader is out of
+    reach.
+    """
     pytest.importorskip("gguf", reason="the GGUF reader is not installed")
     folder = CACHE / "smollm2-135m-instruct"
     if not (folder / "template.jinja").exists():

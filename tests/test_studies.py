@@ -1,4 +1,6 @@
-"""The worked studies of config/: other questions by config alone, planned as they stand and run at toy size."""
+"""The worked studies of config/: other questions by config alone, planned as they stand and run at toy
+size.
+"""
 
 import importlib.util
 import random

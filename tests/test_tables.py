@@ -1,4 +1,6 @@
-"""docs/tables.md: every table of a real study is there with every column, none is made up, and its examples run."""
+"""docs/tables.md: every table of a real study is there with every column, none is made up, and its examples
+run.
+"""
 
 import re
 import subprocess
@@ -24,7 +26,9 @@ ELSEWHERE = {
 
 
 def documented() -> dict[str, set[str]]:
-    """The columns of each table by the page; `name` (with `_low`, `_high`) stands for three, `a` … `b` for those between."""
+    """The columns of each table by the page; `name` (with `_low`, `_high`) stands for three, `a` … `b` for
+    those between.
+    """
     found = {}
     for section in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]:
         head, _, rest = section.partition("\n")

@@ -1,5 +1,5 @@
-"""The tokenised subset: the ids and labels of before, made once, whatever happens to the file, and memory that the data
-do not fill.
+"""The tokenised subset: the ids and labels of before, made once, whatever happens to the file, and memory
+that the data do not fill.
 """
 
 import concurrent.futures

@@ -349,7 +349,9 @@ def until(condition, seconds=60):
 def test_checkpoints_by_the_clock_are_continued_and_their_minutes_are_no_part_of_the_work(
     tmp_path, base, subset
 ):
-    """Every step is later than a millionth of a minute; another number of minutes goes on where the first was killed."""
+    """Every step is later than a millionth of a minute; another number of minutes goes on where the first was
+    killed.
+    """
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     straight.mkdir()
     broken.mkdir()
@@ -646,7 +648,9 @@ def test_a_problem_that_would_end_its_own_turn_is_refused_by_rl(tmp_path, base):
 
 
 def test_a_manifest_that_a_killed_process_half_wrote_is_no_part_of_its_checkpoint(tmp_path):
-    """RL was killed while it made an old checkpoint one of weights alone; the next process died of the remains."""
+    """RL was killed while it made an old checkpoint one of weights alone; the next process died of the
+    remains.
+    """
     made = tmp_path / "checkpoint-2"
     made.mkdir()
     for name in ("model.safetensors", "optimizer.pt"):

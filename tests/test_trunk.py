@@ -1,5 +1,5 @@
-"""One trunk for all sizes: what it and its branches train on, what they cost, and that no claim takes them for the
-paper's.
+"""One trunk for all sizes: what it and its branches train on, what they cost, and that no claim takes them
+for the paper's.
 """
 
 import forge

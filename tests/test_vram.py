@@ -1,4 +1,6 @@
-"""vram.py: what a job needs of a card, held to what torch allocates for the same shapes, and what is refused."""
+"""vram.py: what a job needs of a card, held to what torch allocates for the same shapes, and what is
+refused.
+"""
 
 import os
 import re
@@ -93,7 +95,9 @@ def test_sliding_attention_keeps_a_mask_of_all_pairs():
 
 
 def test_the_head_of_trls_loss_takes_what_is_said_at_a_real_vocabulary():
-    """Gradients of a 152k vocabulary in fp32 and in bf16; no logits of all tokens, which would be three times the rest here."""
+    """Gradients of a 152k vocabulary in fp32 and in bf16; no logits of all tokens, which would be three times
+    the rest here.
+    """
     import torch
     from torch.distributed._tools.mem_tracker import MemTracker
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction

@@ -1,4 +1,6 @@
-"""What a running study shows: cells done, what runs and how far, the time left; a failed job with the end of its log."""
+"""What a running study shows: cells done, what runs and how far, the time left; a failed job with the end of
+its log.
+"""
 
 import os
 import pty

@@ -4,10 +4,10 @@ side.
     python tests/benchmarks/bench_sft.py --model studies/miniature/models/S/seed4 \\
         --data studies/miniature/data/subsets/1024/seed4.parquet
 
-Both train the same rows with the same optimiser, one thread, in the study's environment, for every batch size of
-the schedule and as many steps as the study makes, or what is done once a training would weigh too much. They take
-turns, and what counts is CPU time: on a shared machine the clock measures the others. The bound of the project is
-a ratio of .95 over the whole schedule.
+Both train the same rows with the same optimiser, one thread, in the study's environment, for every batch size
+of the schedule and as many steps as the study makes, or what is done once a training would weigh too much.
+They take turns, and what counts is CPU time: on a shared machine the clock measures the others. The bound of
+the project is a ratio of .95 over the whole schedule.
 """
 
 import argparse

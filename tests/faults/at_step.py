@@ -1,8 +1,10 @@
-"""Runs a training script to which something happens at the end of a step, before the step is counted or saved.
+"""Runs a training script to which something happens at the end of a step, before the step is counted or
+saved.
 
 python tests/faults/at_step.py kill 12 scripts/sft.py --model …     # a SIGKILL
 python tests/faults/at_step.py hang 12 scripts/sft.py --model …     # it waits for ever
-python tests/faults/at_step.py stick 12 scripts/sft.py --model …    # it waits and keeps the interpreter's lock
+python tests/faults/at_step.py stick 12 scripts/sft.py --model …    # it waits and keeps the interpreter's
+lock
 
 Of several processes to the first alone, or to that of FAULT_RANK.
 """

@@ -1,11 +1,12 @@
 """Runs a script again and again, each time killed at another boundary of the file system, then continued.
 
-    LD_PRELOAD=stops.so python tests/faults/driver.py '{"script": …, "arguments": […], "folder": …, "every": 7}'
-    LD_PRELOAD=stops.so python tests/faults/driver.py '{…, "random": 20, "seed": 0}'
+    LD_PRELOAD=stops.so python tests/faults/driver.py '{"script": …, "arguments": […], "folder": …, "every":
+    7}' LD_PRELOAD=stops.so python tests/faults/driver.py '{…, "random": 20, "seed": 0}'
 
-Imports once and forks for every run. Arguments may hold {cell}, the folder of a run's own. Prints a JSON line with the
-number of boundaries of an undisturbed run, and where it was killed, and what differed in the end (nothing, one hopes).
-With `random`, that many kills fall at random moments instead, up to three on one run before it may end.
+Imports once and forks for every run. Arguments may hold {cell}, the folder of a run's own. Prints a JSON line
+with the number of boundaries of an undisturbed run, and where it was killed, and what differed in the end
+(nothing, one hopes). With `random`, that many kills fall at random moments instead, up to three on one run
+before it may end.
 """
 
 import contextlib
@@ -33,8 +34,8 @@ stops = ctypes.CDLL(os.environ["LD_PRELOAD"])
 
 
 def attempt(script: str, arguments: list[str], cell: Path, kill_at: int, seconds=None) -> tuple[int, int]:
-    """(exit status or -signal, boundaries passed) of a run in a forked process, killed at a boundary unless 0, or
-    after so many seconds.
+    """(exit status or -signal, boundaries passed) of a run in a forked process, killed at a boundary unless
+    0, or after so many seconds.
     """
     pipe = os.pipe()
     pid = os.fork()
@@ -74,8 +75,8 @@ def attempt(script: str, arguments: list[str], cell: Path, kill_at: int, seconds
 
 
 def result(cell: Path) -> dict[str, str]:
-    """The hash of each file of the models and responses a run made, and what its record says apart from times and
-    places.
+    """The hash of each file of the models and responses a run made, and what its record says apart from times
+    and places.
     """
     made = {}
     for path in cell.glob("made.parquet"):  # its rows: the record beside them says when and how long

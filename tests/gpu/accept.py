@@ -1,10 +1,12 @@
-"""The acceptance of the GPU path on one card: stage after stage, each with its limit of time, then the record.
+"""The acceptance of the GPU path on one card: stage after stage, each with its limit of time, then the
+record.
 
     make test-gpu
 
-What needs torch and transformers alone comes first. A stage that lacks a package is left out and said; one that fails does
-not stop the next. The record is docs/gpu.md, and the measured numbers go into the preset `measured` of
-workflow/reference/costs.yaml. Without a card this says so and lists the stages; `make test-slow` runs them on CPU.
+What needs torch and transformers alone comes first. A stage that lacks a package is left out and said; one
+that fails does not stop the next. The record is docs/gpu.md, and the measured numbers go into the preset
+`measured` of workflow/reference/costs.yaml. Without a card this says so and lists the stages; `make
+test-slow` runs them on CPU.
 """
 
 import importlib.util
@@ -34,8 +36,8 @@ STAGES = {
 
 
 def measured(text: str, notes: dict[str, dict], billions: float) -> str:
-    """costs.yaml with what a card measured in its preset `measured`; as it was where nothing was, or on a card that its
-    table lacks. `billions`: parameters of the model that was measured.
+    """costs.yaml with what a card measured in its preset `measured`; as it was where nothing was, or on a
+    card that its table lacks. `billions`: parameters of the model that was measured.
     """
     name, cards = notes.get("card", {}).get("name", "").lower(), yaml.safe_load(text)["cards"]
     card = next((kind for key, kind in cards.items() if key in name), None)

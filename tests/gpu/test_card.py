@@ -1,4 +1,6 @@
-"""The first stage, by torch and transformers alone: a card multiplies, attends and holds what vram.py says it does."""
+"""The first stage, by torch and transformers alone: a card multiplies, attends and holds what vram.py says it
+does.
+"""
 
 import time
 
@@ -16,7 +18,9 @@ LENGTHS = (4096, 16384) if ON_CARD else (512,)
 
 
 def content_of(kind: str, layers: int) -> dict:
-    """A family's published config with few layers that attend to everything: on a card as wide as published, on CPU small."""
+    """A family's published config with few layers that attend to everything: on a card as wide as published,
+    on CPU small.
+    """
     content = vram.published()[MODELS[kind]] | {"num_hidden_layers": layers, "max_window_layers": layers}
     content |= {"vocab_size": 512} if ON_CARD else SMALL
     content |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -43,7 +47,9 @@ def there_and_back(model, tokens: int):
 
 
 def peak(model, tokens: int) -> float:
-    """Bytes of activations and temporaries, at their peak, of a pass there and back through a model without its head."""
+    """Bytes of activations and temporaries, at their peak, of a pass there and back through a model without
+    its head.
+    """
     if ON_CARD:
         there_and_back(model, tokens)  # gradients and workspaces are there from now on
         torch.cuda.reset_peak_memory_stats()

@@ -1,8 +1,9 @@
-"""Every model of config.yaml in its published shape, with its maker's tokenizer and our template, through all that makes
-a cell of it: preflight, SFT, generation, a step of RL, with the DeepSpeed configuration that the study gives it.
+"""Every model of config.yaml in its published shape, with its maker's tokenizer and our template, through all
+that makes a cell of it: preflight, SFT, generation, a step of RL, with the DeepSpeed configuration that the
+study gives it.
 
-Two layers and a stream of 128 (acceptance.narrowed): heads, vocabulary, rope, ties and windows are the makers'. Tokenizers
-are those of tests/test_templates.py, one a family.
+Two layers and a stream of 128 (acceptance.narrowed): heads, vocabulary, rope, ties and windows are the
+makers'. Tokenizers are those of tests/test_templates.py, one a family.
 """
 
 import json
@@ -125,7 +126,9 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
 
 @pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
 def test_a_cap_on_logits_is_part_of_what_is_trained(tmp_path):
-    """Gemma 3 of 1B has none, its config has the key: with one the loss of sft.py is another, that of the capped model."""
+    """Gemma 3 of 1B has none, its config has the key: with one the loss of sft.py is another, that of the
+    capped model.
+    """
     from transformers import AutoModelForCausalLM
 
     losses = {}

@@ -1,4 +1,6 @@
-"""The third stage: generation and RL, by vLLM where this Python has it, else by transformers; and two jobs on one card."""
+"""The third stage: generation and RL, by vLLM where this Python has it, else by transformers; and two jobs on
+one card.
+"""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,6 @@
-"""The second stage, with TRL and DeepSpeed: SFT by launch.py under each configuration, killed and continued, and its rate."""
+"""The second stage, with TRL and DeepSpeed: SFT by launch.py under each configuration, killed and continued,
+and its rate.
+"""
 
 import os
 import signal
@@ -91,8 +93,8 @@ def test_a_killed_training_is_continued_to_the_loss_of_an_undisturbed_one(tmp_pa
 
 @pytest.mark.parametrize("length", [4096, 16384] if ON_CARD else [256])
 def test_the_rate_of_sft_beside_a_bare_loop(tmp_path, length):
-    """The whole shape of Qwen2.5-0.5B on a card, as the study trains it; on CPU a narrow one, for the code alone. What more
-    steps take more, so that starting counts for nothing.
+    """The whole shape of Qwen2.5-0.5B on a card, as the study trains it; on CPU a narrow one, for the code
+    alone. What more steps take more, so that starting counts for nothing.
     """
     from transformers import AutoModelForCausalLM
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction

@@ -1,14 +1,15 @@
-"""What a running study shows beside its scripts' closing lines: one live line at the foot of a terminal; elsewhere the
-same line every ten seconds.
+"""What a running study shows beside its scripts' closing lines: one live line at the foot of a terminal;
+elsewhere the same line every ten seconds.
 
     PYTHONPATH=workflow/plugins snakemake --logger valley --profile profiles/local
 
-The line says how many cells are scored, what runs and how far it is by its own log, and how long the rest will take:
-mean seconds of the finished jobs of each rule, times what is left, over the jobs that ran at a time so far; "at least"
-while some rule has not finished a job. The Makefile's targets use it. Snakemake's whole log is in .snakemake/log as ever.
+The line says how many cells are scored, what runs and how far it is by its own log, and how long the rest
+will take: mean seconds of the finished jobs of each rule, times what is left, over the jobs that ran at a
+time so far; "at least" while some rule has not finished a job. The Makefile's targets use it. Snakemake's
+whole log is in .snakemake/log as ever.
 
-The foot is the last line of the screen, kept out of what scrolls, as apt does: scripts write to the same terminal. (The
-plugin `rich` draws a panel over what they write, and knows neither cells nor the time left.)
+The foot is the last line of the screen, kept out of what scrolls, as apt does: scripts write to the same
+terminal. (The plugin `rich` draws a panel over what they write, and knows neither cells nor the time left.)
 """
 
 import collections
@@ -57,7 +58,9 @@ def spoken(seconds: float) -> str:
 
 
 class Clock:
-    """What has run, what runs and what is left, from Snakemake's events. Times in seconds of a clock that only grows."""
+    """What has run, what runs and what is left, from Snakemake's events. Times in seconds of a clock that
+    only grows.
+    """
 
     def __init__(self, counts: dict[str, int], now: float):
         self.counts, self.began = counts, now
@@ -103,7 +106,9 @@ class Clock:
 
 
 class Foot:
-    """The last line of a terminal, by the control sequences of ECMA-48 and DEC's VT100 (scrolling region, saved cursor)."""
+    """The last line of a terminal, by the control sequences of ECMA-48 and DEC's VT100 (scrolling region,
+    saved cursor).
+    """
 
     def __init__(self):
         self.size = os.terminal_size((0, 0))
