@@ -137,7 +137,7 @@ def main():
     ]
     found = {
         "forecast": pandas.DataFrame(rows, columns=columns),
-        "forecast_models": pandas.DataFrame(models),
+        "forecast_models": pandas.DataFrame(models, columns=forecast.MODEL_COLUMNS),
         "forecast_tested": forecast.tested_rows([*mine, *known], 2, args.confidence),
     }
     tables.write(args.tables, found)

@@ -228,6 +228,9 @@ def main():
         states = {cell: text for cell, text in states.items() if "failed" in text}
     for (model, run, seed), text in states.items():
         print(f"{f'{model} {run}':{width}}  seed {seed}  {text}")
+    if args.failures and not states:
+        print("no cell: what failed stands above, with its log")
+        return
     count = collections.Counter(text.split(",")[0].split(":")[0] for text in states.values())
     print(f"{len(states)} cells: " + ", ".join(f"{n} {name}" for name, n in count.most_common()))
 

@@ -9,7 +9,7 @@ import sys
 import numpy
 import pandas
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, script
 
 from valley.analysis import forecast
 from valley.analysis.forecast import Curve
@@ -187,6 +187,24 @@ def test_the_script_writes_tables_of_their_own_and_says_that_it_forecast(tmp_pat
     assert not {"accuracy", "truth"} & set(made.columns)
     tested = pandas.read_csv(tmp_path / "out/forecast_tested.csv")
     assert tested.model.nunique() == 8
+
+
+def test_a_study_without_a_curve_has_tables_that_can_be_read(tmp_path):
+    """The canary's is one: its page ended in a table without columns."""
+    study_table({("q", 0): {0: 0.27, 8000: 0.19}}).iloc[:0].to_csv(tmp_path / "cells.csv", index=False)
+    (tmp_path / "config.json").write_text(json.dumps(forecast_config()))
+    flags = [
+        "--cells",
+        tmp_path / "cells.csv",
+        "--config",
+        tmp_path / "config.json",
+        "--tables",
+        tmp_path / "out",
+    ]
+    assert "forecasts of 0 of 0 curves" in script("forecast", *flags)
+    assert {
+        len(pandas.read_csv(tmp_path / f"out/{name}.csv")) for name in ("forecast", "forecast_models")
+    } == {0}
 
 
 def forecast_config() -> dict:

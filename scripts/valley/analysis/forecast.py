@@ -343,9 +343,15 @@ def tested_rows(curves: list[Curve], smallest: int, confidence: float) -> pandas
     return pandas.DataFrame(rows)
 
 
+MODEL_COLUMNS = (
+    "model", "seed", "from", "base", "why_not", "back_at", "back_earliest", "back_latest", "back_probability",
+    "settled_at", "settled_earliest", "settled_latest", "sentence",
+)  # fmt: skip
+
+
 def models_row(curve: Curve, made: Forecast | str) -> dict:
-    """What a model's forecast says in one row: back at its base, where it stops gaining; or why there is
-    none.
+    """What a model's forecast says in one row (MODEL_COLUMNS): back at its base, where it stops gaining; or why
+    there is none.
     """
     row = {
         "model": curve.model or curve.name,
