@@ -111,7 +111,7 @@ def test_a_killed_trunk_and_a_killed_branch_come_to_the_same_weights(tmp_path, b
     assert len(record["segments"]) == 2
     flags = ["--pieces", "4:2", *SLOW, "--cooldown", 0.5, *often, "--trunk", tmp_path / "broken/train.json"]
     branch(tmp_path / "whole", base, small, tmp_path / "straight")
-    killed(5, tmp_path / "again", base, small, *flags)
+    killed(6, tmp_path / "again", base, small, *flags)
     assert train(tmp_path / "again", base, small, *flags)["segments"][-1]["from"] == 5
     assert weights(tmp_path / "again") == weights(tmp_path / "whole")
 
