@@ -22,7 +22,7 @@ GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 # may run of it.
 REPORT = {"aggregate", "analyse", "recovery", "claims", "examples", "cell_pages", "floors", "forecast", "figure", "costs", "page", "probes",
           "configuration", "all"}  # fmt: skip
-CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release", "repetition", "leaks"}
+CHEAP = REPORT - {"configuration", "all"} | {"grade", "score", "calibrate", "release", "repetition", "leaks", "paper"}
 STUDIES = {
     "paper": ([], ["--configfile", "config.yaml"]),
     "miniature": ([Path("config/miniature.yaml")], MINIATURE),

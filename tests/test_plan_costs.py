@@ -116,7 +116,8 @@ def test_the_papers_grid_ends_under_the_profile_that_is_shipped_and_fewer_tries_
     def limit(rule):
         return profiles.limit(profile, rule)
 
-    assert costs.endless(jobs, config, limit, profiles.tries(profile), requeue=False) == []
+    assert costs.endless(jobs, config, limit, profiles.tries(profile), profiles.requeues(profile)) == []
+    assert costs.endless(jobs, config, limit, 9, requeue=False) == []  # eight retries, where a site refuses
     [(longest, hours, given), *others] = costs.endless(jobs, config, limit, 3, requeue=False)
     assert (longest["wildcards"]["model"], longest["rule"], given) == ("qwen2.5-3b", "rl", 72)
     assert 140 < hours < 165
@@ -137,15 +138,15 @@ def test_a_plan_says_which_trainings_run_in_portions_and_which_cannot(tmp_path):
     job = {"rule": "rl", "wildcards": {"model": "qwen2.5-3b", "run": "base+rl", "seed": "0"}, "gpus": 8}
     job["seconds"] = 8 * 3600 * 150
     card = COSTS["cards"]["h100"]
-    [line, _] = plan.warnings(config, [job], profile, card)
+    [line, _] = plan.warnings(config, [job], profile, card, COSTS)
     assert line.startswith("in portions       rl qwen2.5-3b.base+rl.0: 150 h in 7 of 24 h")
-    [line, _] = plan.warnings(config, [job], profile | {"slurm-requeue": False, "retries": 3}, card)
+    [line, _] = plan.warnings(config, [job], profile | {"slurm-requeue": False, "retries": 3}, card, COSTS)
     assert line.startswith("cannot end        rl qwen2.5-3b.base+rl.0: 150 h, and the profile gives it 96 h")
     generation = job | {
         "rule": "generate",
         "wildcards": {"model": "qwen2.5-3b", "run": "base", "seed": "0", "task": "aime24"},
     }
-    assert plan.warnings(config, [generation], profile | {"retries": 3}, card)[0].startswith(
+    assert plan.warnings(config, [generation], profile | {"retries": 3}, card, COSTS)[0].startswith(
         "cannot end        generate"
     )
 

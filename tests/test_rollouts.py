@@ -107,7 +107,11 @@ def test_only_the_newest_checkpoint_keeps_its_states_and_weights_outlive_a_damag
         keeper = checkpoints.Keeper(beat, 0.0, None)
         for step in (10, 20, 30):
             made = checkpoint(tmp_path, step)
-            keeper.on_save(SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(global_step=step), None)
+            keeper.on_save(
+                SimpleNamespace(output_dir=str(tmp_path), save_steps=10),
+                SimpleNamespace(global_step=step),
+                None,
+            )
     assert [(folder / "optimizer.pt").exists() for folder in checkpoints.of(tmp_path)] == [False, False, True]
     assert all(manifests.flaw(folder) is None for folder in checkpoints.of(tmp_path))
     assert checkpoints.newest(tmp_path) == made
