@@ -350,8 +350,8 @@ MODEL_COLUMNS = (
 
 
 def models_row(curve: Curve, made: Forecast | str) -> dict:
-    """What a model's forecast says in one row (MODEL_COLUMNS): back at its base, where it stops gaining; or why
-    there is none.
+    """What a model's forecast says in one row (MODEL_COLUMNS): back at its base, where it stops gaining; or
+    why there is none.
     """
     row = {
         "model": curve.model or curve.name,
