@@ -425,7 +425,9 @@ def test_forms_of_our_own_are_read_in_time_whatever_a_model_repeats(form):
 def test_a_pattern_that_takes_too_long_answers_nothing():
     begun = time.perf_counter()
     assert grading.asked("a" * 5000 + "b", r"(a+)+$") is None
-    assert time.perf_counter() - begun < 3 * grading.PATTERN_SECONDS
+    assert (
+        time.perf_counter() - begun < 20 * grading.PATTERN_SECONDS
+    )  # for ever without a limit; machines are shared
 
 
 @pytest.mark.parametrize(("pattern", "why"), [("(", "no regular expression"), ("answer", "no group")])
