@@ -105,7 +105,8 @@ def stands(found: dict, page: Path, width: int):
     assert page.stat().st_size < 3_000_000
 
 
-# A reader sees what lies in the window and acts on nothing else; every click, choice and screen scrolled is a step.
+# A reader sees what lies in the window and acts on nothing else; every click, choice and screen scrolled is
+# a step.
 READER = """
   const reader = {steps: 0};
   const pause = () => new Promise(done => setTimeout(done, 50));

@@ -146,7 +146,8 @@ def test_snakemakes_own_report_holds_figures_and_tables_by_category(smoke, tmp_p
     assert "one panel a model" in text  # a caption
 
 
-# What somebody wants to know who sees the page for the first time, done by what is in the window alone (browser.READER).
+# What somebody wants to know who sees the page for the first time, done by what is in the window alone
+# (browser.READER).
 RECOVERS = """
   found.sentence = (await reader.reach(reader.find(".panel p"))).textContent; found.whether = reader.steps;
   scrollTo(0, 0); reader.steps = 0;
@@ -190,7 +191,7 @@ MADE = """
 
 
 def steps_of_a_reader(report: Path, cell: Cell, outcome: str, width: int) -> tuple[dict[str, int], dict]:
-    """(steps by question, what was read) of a reader of a study's page, and of a cell's where a dot leads there."""
+    """(steps by question, what was read) on a study's page and on a cell's, where a dot leads."""
 
     def read(file: Path, script: str) -> dict:
         return browser.opened(file, width, script, browser.READER)
