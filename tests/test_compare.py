@@ -209,6 +209,35 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
     assert not list(tmp_path.glob("*/compare*"))
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "why"),
+    [
+        (("models", "m", "source"), 3, "models.m.source: 3 is not of type 'string'"),
+        (("models", "m", "source"), None, "it has no models.m.source"),
+        (("sizes", "8k", "examples"), "many", "sizes.8k.examples: 'many'"),
+        (("report", "length"), "math500", "report.length: 'math500' is not of type 'array'"),
+        (("report",), None, "it has no report"),
+    ],
+)
+def test_a_study_whose_configuration_is_none_is_refused_by_the_key_that_is_wrong(tmp_path, keys, value, why):
+    """A key that another version wrote beside these does no harm."""
+    file = study(tmp_path / "a") / "report/config.json"
+    content = json.loads(file.read_text()) | {"unheard_of": 1}
+    records.write_json(file, content)
+    script("compare", "--a", tmp_path / "a", "--b", "paper", "--out", tmp_path / "out")
+    *path, last = keys
+    within = content
+    for key in path:
+        within = within[key]
+    if value is None:
+        del within[last]
+    else:
+        within[last] = value
+    records.write_json(file, content)
+    said = script("compare", "--a", tmp_path / "a", "--b", "paper", "--out", tmp_path / "out", ok=False)
+    assert f"config.json: is no configuration of a study: {why}" in said
+
+
 def test_make_compare_names_its_folder_after_both_sides(tmp_path):
     study(tmp_path / "mine")
     line = (
