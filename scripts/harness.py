@@ -10,6 +10,7 @@ others, each avg@k.
 """
 
 import json
+import sys
 from pathlib import Path
 
 from valley import flags, places, records
@@ -53,8 +54,8 @@ def main():
         out.mkdir()
         for number, grades in enumerate(every, 1):
             count += export_cell(args.release, grades, models[places.cell_of(grades).model]["source"], out)
-            print(f"\r{number} of {len(every)} cells", end="", flush=True)
-    print()
+            if not number % 20:
+                print(f"{number} of {len(every)} cells", file=sys.stderr, flush=True)
     records.done(f"{len(every)} cells, {count} responses in the harness's schema", args.out)
 
 
