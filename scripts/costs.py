@@ -33,20 +33,19 @@ def work_times(results: Path, models: Path) -> dict[str, float]:
         work["pretrain"] += records.read_json(file)["seconds"]
     for file in trainings(results):
         record = records.read_json(file)
-        branch = record["arguments"].get("trunk") is not None
-        stage = (
-            "trunk"
-            if file.parent.name == "trunk"
-            else "branch"
-            if branch
-            else places.cell_of(file).parsed.stage
-        )
-        work[stage] += record["seconds"]
+        work[rule_of(file, record)] += record["seconds"]
     for file in results.glob("*/*/seed*/responses/*.parquet"):
         work["generate"] += records.parquet_provenance(file).get("seconds", 0.0)
     for file in results.glob("*/*/seed*/judged.parquet"):
         work["judge"] += records.parquet_provenance(file).get("seconds", 0.0)
     return work
+
+
+def rule_of(file: Path, record: dict) -> str:
+    """The rule that made the record of a training."""
+    if file.parent.name == "trunk":
+        return "trunk"
+    return "branch" if record["arguments"].get("trunk") else places.cell_of(file).parsed.stage
 
 
 def trainings(results: Path) -> list[Path]:
