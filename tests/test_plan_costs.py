@@ -132,6 +132,15 @@ def test_the_papers_grid_ends_under_the_profile_that_is_shipped_and_fewer_tries_
     )  # a step of more than half an hour comes to no checkpoint within it
 
 
+def test_a_job_asks_for_its_planned_time_and_a_margin_more_at_each_try_within_the_limit():
+    job, asked = {"gpus": 4, "seconds": 4 * 3600.0}, COSTS["asked"]
+    first = costs.minutes_to_ask(job, 1, 1440, COSTS)
+    assert first == asked["minutes"] + 60 * asked["margin"] > 60
+    assert costs.minutes_to_ask(job, 2, 1440, COSTS) == 2 * first
+    assert costs.minutes_to_ask(job, 1, 30, COSTS) == 30
+    assert costs.minutes_to_ask(job | {"seconds": 1e9}, 1, 1440, COSTS) == 1440
+
+
 def test_a_plan_says_which_trainings_run_in_portions_and_which_cannot(tmp_path):
     profile = profiles.merged(["profiles/slurm"])
     config = check.load([])

@@ -56,6 +56,17 @@ def job_hours(job: dict) -> float:
     return job["seconds"] / max(1, job["gpus"]) / 3600
 
 
+def minutes_to_ask(job: dict, attempt: int, most: float, constants: dict) -> int:
+    """Minutes that a job asks SLURM for: what it takes by the plan with a margin (`asked`), as much again at
+    each further attempt, but no more than `most`, what the site gives.
+
+    A short job starts in a gap before a reservation, a long one waits for its end. What was guessed too low
+    costs little: a training goes on in a further portion, generation keeps its chunks.
+    """
+    asked = constants["asked"]
+    return math.ceil(min(most, attempt * (asked["minutes"] + asked["margin"] * job_hours(job) * 60)))
+
+
 def portions(job: dict, minutes: float) -> int:
     """In how many portions of so many minutes a training runs that ends each before its time is up."""
     return math.ceil(job_hours(job) * 60 / minutes)

@@ -3,7 +3,7 @@ out the same.
 
     make test-slurm        # as root: installs and starts slurmctld, slurmd and munge from Debian's packages
 
-Three runs share the faults, for a SLURM job costs some ten seconds before it does anything. Each starts from
+Four runs share the faults, for a SLURM job costs some ten seconds before it does anything. Each starts from
 a copy of one folder in which data and base model are made, and ends with the scores of a run that nothing
 disturbed. Around them: the doctor, the three kinds of site, a job of two nodes, the canary.
 """
@@ -304,6 +304,25 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     assert planned(run([*SLURM, "-n", *flags], study)) == {}
 
 
+def test_a_training_whose_time_is_nearly_up_goes_back_into_the_queue_and_uses_no_retry(study, prepared):
+    """A job of one minute that stands still for most of it ends before its time and goes on under its id."""
+    write(study, ["sft-64"])
+    process = start(study, "--set-resources", "sft:runtime=1", "--retries", "0", "--until", "score")
+    job = training(study, "sft-64")
+    send(study, "sft-64", signal.SIGSTOP)
+    until(
+        "its last seconds",
+        lambda: re.fullmatch(r"0:1\d", run(["squeue", "-h", "-j", job, "-o", "%L"]).strip()),
+    )
+    send(study, "sft-64", signal.SIGCONT)
+    assert finish(process, study) == 0
+    assert int(re.search(r"Restarts=(\d+)", shown(job))[1]) >= 1
+    made = record(study, "sft-64")
+    assert (len(made["segments"]) > 1, made["steps_lost"]) == (True, 0)
+    assert "checkpoint-" in made["resumed_from"]
+    assert scores(study) == {"sft-64": prepared[1]["sft-64"]}
+
+
 @pytest.mark.usefixtures("canary")
 def test_snakemake_itself_interrupted_terminated_and_killed(study, prepared):
     """After each the rerun plans exactly the rest; after a kill the orphans are cancelled and the folder
@@ -379,6 +398,7 @@ def test_a_site_of_each_kind_gets_what_it_asks_for(study, kind, gpu, feature, pa
     assert "Partition=gpu" in shown(sft)
     assert gpu in shown(sft)
     assert feature in shown(sft)
+    assert "TimeLimit=00:18:00" in shown(sft)  # by the plan, with its margin; of the site's 24 hours
     assert f"Partition={partition}" in shown(preflight)
     assert "gpu" not in re.sub("Partition=gpu|JobName=.*|Command=.*|WorkDir=.*|Std.*", "", shown(preflight))
 

@@ -18,6 +18,7 @@ rule generate:
     resources:
         gpu=gpu_resource(gpus),
         gres=gres_resource(gpus),
+        runtime=time_asked("generate", gpus),
         slurm_extra=nice,
     params:
         launch=launch,

@@ -1,6 +1,7 @@
 # What a name in a path stands for, and what a job of it needs.
 
 import ast
+import functools
 import json
 import os
 import re
@@ -240,10 +241,35 @@ def memory(rule, mb):
     return wanted
 
 
+@functools.cache
+def measured_seconds():
+    """What finished jobs took, read once a start of Snakemake."""
+    return costs.measured_seconds(PLACES.benchmarks)
+
+
+def time_asked(rule, count):
+    """A function of a job: the minutes that it asks for, so that SLURM can start it in a gap (costs.minutes_to_ask).
+
+    `count` gives its GPUs. Without any, or where the site gives no default, it asks for what others do. Snakemake has no
+    public way to the default that a profile sets.
+    """
+
+    def minutes(wildcards, attempt):
+        default = workflow.resource_settings._parsed_default_resources.get("runtime")
+        most = default and default.evaluate(wildcards, attempt=attempt).value
+        job = {"rule": rule, "wildcards": dict(wildcards.items()), "gpus": count(wildcards)}
+        if not most or not job["gpus"] or not workflow.is_main_process:  # within a job all has been asked for
+            return most
+        preset = COSTS["presets"]["paper"]
+        job["seconds"], _ = costs.seconds(job, config, COSTS, preset, measured_seconds())
+        return costs.minutes_to_ask(job, attempt, most, COSTS)
+
+    return minutes
+
+
 def jobs_without_end():
     """The planned jobs whose modelled time is more than they can get (costs.endless), as short texts."""
-    constants = costs.load()
-    preset, measured = constants["presets"]["paper"], costs.measured_seconds(PLACES.benchmarks)
+    preset = COSTS["presets"]["paper"]
     found, requeue = [], bool(getattr(workflow.executor_settings, "requeue", False))
     for job in workflow.dag.needrun_jobs():
         planned = {
@@ -253,7 +279,7 @@ def jobs_without_end():
         }
         if not planned["gpus"] or not isinstance(minutes := job.resources.get("runtime"), int):
             continue
-        planned["seconds"], _ = costs.seconds(planned, config, constants, preset, measured)
+        planned["seconds"], _ = costs.seconds(planned, config, COSTS, preset, measured_seconds())
         given = lambda rule, minutes=minutes: minutes  # noqa: E731
         for _, hours, gets in costs.endless([planned], config, given, 1 + job.restart_times, requeue):
             found.append(f"{job.rule.name} {'.'.join(job.wildcards)}: {hours:,.0f} h of {gets:,.0f} h")

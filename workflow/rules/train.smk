@@ -105,6 +105,7 @@ rule sft:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
         mem_mb=memory("sft", sft_memory),
+        runtime=time_asked("sft", training_gpus),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
@@ -189,6 +190,7 @@ rule rl:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
         mem_mb=memory("rl", 256000),
+        runtime=time_asked("rl", training_gpus),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.rl_settings),
