@@ -376,7 +376,7 @@ def test_the_canary_trains_generates_and_grades_through_the_profile(canary):
     assert (made / "scores.json").exists()
     assert (folder / "studies/canary/report/page.html").exists()
     submitted = re.findall(r"submitted with SLURM jobid", (folder / "snakemake.log").read_text())
-    assert len(submitted) == 7  # pretrain, order_traces, subset, preflight, sft, generate, grade
+    assert len(submitted) == 8  # pretrain, order_traces, subset, preflight, sft, probe, generate, grade
 
 
 @pytest.mark.parametrize(
