@@ -242,9 +242,11 @@ def test_without_slurm_the_plan_works_and_a_run_says_what_is_missing(tmp_path):
     assert not (folder / "data").exists()
 
 
-@pytest.mark.parametrize("kind", ["gpus", "gres", "constraint"])
+@pytest.mark.parametrize("kind", ["profiles/sites/gpus", "profiles/sites/gres", "tests/slurm/site"])
 def test_the_profile_of_each_kind_of_site_plans(kind, tmp_path):
-    """What they ask SLURM for is tested on a real one, by `make test-slurm`."""
+    """What they ask SLURM for is tested on a real one, by `make test-slurm`; the last has an expression for
+    the time of a job.
+    """
     command = [
         sys.executable,
         "-m",
@@ -252,7 +254,7 @@ def test_the_profile_of_each_kind_of_site_plans(kind, tmp_path):
         "--profile",
         "slurm",
         "--profile",
-        f"profiles/sites/{kind}",
+        kind,
         "-n",
     ]
     assert (

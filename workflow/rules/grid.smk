@@ -248,21 +248,21 @@ def measured_seconds():
 
 
 def time_asked(rule, count):
-    """A function of a job: the minutes that it asks for, so that SLURM can start it in a gap (costs.minutes_to_ask).
+    """The minutes that a job asks for, as a function of the job, so that SLURM can start it in a gap (costs.minutes_to_ask).
 
-    `count` gives its GPUs. Without any, or where the site gives no default, it asks for what others do. Snakemake has no
-    public way to the default that a profile sets.
+    `count` gives its GPUs. Without any it asks for the default of the profile, which Snakemake has no public way to; where
+    that is none or an expression, all jobs do.
     """
+    default = workflow.resource_settings._parsed_default_resources.get("runtime")
+    if default is None or default.is_evaluable():
+        return default and default._evaluator
 
     def minutes(wildcards, attempt):
-        default = workflow.resource_settings._parsed_default_resources.get("runtime")
-        most = default and default.evaluate(wildcards, attempt=attempt).value
         job = {"rule": rule, "wildcards": dict(wildcards.items()), "gpus": count(wildcards)}
-        if not most or not job["gpus"] or not workflow.is_main_process:  # within a job all has been asked for
-            return most
-        preset = COSTS["presets"]["paper"]
-        job["seconds"], _ = costs.seconds(job, config, COSTS, preset, measured_seconds())
-        return costs.minutes_to_ask(job, attempt, most, COSTS)
+        if not job["gpus"] or not workflow.is_main_process:  # within a job all has been asked for
+            return default.value
+        job["seconds"], _ = costs.seconds(job, config, COSTS, COSTS["presets"]["paper"], measured_seconds())
+        return costs.minutes_to_ask(job, attempt, default.value, COSTS)
 
     return minutes
 
