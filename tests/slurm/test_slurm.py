@@ -398,7 +398,7 @@ def test_a_site_of_each_kind_gets_what_it_asks_for(study, kind, gpu, feature, pa
     assert "Partition=gpu" in shown(sft)
     assert gpu in shown(sft)
     assert feature in shown(sft)
-    assert "TimeLimit=00:18:00" in shown(sft)  # by the plan, with its margin; of the site's 24 hours
+    assert "TimeLimit=00:19:00" in shown(sft)  # by the plan, with its margin; of the site's 24 hours
     assert f"Partition={partition}" in shown(preflight)
     assert "gpu" not in re.sub("Partition=gpu|JobName=.*|Command=.*|WorkDir=.*|Std.*", "", shown(preflight))
 
