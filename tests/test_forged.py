@@ -300,6 +300,7 @@ def test_grades_on_disk_make_the_tables_of_the_verdicts(tmp_path):
     assert "27 problems occur in the traces: on the others it is undecided" in but
     # Calculations are counted in arithmetic alone: of the other tasks they are unknown, and nothing else is.
     loss = pandas.read_csv(folder / "claims_models.csv").set_index(["claim", "part"]).loc[("C1", "loss")]
+    assert loss.trainings == 1
     assert 0.05 < loss.problems_high - loss.problems_low < 0.5
     assert loss.problems_low < loss.value < loss.problems_high
 

@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Measured:
     """A measure of one cell and its gradient times what each problem shows (Squire & Trapp 1998).
 
-    What the measure does not depend on is left out: it may be unknown (calculations are counted in few tasks).
+    What the measure does not depend on is left out: it may be unknown, as calculations are in most tasks.
     """
     used = list(dict.fromkeys(tasks_of(measure, tasks)))
     means = numpy.array([answers.columns[task].mean(axis=0) for task in used])
