@@ -110,16 +110,35 @@ def claims(parts: list[dict], models: list[dict], asked: dict) -> list[dict]:
     return whole
 
 
-def panels(tables: dict[str, pandas.DataFrame], series: list[str], finding: str) -> list[dict]:
+def back(row: dict, sizes: dict[float, str]) -> str:
+    """Where a model gets back to its base, as its panel's head says it; `sizes` are names by examples."""
+    if not row["after"]:
+        return "never below its base"
+    return "does not recover" if row["by"] == float("inf") else f"recovers by {sizes[row['by']]}"
+
+
+def panels(
+    tables: dict[str, pandas.DataFrame], series: list[str], finding: str, recovery: list[dict]
+) -> list[dict]:
     """The panels of the first screen, each with its sentence: the finding on the headline, else what it
-    shows.
+    shows; those of the headline with where the model recovers.
     """
     sentences = dict(text.split(", ", 1) for text in finding.split("; ") if ", " in text)
+    trained = tidy.sft_cells(tables)
+    trained = trained[trained.run != "base"]
+    sizes = dict(zip(trained.examples, (grid.parse_run(run).size for run in trained.run), strict=True))
+    backs = {row["model"]: back(row, sizes) for row in recovery}
     found = multiples.multiples(tables, series)
     for panel in found:
-        known = sentences.get(panel["model"]) if panel["task"] == HEADLINE else None
-        panel["sentence"] = known or panel["said"]
+        of_headline = panel["task"] == HEADLINE
+        panel["sentence"] = (of_headline and sentences.get(panel["model"])) or panel["said"]
+        panel["back"] = backs.get(panel["model"], "") if of_headline else ""
     return found
+
+
+def duration(seconds: float) -> str:
+    """A time for people: hours, or minutes below two hours."""
+    return f"{seconds / 3600:,.0f} hours" if seconds >= 7200 else f"{max(1, round(seconds / 60))} minutes"
 
 
 def one_training(cells: list[dict]) -> bool:
@@ -158,7 +177,7 @@ def main():
     tables, finding = read(folder), (args.report / "finding.txt").read_text(encoding="utf-8").strip()
     frames = {name: tidy.read_table(folder / f"{name}.csv") for name in ("cells", "paper", "replicates")}
     series = sorted(set(tidy.sft_cells(frames).recipe.dropna()) - {"protocol"})
-    drawn = panels(frames, series, finding)
+    drawn = panels(frames, series, finding, tables["recovery"])
     cells = [Cell(row["model"], row["run"], row["seed"]) for row in tables["cells"] if row["step"] is None]
     page = html.render(
         args.template,
@@ -181,6 +200,7 @@ def main():
         drop=drop(tables["drop"]),
         checkpoints=checkpoints(tables["cells"]),
         missing=missing(args.grid, tables["cells"]),
+        spent=duration(sum(row["wall_seconds"] or 0 for row in tables["costs"])),
         grid=args.grid,
         provenance=records.read_json(args.report / "provenance.json"),
         config=(args.report / "config.json").read_text(encoding="utf-8"),

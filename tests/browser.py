@@ -106,30 +106,3 @@ def stands(found: dict, page: Path, width: int):
     assert found["wide"] <= 0, "the page itself scrolls sideways"
     assert found["first"] < 900 or width < 1440, "the first figure is not within the first screen"
     assert page.stat().st_size < 3_000_000
-
-
-# A reader sees what lies in the window and acts on nothing else; every click, choice and screen scrolled is
-# a step.
-READER = """
-  const reader = {steps: 0};
-  const pause = () => new Promise(done => setTimeout(done, 50));
-  reader.sees = element => {
-    const box = element.getBoundingClientRect();
-    return box.height > 0 && box.top >= 0 && box.top < innerHeight && box.left < innerWidth;
-  };
-  reader.find = (what, says = "") => [...document.querySelectorAll(what)].find(one => one.textContent.includes(says));
-  reader.reach = async element => {
-    while (!reader.sees(element)) {
-      reader.steps += 1;
-      scrollBy(0, (element.getBoundingClientRect().top < 0 ? -1 : 1) * (innerHeight - 100));
-      await pause();
-    }
-    return element;
-  };
-  reader.press = async (what, says = "") => {
-    const element = await reader.reach(reader.find(what, says));
-    reader.steps += 1;
-    if (element.hash) location.hash = element.hash; else element.click();
-    await pause();
-  };
-"""

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy
 import pandas
 import pytest
+import reader
 import score
 import yaml
 from conftest import REPOSITORY, script
@@ -137,7 +138,8 @@ def report(tmp_path_factory) -> Path:
     made, problems = study(asked, config)
     tables.write(folder / "tables", made | {"problems": problems})
     (folder / "cells.txt").write_text("\n".join(f"{model}/{run}/{seed}" for model, run, seed in asked))
-    (folder / "finding.txt").write_text(summary.finding(made["summary"]))
+    headline = made["summary"][made["summary"].task == grid.HEADLINE]
+    (folder / "finding.txt").write_text(summary.finding(headline))
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -252,6 +254,27 @@ def test_the_page_of_the_papers_grid_stands_in_a_browser_and_is_soon_there(width
     ready = found["ready"] / 1000
     print(f"{width} pixels: ready in {ready:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
     assert ready < READY or min(browser.opened(page, width)["ready"] for _ in range(2)) < 1000 * READY
+
+
+@browser.needed
+@pytest.mark.parametrize(("width", "most"), [(1440, 2), (390, 4)])
+def test_a_reader_finds_one_of_nine_models_in_few_steps(page, report, width, most):
+    """The questions of docs/report.md on the last model of the grid; pages of cells are as in any study."""
+    steps, read = reader.of_a_study(page, grid.Cell("gemma3-1b", "sft-8k", 0), width)
+    print(f"{width} pixels: {steps}")
+    assert max(steps.values()) <= most
+    points = pandas.read_csv(report / "tables/recovery.csv").set_index("model").loc["gemma3-1b"]
+    head, sentence = read["does it recover, and by which size"]
+    assert (points.by, head) == (220000, "gemma3-1b recovers by 220k")
+    assert f"gemma3-1b, {sentence}" in (report / "finding.txt").read_text()
+    assert [float(value) for value in read["between which sizes, surely"][1:]] == points.tolist()
+    verdicts = pandas.read_csv(report / "tables/claims.csv")
+    whole = verdicts[verdicts.part.isna()]
+    said = read["which claims fail, and why"]
+    assert [claim for claim, _, _ in said] == whole.claim.tolist()
+    assert {"fails"} < set(whole.verdict), "made-up grades on which some claim fails and some does not"
+    assert all(why for _, badge, why in said if "fails" in badge)
+    assert "GPU-hours: 2,500 of training" in " ".join(read["what did it cost"][0].split())
 
 
 @browser.needed

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import browser
 import costs
+import page
 import pandas
 import pytest
+import reader
 import yaml
 from conftest import SMOKE, TOKEN, run, snakemake
 
@@ -146,74 +148,8 @@ def test_snakemakes_own_report_holds_figures_and_tables_by_category(smoke, tmp_p
     assert "one panel a model" in text  # a caption
 
 
-# What somebody wants to know who sees the page for the first time, done by what is in the window alone
-# (browser.READER).
-RECOVERS = """
-  found.sentence = (await reader.reach(reader.find(".panel p"))).textContent; found.whether = reader.steps;
-  scrollTo(0, 0); reader.steps = 0;
-  await reader.press("nav a", "When does it recover?");
-  const row = document.querySelector("#recovery ~ .scroll tbody tr");
-  await reader.reach(row);
-  found.sizes = [...row.cells].map(cell => cell.dataset.value); found.where = reader.steps;
-"""
-FAIL = """
-  const rows = [...document.querySelectorAll(".claims summary")];
-  for (const row of rows) await reader.reach(row);
-  found.claims = rows.map(row => [row.querySelector("strong").textContent, row.querySelector(".verdict").textContent, row.lastChild.textContent]);
-  found.which = reader.steps;
-  reader.steps = 0;
-  await reader.press(".claims summary");
-  await reader.reach(document.querySelector(".claims details[open] .part")); found.numbers = reader.steps;
-"""
-DOT = """
-  const dot = [...document.querySelectorAll(".multiple a")].find(one => one.getAttribute("href").includes("PAGE"));
-  await reader.reach(dot); found.dot = reader.steps + 1;
-"""
-WRONG = """
-  await reader.press("nav a", "Responses");
-  const select = document.querySelector("select[name=outcome]");
-  await reader.reach(select); reader.steps += 1;
-  select.value = "OUTCOME"; select.dispatchEvent(new Event("change", {bubbles: true}));
-  const shown = [...document.querySelectorAll("article")].find(one => !one.hidden);
-  await reader.reach(shown);
-  found.outcome = shown.dataset.outcome; found.text = shown.textContent; found.steps = reader.steps;
-"""
-COST = """
-  await reader.press("nav a", "What it cost");
-  const cells = [...(await reader.reach(document.querySelector("#cost ~ .scroll"))).querySelectorAll("tbody tr")].at(-1).cells;
-  await reader.reach(cells[0]);
-  found.cost = [...cells].map(cell => cell.dataset.value); found.steps = reader.steps;
-"""
-MADE = """
-  await reader.press("nav a", "What made it");
-  found.made = (await reader.reach(document.querySelector("#made ~ details summary"))).textContent; found.steps = reader.steps;
-"""
-
-
-def steps_of_a_reader(report: Path, cell: Cell, outcome: str, width: int) -> tuple[dict[str, int], dict]:
-    """(steps by question, what was read) on a study's page and on a cell's, where a dot leads."""
-
-    def read(file: Path, script: str) -> dict:
-        return browser.opened(file, width, script, browser.READER)
-
-    page, own = report / "page.html", report / places.page_of(cell)
-    recovers, fail, cost = (read(page, script) for script in (RECOVERS, FAIL, COST))
-    dot = read(page, DOT.replace("PAGE", places.page_of(cell)))["dot"]
-    wrong, made = read(own, WRONG.replace("OUTCOME", outcome)), read(own, MADE)
-    steps = {
-        "does it recover": recovers["whether"],
-        "at which size": recovers["where"],
-        "which claims fail, and why": fail["which"],
-        "with what numbers": fail["numbers"],
-        "a response that went wrong at a cell": dot + wrong["steps"],
-        "what did it cost": cost["steps"],
-        "what did a cell cost": dot + made["steps"],
-    }
-    return steps, recovers | fail | cost | wrong | made
-
-
 @browser.needed
-@pytest.mark.parametrize(("width", "most"), [(1440, 4), (390, 8)])
+@pytest.mark.parametrize(("width", "most"), [(1440, 3), (390, 4)])
 def test_a_reader_finds_what_matters_in_few_steps(smoke, width, most):
     """The questions of docs/report.md, answered from what is in the window, and answered rightly."""
     report, cell = smoke / STUDY / "report", Cell("S", "sft-64", 0)
@@ -221,22 +157,31 @@ def test_a_reader_finds_what_matters_in_few_steps(smoke, width, most):
         places.folder(smoke / STUDY / "results", cell) / "grades.parquet"
     ).to_pandas()
     outcome = grades.outcome[grades.outcome != "correct"].iloc[0]
-    steps, read = steps_of_a_reader(report, cell, outcome, width)
+    steps, read = reader.of_a_study(report / "page.html", cell, width)
+    further, of_cell = reader.of_a_cell(report / places.page_of(cell), outcome, width)
+    steps |= {question: steps["the dot of a cell"] + more for question, more in further.items()}
     print(f"{width} pixels: {steps}")
     assert max(steps.values()) <= most
     tables = {
         name: pandas.read_csv(report / f"tables/{name}.csv") for name in ("claims", "costs", "recovery")
     }
-    assert (report / "finding.txt").read_text().strip().split(", ", 1)[1] == read["sentence"]
-    assert read["sizes"][0] == tables["recovery"].model.iat[0]
+    head, sentence = read["does it recover, and by which size"]
+    assert (report / "finding.txt").read_text().strip() == f"S, {sentence}"
+    recovery = tables["recovery"].iloc[0]
+    assert page.back(recovery, {16: "16", 64: "64"}) in head
+    assert [float(value) for value in read["between which sizes, surely"][1:]] == recovery[1:].tolist()
     whole = tables["claims"][tables["claims"].part.isna()]
-    assert [claim[0] for claim in read["claims"]] == whole.claim.tolist()
-    assert all(verdict in said for verdict, (_, said, _) in zip(whole.verdict, read["claims"], strict=True))
-    assert all(why for _, said, why in read["claims"] if "fails" in said)
-    assert read["outcome"] == outcome
-    assert "right is" in read["text"]
-    assert float(read["cost"][2]) == tables["costs"].wall_seconds.iat[-1]
-    assert " s on " in read["made"]
+    said = read["which claims fail, and why"]
+    assert [claim for claim, _, _ in said] == whole.claim.tolist()
+    assert all(verdict in badge for verdict, (_, badge, _) in zip(whole.verdict, said, strict=True))
+    assert all(why for _, badge, why in said if "fails" in badge)
+    assert tables["claims"].text[tables["claims"].part.notna()].iloc[0] in read["with what numbers"]
+    words, row = read["what did it cost"]
+    assert page.duration(tables["costs"].wall_seconds.sum()) in words
+    assert float(row[2]) == tables["costs"].wall_seconds.iat[-1]
+    assert of_cell["a response that went wrong"][0] == outcome
+    assert "right is" in of_cell["a response that went wrong"][1]
+    assert " s on " in of_cell["what did the cell cost"]
 
 
 # What a model may answer: markup and scripts, in text, attributes and SVG; ends of elements that hold it;

@@ -49,6 +49,12 @@ def test_a_base_that_was_evaluated_once_stands_beside_all_seeds_in_the_finding()
     )
 
 
+@pytest.mark.parametrize(("last", "said"), [(0.7, ", back above base"), (0.4, ", not back above base")])
+def test_the_finding_of_one_seed_counts_no_seeds(last, said):
+    cells = [cell("S", "base", 0, 0.5, "base", 0), cell("S", "sft-128", 0, 0.1)]
+    assert finding(table(*cells, cell("S", "sft-2k", 0, last, examples=2048))).endswith(f"n=2,048{said}")
+
+
 def test_an_rl_run_ends_at_the_mean_of_its_last_three_checkpoints_never_the_best():
     steps = [
         ("base+rl@10", 10, 0.9),

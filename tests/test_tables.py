@@ -2,7 +2,9 @@
 run.
 """
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -90,3 +92,42 @@ def test_an_example_runs_on_a_study_without_anything_of_ours(smoke, number):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def in_r(code: str, folder, packages: list[str]) -> str:
+    """What R prints; a skip that says what is missing where it, or a package of the code, is not there."""
+    if not shutil.which("Rscript"):
+        pytest.skip("no R: apt-get install r-base-core r-cran-reticulate")
+    for package in packages:
+        if subprocess.run(
+            ["Rscript", "--vanilla", "-e", f"library({package})"], capture_output=True
+        ).returncode:
+            pytest.skip(f"R is here and its package {package} is not")
+    done = subprocess.run(
+        ["Rscript", "--vanilla", "-"], input=code, cwd=folder, capture_output=True, text=True,
+        env=os.environ | {"RETICULATE_PYTHON": sys.executable},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    re.findall(r"^```r\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL),
+    ids=["R", "R-reticulate", "R-arrow"],
+)
+def test_an_example_in_r_runs_on_a_study(smoke, code):
+    printed = in_r(code, smoke / "studies/smoke", re.findall(r"^library\((\w+)\)", code, re.MULTILINE))
+    assert "sft-64" in printed or "truncated" in printed
+
+
+def test_base_r_reads_every_csv_as_pandas_does(smoke):
+    folder = smoke / "studies/smoke/report"
+    code = r"""for (file in Sys.glob("*/*.csv")) {
+      table <- tryCatch(read.csv(file, check.names = FALSE), error = function(e) data.frame())
+      cat(file, nrow(table), paste(names(table), collapse = "|"), sep = "\t"); cat("\n")
+    }"""
+    read = {line.split("\t")[0]: line.split("\t")[1:] for line in in_r(code, folder, []).splitlines()}
+    tables = {file.relative_to(folder).as_posix(): pandas.read_csv(file) for file in folder.glob("*/*.csv")}
+    assert len(tables) > 20
+    assert read == {name: [str(len(table)), "|".join(table)] for name, table in tables.items()}

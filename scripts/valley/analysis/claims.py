@@ -241,12 +241,16 @@ def sentence(part: dict, rows: list[Row], total: int, confidence: float) -> str:
         value, low, high = intervals.extreme_ends(part["rule"], estimates, confidence)
         said = f"{part['rule']} is {value:.3g} [{low:.3g}, {high:.3g}]"
     else:
-        sure = intervals.surely(
-            [estimate.tests(part["expect"])[0] for estimate in estimates], (1 - confidence) / 2
+        so, other = (
+            intervals.surely(list(values), (1 - confidence) / 2)
+            for values in zip(*(estimate.tests(part["expect"]) for estimate in estimates), strict=True)
         )
-        said = f"at least {sure} of {total} surely are"
+        some = "all" if so == total else f"at least {so} of" if so else "none of"
+        said = f"surely so in {some} {total}"
+        if other:
+            said += f", surely not in {'any of them' if other == total else f'at least {other}'}"
     if any(row.trainings == 1 for row in rows):
-        said += "; of one training each: what another would give is not seen here, but taken from all cells and a prior"
+        said += "; of one training each, whose noise is taken from all cells and a prior"
     return said
 
 

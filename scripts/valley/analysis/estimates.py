@@ -39,16 +39,18 @@ class Measured(NamedTuple):
 
 
 def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Measured:
-    """A measure of one cell and its gradient times what each problem shows (Squire & Trapp 1998)."""
+    """A measure of one cell and its gradient times what each problem shows (Squire & Trapp 1998).
+
+    What the measure does not depend on is left out: it may be unknown, as calculations are in most tasks.
+    """
     used = list(dict.fromkeys(tasks_of(measure, tasks)))
     means = numpy.array([answers.columns[task].mean(axis=0) for task in used])
     moved = means + 1j * STEP * numpy.eye(means.size).reshape(means.size, *means.shape)
     by_task = {task: moved[:, i] for i, task in enumerate(used)}
     gradient = (measured(measure, by_task, tasks, grader).imag / STEP).reshape(means.shape)
     value = float(measured(measure, dict(zip(used, means, strict=True)), tasks, grader))
-    return Measured(
-        value, {task: answers.columns[task] @ row for task, row in zip(used, gradient, strict=True)}
-    )
+    slopes = {task: (row != 0, row[row != 0]) for task, row in zip(used, gradient, strict=True)}
+    return Measured(value, {task: answers.columns[task][:, on] @ row for task, (on, row) in slopes.items()})
 
 
 def weighted(terms: list[tuple[float, Measured]], trainings: float = 0.0) -> Measured:

@@ -51,10 +51,8 @@ def recovery(study: Study, tasks: Tasks, confidence: float) -> pandas.DataFrame:
         changes = [row.estimate for row, missing in found if row.estimate and not missing]
         if not changes or len(changes) < len(runs):
             continue
-        sizes, weights = (
-            [study.count(run) for run in runs],
-            [1 / change.error()[0] ** 2 for change in changes],
-        )
+        sizes, errors = [study.count(run) for run in runs], [change.error()[0] for change in changes]
+        weights = [1 / error**2 if all(map(math.isfinite, errors)) else 1.0 for error in errors]
         low, high = zip(*(change.ends(confidence) for change in changes), strict=True)
         after, by, at = crossing(sizes, [change.value for change in changes], weights)
         bounds = {"earliest": crossing(sizes, high, weights)[0], "latest": crossing(sizes, low, weights)[1]}

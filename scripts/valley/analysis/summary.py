@@ -156,9 +156,10 @@ def finding(table: pandas.DataFrame) -> str:
         seeds = f"{count} seed{'s' if count > 1 else ''}"
         sentence = f"{model}, {seeds}: base {span(base)} → {span(low)} at n={low.examples:,}"
         if high.examples > low.examples:
-            sentence += (
-                f", {span(high)} at n={high.examples:,}, back above base in {high.above_base} of {high.seeds}"
-            )
+            above = f"back above base in {high.above_base} of {high.seeds}"
+            if high.seeds == 1:
+                above = "back above base" if high.above_base else "not back above base"
+            sentence += f", {span(high)} at n={high.examples:,}, {above}"
         sentences.append(sentence)
     return "; ".join(sentences) or "no model has both a base and an SFT cell yet"
 

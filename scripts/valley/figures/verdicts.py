@@ -43,7 +43,7 @@ def against_threshold(lines: list[tuple[list[dict], dict | None]], far: float | 
     expects.
 
     `far` is the reach of all lines; without it each has its own. A line without an interval stays empty, so
-    that lines and parts can be matched.
+    that lines and parts can be matched; where none has one, nothing is drawn.
     """
     height = max(1, len(lines)) * ROW + 4
     across = lambda x: WIDTH / 2 + x * (WIDTH / 2 - 5)  # noqa: E731
@@ -60,7 +60,8 @@ def against_threshold(lines: list[tuple[list[dict], dict | None]], far: float | 
             low, value, high = (across(end / unit) for end in ends)
             line = '<path class="interval" d="M{:.1f} {y:.1f}H{:.1f}"/><circle class="value" cx="{:.1f}" cy="{y:.1f}" r="2.4"/>'
             marks.append(Markup(line).format(low, high, value, y=y))
-    marks.append(Markup('<path class="threshold" d="M{:.1f} 0V{}"/>').format(across(0), height))
+    if marks:
+        marks.append(Markup('<path class="threshold" d="M{:.1f} 0V{}"/>').format(across(0), height))
     return Markup('<svg class="forest" viewBox="0 0 {} {}" aria-hidden="true">{}</svg>').format(
         WIDTH, height, Markup("").join(marks)
     )
