@@ -7,6 +7,7 @@ makers'. Tokenizers are those of tests/test_templates.py, one a family.
 """
 
 import json
+import sys
 
 import pytest
 import torch
@@ -53,7 +54,9 @@ def trained(tmp_path, base, deepspeed: str | None, precision: str):
     return cell / "model", records.read_json(cell / "train.json")
 
 
-def responses(tmp_path, model, family: str, precision: str, engine="transformers"):
+def responses(
+    tmp_path, model, family: str, precision: str, engine="transformers", python: str = sys.executable
+):
     """Greedy responses of a model to two problems."""
     tasks = [{"id": str(n), "problem": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(2)]
     records.write_parquet(tmp_path / "task.parquet", tasks)
@@ -61,7 +64,7 @@ def responses(tmp_path, model, family: str, precision: str, engine="transformers
     stop = PAPER["families"][family]["stop_tokens"]
     call("generate", "--model", model, "--task", tmp_path / "task.parquet", "--out", out, "--samples", 1, "--temperature", 0,
          "--top-p", 1, "--max-new-tokens", 12, "--max-context", 256, "--seed", 0, "--engine", engine, "--precision", precision,
-         "--suffix", SUFFIX, "--stop-tokens", *stop)  # fmt: skip
+         "--suffix", SUFFIX, "--stop-tokens", *stop, python=python)  # fmt: skip
     return records.read_parquet(out).to_pylist()
 
 
