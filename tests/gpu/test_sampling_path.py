@@ -132,7 +132,7 @@ def test_the_judge_by_vllm_says_what_it_says_by_transformers(tmp_path, base, tas
     for name, python in ENGINES.items():
         out = tmp_path / f"{name}.parquet"
         call("judge", "--model", base, "--responses", tmp_path / "sums.parquet", "--tasks", task, "--prompt",
-             "workflow/reference/judge_prompt.txt", "--max-characters", 400, "--engine", name, "--max-context", 1024, "--chunk", 6,
+             "workflow/reference/judge_prompt.txt", "--max-characters", 400, "--engine", name, "--max-context", 4096, "--chunk", 6,
              "--precision", "fp32", "--out", out, python=python)  # fmt: skip
         found[name] = records.read_parquet(out).to_pylist()
         assert records.parquet_provenance(out)["labels"]["unreadable"] == PROBLEMS
