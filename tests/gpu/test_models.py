@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from acceptance import ON_CARD, PAPER, call, maker_folder, narrowed
+from acceptance import ON_CARD, PAPER, VLLM, call, maker_folder, narrowed
 from safetensors.torch import load_file
 from test_templates import FAMILIES, fetched
 
@@ -125,6 +125,23 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     assert 0 < step["length"] <= 8
     assert step["kl"] >= 0
     assert records.read_json(out / "train.json")["responses"] == 4
+
+
+@pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
+@pytest.mark.skipif(not VLLM, reason="no interpreter with vLLM: VALLEY_VLLM_PYTHON names one")
+@pytest.mark.parametrize("name", ["llama3.2-3b", "llama3.1-8b", "gemma3-1b"])
+def test_vllm_answers_as_transformers_in_the_makers_shapes(tmp_path, name):
+    """Of Qwen test_sampling_path.py asks the same: vLLM's Qwen2 derives the width of a head from the stream,
+    so that it takes no narrow stream with as many heads as published.
+    """
+    family = PAPER["models"][name]["family"]
+    base = start_of(tmp_path, family, narrowed(name))
+    found = {}
+    for engine, python in (("transformers", sys.executable), ("vllm", VLLM)):
+        found[engine] = responses(tmp_path, base, family, "fp32", engine, python)
+    keys = ("prompt", "prompt_tokens", "response", "tokens", "finish_reason")
+    ours, theirs = ([[row[key] for key in keys] for row in found[engine]] for engine in found)
+    assert ours == theirs
 
 
 @pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
