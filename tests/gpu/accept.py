@@ -31,8 +31,8 @@ import yaml  # noqa: E402
 
 from valley import check, costs, environment, grid  # noqa: E402
 
-# file, packages, seconds that it may take beside what the stages before it left: ten minutes in all, divided by
-# estimate
+# file, packages, seconds that it may take beside what the stages before it left: ten minutes in all, divided
+# by estimate
 STAGES = {
     "test_card": (("torch", "transformers"), 40),
     "test_sft_path": (("torch", "transformers", "trl", "deepspeed"), 200),
