@@ -154,7 +154,7 @@ def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path,
         else None,  # transformers reads the model's own
         use_vllm=args.vllm,
         vllm_mode="colocate",
-        vllm_enable_sleep_mode=args.vllm,
+        vllm_enable_sleep_mode=args.vllm and torch.cuda.is_available(),  # its CPU build has none
         vllm_gpu_memory_utilization=0.5,
         vllm_max_model_length=args.max_prompt + args.max_new_tokens,
         vllm_importance_sampling_correction=False,
@@ -236,7 +236,7 @@ def train(args, work: list):
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))
     training.check_room(args, folder, kept=None, steps=args.steps)
     if args.vllm:
-        rollouts.prepare_vllm(args.seed, environment.process_rank(), devices)
+        rollouts.prepare_vllm(args.precision, args.seed, environment.process_rank(), devices)
     with equality.Comparer() as comparer:
         trainer = rollouts.trainer_class()(
             model=model,
@@ -246,7 +246,7 @@ def train(args, work: list):
             train_dataset=Dataset.from_list(data),
         )
         took = training.train_and_save(trainer, tokenizer, args, resume, start, kept=None, unit=updates)
-    curve, columns = curve_rows(trainer.state.log_history, updates), rollouts.columns_counted(trainer)
+    curve, facts = curve_rows(trainer.state.log_history, updates), rollouts.facts_of(trainer)
     if trainer.is_world_process_zero():
         record = records.provenance(args) | took
         record |= {
@@ -260,7 +260,7 @@ def train(args, work: list):
             "reward": [row["reward"] for row in curve],
             "devices": devices,
             **batching,
-            **columns,
+            **facts,
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
             "data_sha256": data_hash,
             "parameters": training.parameters(model),

@@ -5,6 +5,7 @@ They start scripts by launch.py as a study does. On a card sizes are real; on CP
 check allows.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -27,28 +28,56 @@ CPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "
 PAPER = check.load([])
 
 
-def surroundings() -> dict[str, str]:
-    """The variables of a job: on a card what a user has, without what the tests set for CPU studies."""
+def with_vllm() -> str | None:
+    """The interpreter that has vLLM: this one, that of VALLEY_VLLM_PYTHON, or that of `make test-slow`; None
+    where there is none. On a card no build for CPUs is taken for it.
+    """
+    if importlib.util.find_spec("vllm"):
+        return sys.executable
+    named = os.environ.get("VALLEY_VLLM_PYTHON", "" if ON_CARD else str(REPOSITORY / ".venv-vllm/bin/python"))
+    return named if Path(named).is_file() else None
+
+
+VLLM = with_vllm()
+
+
+def surroundings(python: str = sys.executable) -> dict[str, str]:
+    """The variables of a job: on a card what a user has, without what the tests set for CPU studies. On CPU
+    vLLM goes without one limit of `exact`, oneDNN's: its kernels ask the processor whether it has AMX and
+    abort where oneDNN denies it. Without torch's limit training beside vLLM in one process ended in a
+    corrupted heap (AVX-512, AMX; torch 2.13, vLLM 0.31).
+    """
     if not ON_CARD:
-        return os.environ | CPU | {"HF_HUB_OFFLINE": "1"}
+        without = "ONEDNN_MAX_CPU_ISA" if python == VLLM != sys.executable else None
+        kept = {name: value for name, value in os.environ.items() if name != without}
+        return kept | CPU | {"HF_HUB_OFFLINE": "1"}
     kept = {name: value for name, value in os.environ.items() if name not in (*OURS, "OMP_NUM_THREADS")}
     return kept | {"HF_HUB_OFFLINE": "1"}
 
 
-def command(script: str, *arguments, deepspeed: str | None = None, launched: bool = True) -> list[str]:
-    """The command line of a script: by launch.py, on one card or CPU, as the rules start it."""
-    start = [sys.executable]
+def command(
+    script: str,
+    *arguments,
+    deepspeed: str | None = None,
+    launched: bool = True,
+    python: str = sys.executable,
+    under: str | None = None,
+) -> list[str]:
+    """The command line of a script: by launch.py, on one card or CPU, as the rules start it, with `python`;
+    `under` is a script that runs it (tests/faults).
+    """
+    start = [python]
     if launched:
         start += ["scripts/launch.py", "--gpus", "1", *(["--deepspeed", deepspeed] if deepspeed else [])]
     more = ["--deepspeed", deepspeed] if deepspeed else []
+    start += [under] if under else []
     return [*start, f"scripts/{script}.py", *map(str, [*arguments, *more])]
 
 
 def call(*arguments, ok: bool = True, **options) -> str:
     """What a script says (standard output and error); fails where its exit code is not the expected one."""
-    done = subprocess.run(
-        command(*arguments, **options), cwd=REPOSITORY, capture_output=True, text=True, env=surroundings()
-    )
+    job = command(*arguments, **options)
+    done = subprocess.run(job, cwd=REPOSITORY, capture_output=True, text=True, env=surroundings(job[0]))
     text = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, text[-6000:]
     return text
@@ -67,6 +96,8 @@ def narrowed(model: str, layers: int = 2, hidden: int = 128) -> dict:
     """
     content = dict(vram.published()[PAPER["models"][model]["source"]])
     shape = vram.described_shape(content)
+    if content["model_type"] == "llama":  # its config takes no other
+        hidden = -(-hidden // shape.heads) * shape.heads
     content |= {"num_hidden_layers": layers, "max_window_layers": layers, "head_dim": shape.head}
     return content | {"hidden_size": hidden, "intermediate_size": 2 * hidden}
 

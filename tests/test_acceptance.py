@@ -59,7 +59,40 @@ def test_a_stage_without_its_packages_is_left_out_and_one_that_fails_is_named(tm
     assert accept.stage_result("test_card", ("no_such_package",), 5, tmp_path) == (
         "left out: no no_such_package in this environment"
     )
-    assert accept.stage_result("test_that_is_not_there", (), 120, tmp_path) == "FAILED"
+    assert accept.stage_result("test_that_is_not_there", (), 120, tmp_path) == "FAILED (0 tests)"
     told = accept.page({"card": {"name": "X", "memory_gib": 80.0, "torch": "2"}}, {"test_card": "FAILED"})
     assert re.search(r"\| test_card \| FAILED \|", told)
     assert "X, 80 GiB" in told
+
+
+@pytest.mark.slow
+def test_a_stage_says_what_was_skipped_and_is_not_passed_where_nothing_ran(tmp_path, monkeypatch):
+    monkeypatch.setattr(accept, "HERE", tmp_path)
+    head = "import pytest\n\npytestmark = pytest.mark.gpu\n"
+    skip = "\n@pytest.mark.skip(reason='no network')\ndef test_b():\n    pass\n"
+    (tmp_path / "test_all.py").write_text(head + skip)
+    (tmp_path / "test_some.py").write_text(head + skip + "\ndef test_a():\n    pass\n")
+    assert (
+        accept.stage_result("test_all", (), 120, tmp_path) == "nothing ran (0 tests), 1 skipped: no network"
+    )
+    assert accept.stage_result("test_some", (), 120, tmp_path) == "passed (1 tests), 1 skipped: no network"
+
+
+@pytest.mark.slow
+def test_of_a_stage_that_takes_too_long_no_process_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(accept, "HERE", tmp_path)
+    (tmp_path / "test_long.py").write_text(
+        "import subprocess\n\nimport pytest\n\n\n@pytest.mark.gpu\ndef test_a():\n"
+        f"    job = subprocess.Popen(['sleep', '600'])\n    open({str(tmp_path / 'pid')!r}, 'w').write(str(job.pid))\n"
+        "    job.wait()\n"
+    )
+    assert accept.stage_result("test_long", (), 6, tmp_path) == "not done within 6 s"
+    left = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    assert not left.exists() or left.read_text().split()[2] == "Z"  # dead, and nobody's child any more
+
+
+@pytest.mark.slow
+def test_an_environment_whose_torch_cannot_use_the_card_is_told_so():
+    if environment.listed_cards():
+        pytest.skip("this machine has a card")
+    assert "CPU" in accept.unusable() or "NVIDIA" in accept.unusable()

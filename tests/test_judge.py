@@ -265,6 +265,24 @@ def test_a_real_instruct_model_is_asked_in_its_own_template_and_every_answer_is_
     assert all(row["prompt_tokens"] > 200 for row in made)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}: set VALLEY_TEST_DATA")
+@pytest.mark.skipif(not Path(PYTHON).exists(), reason="no environment with vLLM: make test-slow sets one up")
+def test_a_real_instruct_model_gives_the_same_labels_by_vllm(tmp_path, smollm):  # noqa: F811
+    rows = [{"id": "q", "sample": i, "response": text} for i, text in enumerate(CASES)]
+    records.write_parquet(tmp_path / "math.parquet", rows)
+    records.write_parquet(tmp_path / "task.parquet", [{"id": "q", "problem": "What is 3+4?", "answer": "7"}])
+    made = {}
+    for engine, python in {"transformers": sys.executable, "vllm": PYTHON}.items():
+        out = tmp_path / f"{engine}.parquet"
+        flags = judge_flags(smollm, tmp_path / "math.parquet", tmp_path / "task.parquet", out, engine)
+        run([python, "scripts/judge.py", *flags, "--precision", "fp32"], CUDA_VISIBLE_DEVICES="")
+        made[engine] = records.read_parquet(out).to_pylist()
+    print(made["vllm"])
+    assert made["vllm"] == made["transformers"]
+    assert all(row["text"].strip() for row in made["vllm"])
+
+
 def stub_config(judge) -> dict:
     """A small grid whose scripts are stubs."""
     cells = [{"models": ["S"], "runs": ["base", "sft-128", "sft-128+rl"], "seeds": [0]}]

@@ -79,10 +79,16 @@ def test_a_row_without_a_token_keeps_a_column_of_prompt_and_completion():
 
 def test_vllm_is_asked_for_no_more_sequences_than_it_starts_with_and_seeded_by_the_cell():
     asked = {"max_num_seqs": 8192, "seed": 0, "max_num_batched_tokens": 4096}
-    made = rollouts.engine_options(asked, seed=0, rank=0, devices=1)
+    made = rollouts.engine_options(asked, "bf16", seed=0, rank=0, devices=1)
     assert made["max_num_seqs"] <= made["max_num_batched_tokens"] == 4096
-    assert rollouts.engine_options(asked | {"max_num_seqs": 8}, 0, 0, 1)["max_num_seqs"] == 8
-    seeds = [rollouts.engine_options(asked, seed, rank, 8)["seed"] for seed in range(3) for rank in range(8)]
+    assert made["dtype"] == "bfloat16"
+    few = rollouts.engine_options(asked | {"max_num_seqs": 8}, "fp32", 0, 0, 1)
+    assert (few["max_num_seqs"], few["dtype"]) == (8, "float32")
+    seeds = [
+        rollouts.engine_options(asked, "bf16", seed, rank, 8)["seed"]
+        for seed in range(3)
+        for rank in range(8)
+    ]
     assert len(set(seeds)) == 24
 
 

@@ -377,6 +377,9 @@ def test_numbers_that_went_bad_are_told_from_those_that_did_not():
     assert said == "the loss rose from 0.7 to 9.4 at step 16"
     (said,) = training.warnings(steps(reward=1.0, frac_reward_zero_std=1.0))
     assert said.startswith("20 updates in a row had the same reward within every group")
+    assert training.warnings(steps(reward=0.1, sampler_gap=0.02)) == []
+    (behind,) = training.warnings(steps(reward=0.1, sampler_gap=0.3))
+    assert "vLLM's log-probabilities were 0.3 a token off the trainer's at step 1" in behind
     (said,) = training.warnings(steps(reward=0.1, **{"completions/min_length": 1}))
     assert said == "20 updates had empty responses, the first at step 1"
     assert (

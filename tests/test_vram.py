@@ -248,3 +248,67 @@ def test_the_plan_shows_the_margins_and_refuses_a_card_that_is_too_small():
     [line] = re.findall(r"^sft qwen2\.5-14b +8 +([\d.]+) +(-[\d.]+) .*$", output, re.MULTILINE)
     assert float(line[0]) > 24
     assert "does not fit      sft of qwen2.5-14b (sft-8k) on 8 card(s) of 24 GB" in output
+
+
+# What deepspeed's own estimate has too much, of bytes a parameter of a card's share: it keeps gradients in
+# fp32 for the whole training.
+FP32_GRADIENTS = 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cards", [1, 2, 4, 8])
+@pytest.mark.parametrize("model", PAPER["models"])
+def test_states_are_those_of_deepspeeds_own_estimates_but_for_what_is_named(model, cards):
+    """`estimate_zero2_model_states_mem_needs` and `estimate_zero3_…`, functions of DeepSpeed, count weights
+    (2 bytes), gradients (2, and 4 in fp32), master copy and moments (12). Named differences:
+
+    - gradients in fp32 are there in the optimiser's step alone, where AdamW takes as much again, not while
+      activations are: `states` has them in its second moment;
+    - of stage 3's shares DeepSpeed counts 18 bytes a parameter, as of stage 2's, where the weights in bf16
+      are shared out too: 20;
+    - DeepSpeed counts no buckets (stage 2), and of the weights that stage 3 holds whole at once the largest
+      layer alone, 4 bytes a weight; here they are `live` of them, 2 bytes each, as its configuration
+      (`stage3_max_live_parameters`) permits, and the head where it is not tied;
+    - under stage 3 the step goes over a billion weights at a time (`sub_group_size`), so that no more of them
+      are in fp32 at once; DeepSpeed counts all.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as stage_three
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as stage_two
+
+    of = vram.shape_of(PAPER, model)
+    size, share = of.parameters, of.parameters / cards
+    buckets = DEVICE["buckets"] * vram.GIB
+
+    def found(zero: str) -> tuple[dict, dict]:
+        return vram.states(of, {"deepspeed": f"config/deepspeed/{zero}.json"}, cards, DEVICE)
+
+    computing, stepping = found("zero2")
+    _, theirs = stage_two(size, cards, cpu_offload=False)
+    assert sum(computing.values()) - buckets + FP32_GRADIENTS * share == pytest.approx(theirs, rel=1e-6)
+    assert sum(stepping.values()) == pytest.approx(theirs + 4 * share, rel=1e-6)
+
+    computing, _ = found("zero2-offload")
+    _, theirs = stage_two(size, cards, cpu_offload=True)
+    assert sum(computing.values()) - buckets == pytest.approx(theirs, rel=1e-6)
+
+    computing, _ = found("zero3")
+    largest = of.vocab * of.hidden  # of one module, as DeepSpeed looks for it: the embedding
+    _, theirs, whole = stage_three(size, largest, cards, cpu_offload=False, cpu_offload_params=False)
+    live = computing["weights"] - 2 * share
+    ours = sum(computing.values()) - live - 2 * share + FP32_GRADIENTS * share
+    assert ours == pytest.approx(theirs - whole, rel=1e-6)
+    assert whole <= live
+
+
+@pytest.mark.slow
+def test_deepspeed_holds_weights_whole_and_steps_over_as_many_at_once_as_is_assumed():
+    """Its defaults, which config/deepspeed/zero3.json leaves as they are."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    ours = vram.zero_of(vram.ZERO3)
+    given = {key: value for key, value in ours.items() if value != "auto"}
+    set_up = DeepSpeedZeroConfig(**given)
+    assert set_up.max_live_parameters == DEVICE["live"] * 1e9
+    assert set_up.sub_group_size == 1e9

@@ -3,7 +3,7 @@ can start.
 
 TRL pads every response of a generation to the longest of all and runs old, reference and trained
 probabilities over the padding. `trainer_class` leaves out, of each micro-batch, the columns that none of its
-rows has a token in.
+rows has a token in. It also asks, once a step, whether vLLM sampled with the weights that are trained.
 """
 
 SEQUENCES = 1024  # that vLLM has in hand at once; it refuses more than TRL's 4,096 tokens a pass
@@ -11,7 +11,7 @@ SEQUENCES = 1024  # that vLLM has in hand at once; it refuses more than TRL's 4,
 
 def trainer_class():
     """TRL's GRPOTrainer on trimmed micro-batches; `columns` counts [computed, of tokens] of this process,
-    over all passes.
+    over all passes. With vLLM each step's log holds `sampler_gap`.
 
     The same probabilities and gradients: a masked column is attended by none, a position counts relative to
     others (rotary embeddings), and the values of masked columns, here 0, enter no loss.
@@ -49,6 +49,30 @@ def trainer_class():
                 None if losses[0] is None else torch.stack(losses).mean(),
             )
 
+        def _generate_and_score_completions(self, inputs):
+            found = super()._generate_and_score_completions(inputs)
+            if "sampling_per_token_logps" in found:
+                mode = "train" if self.model.training else "eval"
+                self._metrics[mode]["sampler_gap"].append(self.gap_of(found))
+            return found
+
+        @torch.no_grad()
+        def gap_of(self, found) -> float:
+            """The mean over tokens of |log-probability of vLLM − of the trainer's weights|, of as many
+            responses of a generation as a micro-batch has; TRL itself compares them only where it corrects
+            for the difference.
+            """
+            some = slice(self.args.per_device_train_batch_size)
+            prompt, completion = found["prompt_ids"][some], found["completion_ids"][some]
+            own = found["completion_mask"][some]
+            told = found["sampling_per_token_logps"][some]
+            ids, mask = torch.cat([prompt, completion], 1), torch.cat([found["prompt_mask"][some], own], 1)
+            logps, *_ = self._get_per_token_logps_and_entropies(
+                self.model, ids, mask, own.shape[1], self.args.per_device_train_batch_size
+            )
+            apart = (logps - told).abs()[own.bool() & ~told.isnan()]
+            return self.accelerator.gather(apart.mean()).nanmean().item()
+
     return Trimmed
 
 
@@ -63,29 +87,59 @@ def span(mask, completion: int) -> tuple[int, int]:
     return min(int(used[0]), start - 1), max(int(used[-1]) + 1, start + 1)
 
 
-def columns_counted(trainer) -> dict[str, int]:
-    """Columns computed and tokens in them, of all processes since they started, for the record of a run."""
+def facts_of(trainer) -> dict:
+    """For the record of a run: columns computed and tokens in them, of all processes since they started; with
+    vLLM, by step, how far its log-probabilities were from the trainer's.
+    """
     import torch
 
     both = torch.tensor([trainer.columns], device=trainer.accelerator.device)
     computed, real = trainer.accelerator.gather(both).sum(0).tolist()
-    return {"columns_computed": computed, "columns_of_tokens": real}
+    gaps = [entry["sampler_gap"] for entry in trainer.state.log_history if "sampler_gap" in entry]
+    return {"columns_computed": computed, "columns_of_tokens": real} | ({"sampler_gap": gaps} if gaps else {})
 
 
-def engine_options(asked: dict, seed: int, rank: int, devices: int) -> dict:
+def engine_options(asked: dict, precision: str, seed: int, rank: int, devices: int) -> dict:
     """TRL's options of its vLLM with this study's: as many sequences as it can start with (TRL asks for all
-    responses of a card's step, 8,192 on one card), and the cell's seed where TRL gives the rank alone. No two
-    ranks of a run and no two runs on as many devices share a seed.
+    responses of a card's step, 8,192 on one card), the precision that is trained in (vLLM would take fp32
+    weights in half of it), and the cell's seed where TRL gives the rank alone. No two ranks of a run and no
+    two runs on as many devices share a seed.
     """
-    return asked | {"max_num_seqs": min(asked["max_num_seqs"], SEQUENCES), "seed": seed * devices + rank}
+    return asked | {
+        "max_num_seqs": min(asked["max_num_seqs"], SEQUENCES),
+        "dtype": "bfloat16" if precision == "bf16" else "float32",
+        "seed": seed * devices + rank,
+    }
 
 
-def prepare_vllm(seed: int, rank: int, devices: int):
-    """Have TRL start its vLLM by `engine_options`, without reports to its makers; not yet run on a GPU."""
+def prepare_vllm(precision: str, seed: int, rank: int, devices: int):
+    """Have TRL start its vLLM by `engine_options`, without reports to its makers; run on CPU by
+    tests/gpu/test_sampling_path.py, not yet on a GPU.
+    """
+    import torch
+
     from valley import engines
 
     local = engines.vllm_options()  # before vLLM is imported
     from trl.generation import vllm_generation
 
+    if not torch.cuda.is_available():
+        keep_weights_plain()
+
     make = vllm_generation.LLM
-    vllm_generation.LLM = lambda **asked: make(**engine_options(asked, seed, rank, devices) | local)
+    vllm_generation.LLM = lambda **asked: make(
+        **engine_options(asked, precision, seed, rank, devices) | local
+    )
+
+
+def keep_weights_plain():
+    """Have vLLM's CPU build multiply by its weights as they are. It packs them for its kernels when it starts
+    and drops the originals, so that weights that come later reach nothing (`dispatch_cpu_unquantized_gemm`).
+    """
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def plain(layer, remove_weight):
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = plain

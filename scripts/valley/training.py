@@ -23,6 +23,7 @@ SAVING = (
 )
 EMPTY = 1  # tokens: the end token alone, which TRL counts
 EXPLODED = 10.0  # times the first loss that a loss may come to before it is worth a warning
+APART = 0.1  # of a token's log-probability, vLLM's from the trainer's, in the mean: more than bf16 rounds
 
 
 def session(args, work: list):
@@ -163,7 +164,7 @@ def warnings(history: list[dict]) -> list[str]:
     """What went bad in a training without ending it, as sentences for its record and the page.
 
     `history` is the trainer's log. A loss that explodes, rewards that are the same within every group (no
-    response teaches anything then), empty responses.
+    response teaches anything then), empty responses, responses sampled by other weights than are trained.
     """
     found = []
     losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
@@ -178,6 +179,13 @@ def warnings(history: list[dict]) -> list[str]:
     empty = [entry["step"] for entry in rewarded if entry.get("completions/min_length", 2) <= EMPTY]
     if len(empty) >= STUCK:
         found.append(f"{len(empty)} updates had empty responses, the first at step {empty[0]}")
+    gaps = [(entry["step"], entry["sampler_gap"]) for entry in history if "sampler_gap" in entry]
+    if far := [(step, gap) for step, gap in gaps if gap > APART]:
+        step, gap = far[0]
+        found.append(
+            f"vLLM's log-probabilities were {gap:.2g} a token off the trainer's at step {step}, "
+            f"and too far in {len(far)} of {len(gaps)} generations: its weights were others"
+        )
     return found
 
 

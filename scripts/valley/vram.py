@@ -5,7 +5,8 @@ A job has *moments* (the backward pass, the optimiser's step, sampling), each a 
 room they have. Where the formulae are from:
 - weights, gradients, optimiser: 2 + 2 + 12 bytes a parameter in bf16 with AdamW, spread over the cards by
   ZeRO's stage
-  (Rajbhandari et al. 2020, section 3.1 and figure 1);
+  (Rajbhandari et al. 2020, section 3.1 and figure 1); tests/test_vram.py holds them to DeepSpeed's own
+  estimates, `estimate_zero2_model_states_mem_needs` and `estimate_zero3_…`, and names what differs;
 - activations: bytes a token and layer counted on CPU (tests/gpu/test_card.py holds them to what torch
   allocates); with
   checkpointing one bf16 vector a token and layer, and one layer at a time (Chen et al. 2016);

@@ -77,8 +77,10 @@ def test_activations_are_what_torch_allocates_and_at_most_a_quarter_more(kind, c
     headless = vram.described_shape(content)._replace(vocab=0)  # the pass has no head
     settings = {"precision": "bf16", "gradient_checkpointing": checkpointing}
     told, seen = sum(vram.activations(headless, settings, tokens).values()), peak(model, tokens)
+    # On a card gradients are added up, so that one more weight's is there; on CPU they are told apart.
+    added = 2 * max(weight.numel() for weight in model.parameters()) if ON_CARD else 0
     note(f"memory-{kind}-{tokens}-{checkpointing}", told_mib=told / 2**20, seen_mib=seen / 2**20)
-    assert seen <= told * 1.02
+    assert seen <= told * 1.02 + added
     assert told <= seen * 1.25
 
 

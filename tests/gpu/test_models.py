@@ -7,10 +7,11 @@ makers'. Tokenizers are those of tests/test_templates.py, one a family.
 """
 
 import json
+import sys
 
 import pytest
 import torch
-from acceptance import ON_CARD, PAPER, call, maker_folder, narrowed
+from acceptance import ON_CARD, PAPER, VLLM, call, maker_folder, narrowed
 from safetensors.torch import load_file
 from test_templates import FAMILIES, fetched
 
@@ -53,7 +54,9 @@ def trained(tmp_path, base, deepspeed: str | None, precision: str):
     return cell / "model", records.read_json(cell / "train.json")
 
 
-def responses(tmp_path, model, family: str, precision: str, engine="transformers"):
+def responses(
+    tmp_path, model, family: str, precision: str, engine="transformers", python: str = sys.executable
+):
     """Greedy responses of a model to two problems."""
     tasks = [{"id": str(n), "problem": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(2)]
     records.write_parquet(tmp_path / "task.parquet", tasks)
@@ -61,7 +64,7 @@ def responses(tmp_path, model, family: str, precision: str, engine="transformers
     stop = PAPER["families"][family]["stop_tokens"]
     call("generate", "--model", model, "--task", tmp_path / "task.parquet", "--out", out, "--samples", 1, "--temperature", 0,
          "--top-p", 1, "--max-new-tokens", 12, "--max-context", 256, "--seed", 0, "--engine", engine, "--precision", precision,
-         "--suffix", SUFFIX, "--stop-tokens", *stop)  # fmt: skip
+         "--suffix", SUFFIX, "--stop-tokens", *stop, python=python)  # fmt: skip
     return records.read_parquet(out).to_pylist()
 
 
@@ -122,6 +125,23 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     assert 0 < step["length"] <= 8
     assert step["kl"] >= 0
     assert records.read_json(out / "train.json")["responses"] == 4
+
+
+@pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
+@pytest.mark.skipif(not VLLM, reason="no interpreter with vLLM: VALLEY_VLLM_PYTHON names one")
+@pytest.mark.parametrize("name", ["llama3.2-3b", "llama3.1-8b", "gemma3-1b"])
+def test_vllm_answers_as_transformers_in_the_makers_shapes(tmp_path, name):
+    """Of Qwen test_sampling_path.py asks the same: vLLM's Qwen2 derives the width of a head from the stream,
+    so that it takes no narrow stream with as many heads as published.
+    """
+    family = PAPER["models"][name]["family"]
+    base = start_of(tmp_path, family, narrowed(name))
+    found = {}
+    for engine, python in (("transformers", sys.executable), ("vllm", VLLM)):
+        found[engine] = responses(tmp_path, base, family, "fp32", engine, python)
+    keys = ("prompt", "prompt_tokens", "response", "tokens", "finish_reason")
+    ours, theirs = ([[row[key] for key in keys] for row in found[engine]] for engine in found)
+    assert ours == theirs
 
 
 @pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
