@@ -254,7 +254,7 @@ def time_asked(rule, count):
     that is none or an expression, all jobs do.
     """
     default = workflow.resource_settings._parsed_default_resources.get("runtime")
-    if default is None or default.is_evaluable():
+    if default is None or default.is_evaluable() or default.value is None:
         return default and default._evaluator
 
     def minutes(wildcards, attempt):
