@@ -518,6 +518,7 @@ def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tm
     """config.yaml on 8 GPUs: four updates of 2,048 responses a step, and no correction that drops long
     samples.
     """
+    import torch
 
     config = check.load([])
     text = flags.line(grid.rl_settings(config, "qwen2.5-1.5b", "sft-8k+rl") | {"deepspeed": None}, flags.RL)
@@ -540,7 +541,8 @@ def test_the_papers_rl_becomes_trls_fields_and_long_samples_keep_their_weight(tm
     )
     assert (made.temperature, made.max_completion_length, made.vllm_max_model_length) == (1.0, 8192, 9216)
     assert (made.entropy_coef, made.use_bias_correction_kl, made.num_iterations) == (0.001, False, 1)
-    assert (made.use_vllm, made.vllm_mode, made.vllm_enable_sleep_mode) == (True, "colocate", True)
+    assert (made.use_vllm, made.vllm_mode) == (True, "colocate")
+    assert made.vllm_enable_sleep_mode == torch.cuda.is_available()  # vLLM's CPU build cannot sleep
     assert not made.vllm_importance_sampling_correction
     assert (
         not made.mask_truncated_completions
