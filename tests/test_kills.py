@@ -43,7 +43,8 @@ def processes(folder, variables) -> dict[str, list[psutil.Process]]:
         with contextlib.suppress(psutil.Error, OSError):
             command = process.cmdline()
             if "--serve" in command and any(variables["TMPDIR"] in part for part in command):
-                found["job" if process.cwd() == str(folder) else "server"].append(process)
+                forked = "--serve" in process.parent().cmdline()  # by the server, for a job
+                found["job" if forked else "server"].append(process)
             elif process.cwd() == str(folder) and process.pid != os.getpid():
                 found["snakemake" if "snakemake" in command and "--profile" in command else "job"].append(
                     process

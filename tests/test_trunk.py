@@ -260,3 +260,43 @@ def test_the_worked_study_runs_to_its_page_and_sets_every_branch_beside_the_cell
     spent = records.read_parquet(root / "report/tables/costs.parquet").to_pandas().set_index("rule")
     assert (spent.jobs["trunk"], spent.jobs["branch"], spent.jobs["sft"]) == (2, 8, 4)
     assert (spent.work_seconds[["trunk", "branch"]] > 0).all()
+
+
+def asked_of_slurm(folder, file, targets) -> dict[str, dict]:
+    """What Snakemake itself asks for each rule's job (the last one), where a profile gives jobs twenty days."""
+    from snakemake.api import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings, SnakemakeApi
+    from snakemake.settings.enums import Quietness
+
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        workflow = api.workflow(
+            ResourceSettings(cores=1, default_resources={"runtime": 28800}),
+            ConfigSettings(configfiles=[folder / "config.yaml", file]),
+            snakefile=folder / "Snakefile",
+            workdir=folder,
+        )
+        workflow.dag(DAGSettings(targets=set(targets))).execute_workflow(executor="dryrun")
+        jobs = workflow._workflow.dag.needrun_jobs(exclude_finished=False)
+        return {job.rule.name: dict(job.resources.items()) for job in jobs}
+
+
+def test_a_trunk_asks_slurm_for_the_time_of_a_trunk_and_its_memory_follows_its_own_ends(tmp_path):
+    folder = checkout(tmp_path)
+    runs = [f"sft-{size}.trunk" for size in ("8k", "16k", "32k", "64k", "128k", "220k")]
+    model, names = "qwen2.5-1.5b", [*runs, "sft-220k"]
+    study = {
+        "root": "studies/asked",
+        "grid": {"cells": [{"models": [model], "runs": names, "seeds": [0]}]},
+        "sft": {"recipes": {"trunk": {"protocol": "trunk", "batch": 16}}},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    targets = [
+        f"studies/asked/results/{model}/{run}/seed0/train.json" for run in ("sft-220k.trunk", "sft-220k")
+    ]
+    before = asked_of_slurm(folder, folder / "study.yaml", targets)
+    assert 15 < before["branch"]["runtime"] < before["sft"]["runtime"] < before["trunk"]["runtime"] < 28800
+    log = folder / f".snakemake/slurm_logs/rule_trunk/{model}_sft-220k.trunk_0/1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("slurmstepd: error: Detected 1 oom_kill event")
+    after = asked_of_slurm(folder, folder / "study.yaml", targets)
+    grown = {rule for rule in after if after[rule].get("mem_mb") != before[rule].get("mem_mb")}
+    assert grown == {"trunk"}

@@ -153,7 +153,7 @@ rule order_traces:
         CPU_ENV
     threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     resources:
-        mem_mb=memory("order_traces", 16000),
+        mem_mb=memory(16000),
         runtime=120,
     params:
         decontaminate=lambda w, input: (
@@ -204,7 +204,7 @@ use rule order_traces as order_pool with:
     benchmark:
         at("benchmarks/order_pool/{pool}.seed{order}.tsv")
     resources:
-        mem_mb=memory("order_pool", 16000),
+        mem_mb=memory(16000),
         runtime=120,
     message:
         "Filter and order the traces of the pool {wildcards.pool} (order {wildcards.order})"
@@ -224,7 +224,7 @@ rule pool:
     conda:
         CPU_ENV
     resources:
-        mem_mb=memory("pool", 8000),
+        mem_mb=memory(8000),
         runtime=60,
     params:
         flags=pool_flags,
@@ -250,7 +250,7 @@ rule subset:
     conda:
         CPU_ENV
     resources:
-        mem_mb=memory("subset", 8000),
+        mem_mb=memory(8000),
         runtime=60,
     params:
         examples=lambda w: config["sizes"][w.size.partition(".")[0]]["examples"],

@@ -18,7 +18,7 @@ rule generate:
     resources:
         gpu=gpu_resource(gpus),
         gres=gres_resource(gpus),
-        runtime=time_asked("generate", gpus),
+        runtime=time_asked(gpus),
         slurm_extra=nice,
     params:
         launch=launch,
@@ -52,7 +52,7 @@ rule probe:
     resources:
         gpu=gpu_resource(one_gpu),
         gres=gres_resource(one_gpu),
-        mem_mb=memory("probe", 32000),
+        mem_mb=memory(32000),
         runtime=60,
         slurm_extra=nice,
     params:
@@ -84,7 +84,7 @@ rule grade:
     conda:
         CPU_ENV
     resources:
-        mem_mb=memory("grade", 16000),
+        mem_mb=memory(16000),
         runtime=60,
         slurm_extra=nice,
     params:

@@ -227,14 +227,14 @@ def gres_resource(count):
     )
 
 
-def memory(rule, mb):
+def memory(mb):
     """A function of a job: its memory, which grows by half each time that SLURM ended it for want of memory.
 
     `mb` may be a function of the wildcards and threads.
     """
 
-    def wanted(wildcards, threads):
-        folder = Path(".snakemake/slurm_logs") / f"rule_{rule}" / "_".join(wildcards)
+    def wanted(wildcards, threads, rulename):
+        folder = Path(".snakemake/slurm_logs") / f"rule_{rulename}" / "_".join(wildcards)
         first = mb(wildcards, threads) if callable(mb) else mb
         return round(first * 1.5 ** environment.ends_without_memory(folder))
 
@@ -247,7 +247,7 @@ def measured_seconds():
     return costs.measured_seconds(PLACES.benchmarks)
 
 
-def time_asked(rule, count):
+def time_asked(count):
     """The minutes that a job asks for, as a function of the job, so that SLURM can start it in a gap (costs.minutes_to_ask).
 
     `count` gives its GPUs. Without any it asks for the default of the profile, which Snakemake has no public way to; where
@@ -257,8 +257,8 @@ def time_asked(rule, count):
     if default is None or default.is_evaluable() or default.value is None:
         return default and default._evaluator
 
-    def minutes(wildcards, attempt):
-        job = {"rule": rule, "wildcards": dict(wildcards.items()), "gpus": count(wildcards)}
+    def minutes(wildcards, attempt, rulename):
+        job = {"rule": rulename, "wildcards": dict(wildcards.items()), "gpus": count(wildcards)}
         if not job["gpus"] or not workflow.is_main_process:  # within a job all has been asked for
             return default.value
         job["seconds"], _ = costs.seconds(job, config, COSTS, COSTS["presets"]["paper"], measured_seconds())

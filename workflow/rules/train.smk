@@ -64,7 +64,7 @@ rule preflight:
         CPU_ENV
     threads: 1 if config["traces"]["source"] == "synthetic" else 4  # a worker takes seconds to start
     resources:
-        mem_mb=memory("preflight", preflight_memory),
+        mem_mb=memory(preflight_memory),
         runtime=60,
         slurm_extra=nice,
     params:
@@ -104,8 +104,8 @@ rule sft:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory("sft", sft_memory),
-        runtime=time_asked("sft", training_gpus),
+        mem_mb=memory(sft_memory),
+        runtime=time_asked(training_gpus),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.sft_settings),
@@ -189,8 +189,8 @@ rule rl:
     resources:
         gpu=gpu_resource(training_gpus),
         gres=gres_resource(training_gpus),
-        mem_mb=memory("rl", 256000),
-        runtime=time_asked("rl", training_gpus),
+        mem_mb=memory(256000),
+        runtime=time_asked(training_gpus),
         slurm_extra=nice,
     params:
         launch=launch_training(grid.rl_settings),
