@@ -263,7 +263,7 @@ def test_the_worked_study_runs_to_its_page_and_sets_every_branch_beside_the_cell
 
 
 def asked_of_slurm(folder, file, targets) -> dict[str, dict]:
-    """What Snakemake itself asks for each rule's job (the last one), where a profile gives jobs twenty days."""
+    """What Snakemake itself asks for each rule's job (the last one), where a profile gives twenty days."""
     from snakemake.api import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings, SnakemakeApi
     from snakemake.settings.enums import Quietness
 
