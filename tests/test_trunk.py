@@ -178,6 +178,7 @@ def test_another_cooldown_remakes_branches_alone_and_another_rate_the_trunk(tmp_
         ({"sft": {"recipes": {"trunk": {"protocol": "trunk", "batch": 64, "epochs": 0.5}}}}, "a whole number of times, not 0.5"),
         ({"sft": {"packing": True}}, "Set packing: false and order: random"),
         ({"sizes": {"16k": {"examples": 8000}}}, "has another size of 8000 examples"),
+        ({"grid": {"cells": [{"models": ["qwen2.5-0.5b"], "runs": ["sft-64.trunk"], "seeds": [0]}]}}, "'sft-64.trunk' names no size. Allowed: 128k,"),
     ],
 )  # fmt: skip
 def test_a_trunk_that_cannot_work_or_would_pass_for_the_papers_is_refused(change, said):

@@ -112,7 +112,8 @@ def check(config: dict):
     """Raise ConfigError unless the config fits the schema and every name, size and batch in it can work."""
     faults = [*key_faults(config)] or [*schema_faults(config)]
     if not faults:  # the other checks rely on the shape
-        faults += [*name_faults(config), *pool_faults(config), *trunk_faults(config)]
+        names = [*name_faults(config)]
+        faults += [*names, *pool_faults(config), *([] if names else trunk_faults(config))]
         faults += [*size_faults(config), *rl_faults(config)]
     refuse(faults)
 
