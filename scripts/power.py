@@ -27,6 +27,7 @@ from valley.analysis.recovery import recovery
 
 REFERENCE = check.ROOT / "workflow/reference"
 SCHEMA = check.ROOT / "workflow/schemas/claims.schema.yaml"
+MOST_BRIEF = 2000  # cells: with more, twenty repetitions take longer than the plan that they stand under
 NOISE = (0.0, 0.015)  # standard deviations of a training's accuracy
 
 
@@ -144,6 +145,10 @@ def main():
         pilot = pandas.read_csv(args.pilot)
         cells = [cell for cell in cells if cell.run in set(pilot.run)]  # of other runs it knows nothing
         print_of_pilot(config, cells, asked, pilot, args.repetitions)
+    elif args.brief and len(cells) > MOST_BRIEF:
+        print(
+            f"power            not simulated for {len(cells):,} cells: make power does it, some seconds for each 1,000 cells and repetition"
+        )
     elif args.brief:
         counts = tallied(config, cells, asked, NOISE[-1], True, args.repetitions)
         said = {name: [] for name in ("likely", "unlikely")}

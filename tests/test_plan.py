@@ -2,7 +2,8 @@
 typed in.
 """
 
-import ast
+import collections
+import json
 import os
 import re
 import shlex
@@ -157,6 +158,17 @@ def plan_of(folder: Path, config: dict) -> dict[str, int]:
     return planned(snakemake(folder, "-n", *write(folder, config)))
 
 
+def jobs_of(folder: Path, config: str, *targets: str) -> list[dict]:
+    """The jobs that `make plan` counts."""
+    code = (
+        "import json, sys; sys.path.insert(0, 'scripts'); from pathlib import Path; from valley import jobs; "
+    )
+    code += (
+        f"print(json.dumps(jobs.planned([Path(f) for f in {config.split()}], Path.cwd(), {list(targets)})))"
+    )
+    return json.loads(run([sys.executable, "-c", code], folder).splitlines()[-1])
+
+
 def test_a_finished_grid_plans_nothing(finished):
     assert plan_of(finished, two_models()) == {}
 
@@ -234,6 +246,8 @@ def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_
     assert "Pre-train" not in output
     assert "SFT S" not in output
     assert "RL S" not in output
+    counted = jobs_of(finished, "config/miniature.yaml stub.yaml")
+    assert collections.Counter(job["rule"] for job in counted) == plan
 
 
 def test_regrade_plans_every_grade_and_score_and_nothing_else(finished):
@@ -437,9 +451,7 @@ def test_rl_has_gpus_of_its_own_and_sft_and_generation_those_of_the_model(tmp_pa
     launched = re.findall(r"launch\.py --gpus (\d+) .*?scripts/(\w+)\.py", output)
     tasks = len(check.load([])["grid"]["tasks"])
     assert sorted(launched) == sorted([("4", "sft"), (str(gpus), "rl"), *[("4", "generate")] * tasks])
-    found = f"print({{j['rule']: j['gpus'] for j in jobs.planned([Path('gpus.yaml')], Path.cwd(), ['{target}'])}})"
-    code = f"import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; from valley import jobs; {found}"
-    asked = ast.literal_eval(run([sys.executable, "-c", code], folder).splitlines()[-1])
+    asked = {job["rule"]: job["gpus"] for job in jobs_of(folder, "gpus.yaml", target)}
     assert {rule: count for rule, count in asked.items() if count} == {"sft": 4, "rl": gpus, "generate": 4}
 
 

@@ -2,11 +2,13 @@
 
 import math
 import re
+import resource
 import sys
 
 import fetch_check
 import plan
 import pytest
+import yaml
 from conftest import checkout, planned, run, script, snakemake
 
 from valley import check, costs, environment, grid, profiles
@@ -34,6 +36,31 @@ def paper(tmp_path_factory):
 def test_the_jobs_are_those_of_the_dry_run(paper):
     output, dry = paper
     assert {rule: jobs for rule, (jobs, _) in rows(output, "rule").items()} == planned(dry)
+
+
+@pytest.mark.slow
+def test_the_time_of_a_plan_grows_no_faster_than_its_cells(tmp_path):
+    """1,260 and 10,080 cells; of power, `make plan` says for so many where to get it."""
+    folder, files = checkout(tmp_path), ["--configfile", "large.yaml"]
+    models = [name for name, model in check.load([])["models"].items() if model["source"] != "pretrain"]
+    runs = ["base", *(f"sft-{size}" for size in check.load([])["sizes"])]
+    took, cells = [], []
+    for seeds in (20, 160):
+        cells.append(len(models) * len(runs) * seeds)
+        given = {"models": models, "runs": runs, "seeds": [*range(seeds)]}
+        (folder / "large.yaml").write_text(
+            yaml.safe_dump({"root": "studies/large", "grid": {"cells": [given]}})
+        )
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        assert f"{cells[-1]} cells, 0 done" in run([sys.executable, "scripts/plan.py", *files], folder)
+        took.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+    print(f"CPU seconds of {cells[0]:,} and {cells[1]:,} cells: {took[0]:.1f} and {took[1]:.1f}")
+    assert took[1] / took[0] < cells[1] / cells[0]
+    power = run([sys.executable, "scripts/power.py", *files, "--brief"], folder)
+    assert (
+        power
+        == f"power            not simulated for {cells[1]:,} cells: make power does it, some seconds for each 1,000 cells and repetition\n"
+    )
 
 
 def test_the_papers_grid_costs_what_the_paper_says(paper):

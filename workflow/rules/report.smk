@@ -10,11 +10,8 @@ SCORES = [str(PLACES.of(c, "scores.json")) for c in DONE]
 GRADES = [str(PLACES.of(c, "grades.parquet")) for c in DONE]
 CURVES = [str(PLACES.of(c, "curve.parquet")) for c in DONE if c.parsed.rl and c.parsed.step is None]
 # The first seed of every run but the checkpoints along RL: whose responses the page shows.
-SHOWN = [
-    c
-    for c in by_size(DONE)
-    if c.parsed.step is None and c.seed == min(d.seed for d in DONE if d[:2] == c[:2])
-]
+FIRST_SEED = {(c.model, c.run): c.seed for c in sorted(DONE, key=lambda c: c.seed, reverse=True)}
+SHOWN = [c for c in by_size(DONE) if c.parsed.step is None and c.seed == FIRST_SEED[c.model, c.run]]
 PAGED = [c for c in DONE if c.parsed.step is None]  # the cells with a page of their own
 CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
 
