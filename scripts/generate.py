@@ -11,8 +11,13 @@ Prompts are rendered as in training and passed as token ids (one BOS); responses
 decoded by the same tokenizer. A killed job continues with the missing parts (valley/chunks.py) and ends with
 the same responses (vLLM: wherever its kernels give the same logits whatever else is in the batch; true on
 CPU, not promised on GPUs).
+
+With `--then` the same start of the engine serves further tasks (`generate.one_start` in the config): it makes
+their chunks, and the job of each finds them and puts them together without an engine.
 """
 
+import argparse
+import sys
 from pathlib import Path
 
 from valley import chunks, flags, grid, manifests, prompts, records
@@ -29,13 +34,32 @@ def parse():
     )
     flags.add(parser, flags.SAMPLING)
     parser.add_argument("--seed", type=int, default=0, help="drives the sampling")
+    parser.add_argument(
+        "--then",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("TASK", "SAMPLES", "OUT"),
+        help="a further task: its chunks, for a job of its own",
+    )
     flags.add_prompt(parser)
     flags.add_think(parser)
     return parser.parse_args()
 
 
-def write_responses(args, work: list):
-    """Sample as `args` say, work that `work` names, and write the responses."""
+def work_of(args) -> list:
+    """What tells the responses of `args` from others."""
+    return [
+        records.settings(args, "tensor_parallel", "then"),
+        records.identity(args.model),
+        records.identity(args.task),
+    ]
+
+
+def asked(args, tokenizer) -> tuple:
+    """(args, items, sources) of what chunks.generated makes: the task's prompts, k times each; bounds
+    args.max_new_tokens by what the longest prompt leaves.
+    """
     problems = records.read_parquet(
         args.task, dict.fromkeys(("id", "problem", "answer"), "text?")
     ).to_pylist()
@@ -48,8 +72,6 @@ def write_responses(args, work: list):
             )
     if len({row["id"] for row in problems}) != len(problems):
         records.fail(args.task, "has two rows with one id", "Ids must be unique")
-    manifests.check_model(args.model)
-    tokenizer = prompts.load_tokenizer(args.model)
     prompt_ids = prompts.prompt_ids(tokenizer, [row["problem"] for row in problems], args.system, args.suffix)
     longest = max(map(len, prompt_ids))
     if longest >= args.max_context:
@@ -59,12 +81,37 @@ def write_responses(args, work: list):
             "Raise generate.max_context",
         )
     args.max_new_tokens = min(args.max_new_tokens, args.max_context - longest)
-
     items = [
         ((problem["id"], k), ids)
         for problem, ids in zip(problems, prompt_ids, strict=True)
         for k in range(args.samples)
     ]
+    return args, items, [records.sha256(args.task)]
+
+
+def further(args):
+    """The arguments of each task of `--then` as its own job has them; not of one that is made, or whose
+    problems are not there yet.
+    """
+    for task, samples, out in args.then:
+        own = {"task": Path(task), "samples": int(samples), "out": Path(out), "then": []}
+        other = argparse.Namespace(**vars(args) | own)
+        if not other.task.exists():
+            print(f"{task} is not there yet: its own job will make {out}", file=sys.stderr)
+        elif not (
+            other.out.exists()
+            and records.parquet_provenance(other.out).get("work") == grid.fingerprint(work_of(other))
+        ):
+            yield other
+
+
+def write_responses(args, work: list):
+    """Sample as `args` say, work that `work` names, and write the responses."""
+    others = [*further(args)]
+    manifests.check_model(args.model)
+    tokenizer = prompts.load_tokenizer(args.model)
+    args, items, sources = asked(args, tokenizer)
+    ahead = [asked(other, tokenizer) for other in others]
 
     def row(what, response):
         return {
@@ -78,9 +125,7 @@ def write_responses(args, work: list):
             "finish_reason": response.finish_reason,
         }
 
-    table, record = chunks.generated(
-        args, tokenizer, items, [records.sha256(args.task)], row, ["id", "sample"]
-    )
+    table, record = chunks.generated(args, tokenizer, items, sources, row, ["id", "sample"], ahead=ahead)
     records.write_parquet(args.out, table, provenance=record | {"work": grid.fingerprint(work)})
     chunks.finish(args.out, record)
     records.done(f"{table.num_rows} responses", args.out, record["seconds"])
@@ -88,11 +133,7 @@ def write_responses(args, work: list):
 
 def main():
     args = parse()
-    work = [
-        records.settings(args, "tensor_parallel"),
-        records.identity(args.model),
-        records.identity(args.task),
-    ]
+    work = work_of(args)
     with chunks.generation(args, work) as todo:
         if todo:
             write_responses(args, work)

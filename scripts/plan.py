@@ -100,6 +100,8 @@ def main():
     planned = jobs.planned(args.configfile, check.ROOT, args.targets, profiles.config(profile))
     known = 0
     for job in planned:
+        if job["rule"] == "generate":
+            job["tasks"] = costs.sampled_by(job, config, planned)
         job["seconds"], told = costs.seconds(job, config, constants, preset, measured)
         known += told
 

@@ -185,7 +185,7 @@ SCHEMA = yaml.safe_load(check.SCHEMA.read_text())
 ELSEWHERE = {
     "sft": {"recipes": "runs", "pool": "a file", "protocol": "rules", "cooldown": "sft.py"},
     "rl": {"recipes": "runs", "sets": "files", "problems": "a file", "checkpoints": "cells", "gpus": "launch.py"},
-    "generate": {},
+    "generate": {"one_start": "rules"},
 }  # fmt: skip
 TABLES = {"sft": flags.SFT, "rl": flags.RL, "generate": flags.SAMPLING}
 

@@ -198,6 +198,30 @@ def test_adding_a_task_trains_nothing_and_generates_that_task_alone(finished):
     assert not plan.keys() & {"pretrain", "order_traces", "subset", "preflight", "sft", "rl"}
 
 
+def test_one_start_of_the_engine_serves_all_tasks_and_neither_switching_it_nor_a_new_task_makes_anything_anew(
+    finished,
+):
+    config = two_models() | {"generate": {"one_start": True}}
+    assert plan_of(finished, config).keys() <= REPORT
+    shutil.rmtree(finished / "studies/stub/results/S/sft-512")
+    config["grid"]["tasks"] = ["chain", "arithmetic"]
+    output = snakemake(finished, "-n", "-p", *write(finished, config))
+    cells = grid.cells(check.load([Path("config/miniature.yaml"), finished / "stub.yaml"]))
+    lost = [cell for cell in cells if cell[:2] == ("S", "sft-512")]
+    assert planned(output)["generate"] == len(cells) + len(lost)
+    # The first task's job of the cell that is lost makes both; where it is done, the new task has an engine of
+    # its own.
+    then = re.findall(r"--out (\S+) --then (\S+) (\d+) (\S+) 2>", output)
+    of, task = "studies/stub/results/S/sft-512/seed0/responses", "studies/stub/data/tasks/arithmetic.parquet"
+    assert then == [(f"{of}/chain.parquet", task, "4", f"{of}/arithmetic.parquet")]
+    snakemake(finished, *write(finished, config))
+    assert plan_of(finished, config).keys() <= REPORT
+    config["generate"]["one_start"] = False
+    assert plan_of(finished, config).keys() <= REPORT
+    (finished / f"{of}/arithmetic.parquet").unlink()
+    assert plan_of(finished, config)["generate"] == 1
+
+
 def test_adding_a_model_trains_only_its_cells(finished):
     config = two_models()
     config["grid"]["cells"][0]["models"] = ["S", "M", "L"]

@@ -72,7 +72,7 @@ def test_the_bound_follows_the_pace_of_the_job(tmp_path, monkeypatch):
 
 def test_a_generation_that_stands_still_ends_itself(tmp_path, base, synthetic):
     hang = ("import runpy, sys, time; sys.path.insert(0, 'scripts'); from valley import engines\n"
-            "engines.ENGINES['transformers'] = lambda args, tokenizer: ((lambda batch, seed: time.sleep(3600)), {})\n"
+            "engines.ENGINES['transformers'] = lambda args, tokenizer: ((lambda batch, seed, limit: time.sleep(3600)), dict)\n"
             "sys.argv.pop(0); runpy.run_path('scripts/generate.py', run_name='__main__')")  # fmt: skip
     flags = ["--model", base, "--task", synthetic / "task.parquet", "--out", tmp_path / "chain.parquet", "--samples", 1,
              "--temperature", 0.6, "--top-p", 0.95, "--max-new-tokens", 8, "--max-context", 512, "--engine", "transformers"]  # fmt: skip

@@ -5,10 +5,12 @@ with seeds of its own, so a job that was killed and continued ends with the same
 generate.py and judge.py.
 """
 
+import argparse
 import math
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from valley import engines, grid, locks, pulse, records, thoughts
@@ -50,65 +52,98 @@ def cut(items: list[tuple], size: int) -> list[list[tuple]]:
     return [todo[i : i + size] for i in range(0, len(todo), size)]
 
 
-def generated(args, tokenizer, items: list[tuple], sources: list, row, keys: list[str], schema=None) -> tuple:
-    """(table, record) of the rows that `row(what, response)` makes of all items, (what, prompt ids), sorted
-    by `keys`.
+class Work(NamedTuple):
+    """Prompts of one file cut into chunks, and where they are written."""
 
-    `sources` with the arguments is what tells this work from other work. The chunks are removed by `finish`.
+    args: argparse.Namespace  # those of the file, whichever job makes it
+    chunks: list[list[tuple]]
+    files: list[Path]
+    identity: str
+
+    def todo(self) -> list[int]:
+        """The numbers of the chunks that are not there."""
+        return [number for number, file in enumerate(self.files) if not file.exists()]
+
+
+def work_on(args, items: list[tuple], sources: list, gpus: list[str]) -> Work:
+    """The work of `args` on items, (what, prompt ids).
+
+    `sources` with the arguments is what tells it from other work, whose chunks (of another model, task or
+    parameter) must not be continued: they lie under another name.
     """
-    gpus = engines.visible_gpus(args.tensor_parallel) if args.engine == "vllm" else []
     if len(gpus) > 1:  # work smaller than a chunk a GPU is spread over all; vLLM's seeds do not depend on it
         args.chunk = min(args.chunk, math.ceil(len(items) / len(gpus)))
+    identity = grid.fingerprint(
+        [records.settings(args, "out", "tensor_parallel", "then"), records.identity(args.model), *sources]
+    )
+    chunks = cut(items, args.chunk)
+    made = folder(args.out) / identity
+    return Work(args, chunks, [made / f"{number:05}.parquet" for number in range(len(chunks))], identity)
 
-    # Chunks of other work (another model, task or parameter) must not be continued: they lie under another
-    # name.
-    identity = [records.settings(args, "out", "tensor_parallel"), records.identity(args.model), *sources]
-    made = folder(args.out) / grid.fingerprint(identity)
-    work = cut(items, args.chunk)
-    files = [made / f"{number:05}.parquet" for number in range(len(work))]
+
+def generated(
+    args, tokenizer, items: list[tuple], sources: list, row, keys: list[str], schema=None, ahead=()
+) -> tuple:
+    """(table, record) of the rows that `row(what, response)` makes of all items, (what, prompt ids), sorted
+    by `keys`. The chunks are removed by `finish`.
+
+    Of `ahead`, further (args, items, sources), the same engine makes the chunks, which their own jobs find.
+    """
+    gpus = engines.visible_gpus(args.tensor_parallel) if args.engine == "vllm" else []
+    works = [work_on(*one, gpus) for one in [(args, items, sources), *ahead]]
     todo = [
-        (number, [ids for _, ids in chunk], args.seed * 1_000_003 + number * args.chunk)
-        for number, chunk in enumerate(work)
-        if not files[number].exists()
+        (
+            (at, number),
+            [ids for _, ids in work.chunks[number]],
+            work.args.seed * 1_000_003 + number * work.args.chunk,
+            work.args.max_new_tokens,
+        )
+        for at, work in enumerate(works)
+        for number in work.todo()
     ]
-    responses = sum(len(batch) for _, batch, _ in todo)
-    records.room(args.out.parent, 2 * BYTES_A_TOKEN * responses * args.max_new_tokens, "generation")
-    before = pulse.earlier(made)
+    most = sum(len(batch) * limit for _, batch, _, limit in todo)
+    records.room(args.out.parent, 2 * BYTES_A_TOKEN * most, "generation")
+    own, chunks = works[0], sum(len(work.chunks) for work in works)
+    before = pulse.earlier(own.files[0].parent)
     beat = pulse.Pulse(
-        made,
+        own.files[0].parent,
         f"generation of {args.out}",
-        len(work) - len(todo),
+        chunks - len(todo),
         segment=len(before),
-        **{"from": len(work) - len(todo)},
+        **{"from": chunks - len(todo)},
     )
     ends = engines.end_ids(args, tokenizer)
     start, produced = time.perf_counter(), 0
     with beat:
-        for number, responses, sampling in engines.generate(args, tokenizer, todo, gpus) if todo else []:
+        for (at, number), responses, sampling in (
+            engines.generate(args, tokenizer, todo, gpus) if todo else []
+        ):
             texts = decoded(tokenizer, [out for out, _ in responses], getattr(args, "think", thoughts.THINK))
             rows = [
                 row(what, Response(ids, out, text, seed, "stop" if out and out[-1] in ends else "length"))
-                for (what, ids), (out, seed), text in zip(work[number], responses, texts, strict=True)
+                for (what, ids), (out, seed), text in zip(
+                    works[at].chunks[number], responses, texts, strict=True
+                )
             ]
             tokens = sum(len(out) for out, _ in responses)
             records.write_parquet(
-                files[number], rows, schema, provenance={"sampling": sampling, "tokens": tokens}
+                works[at].files[number], rows, schema, provenance={"sampling": sampling, "tokens": tokens}
             )
             produced += tokens
             beat.beat(beat.step + 1, seconds_useful=round(beat.seconds(), 3))
             speed = produced / (time.perf_counter() - start)
-            print(f"{number + 1}/{len(work)} chunks, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
+            print(f"{beat.step}/{chunks} chunks, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
 
     import pyarrow
 
-    here = {"from": len(work) - len(todo), "to": len(work), "seconds": beat.seconds()}
+    here = {"from": chunks - len(todo), "to": chunks, "seconds": beat.seconds()}
     useful = sum(segment.get("seconds_useful", 0.0) for segment in before) + here["seconds"]
-    table = pyarrow.concat_tables([records.read_parquet(file) for file in files])
-    told = [records.parquet_provenance(file) for file in files]
+    table = pyarrow.concat_tables([records.read_parquet(file) for file in own.files])
+    told = [records.parquet_provenance(file) for file in own.files]
     record = records.provenance(args) | pulse.account([*before, here], useful)
     record |= {
         "tokens_generated": sum(one.get("tokens", 0) for one in told),
-        "identity": grid.fingerprint(identity),
+        "identity": own.identity,
         "sampling": told[0].get("sampling"),
         "workers": max(1, min(len(gpus), len(todo))),
     }

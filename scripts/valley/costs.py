@@ -194,8 +194,22 @@ def responses(config: dict, task: str) -> int:
     return entry["samples"] * (entry.get("limit") or entry.get("problems") or synthetic)
 
 
+def sampled_by(job: dict, config: dict, jobs: list[dict]) -> list[str]:
+    """The tasks whose responses a job of generation samples: its own, or with `generate.one_start` the first
+    of a cell all and those that wait for it (among `jobs`) none.
+    """
+    tasks, own = config["grid"]["tasks"], job["wildcards"]["task"]
+    if not config["generate"]["one_start"] or own not in tasks:
+        return [own]
+    if own == tasks[0]:
+        return tasks
+    return [] if any(jobs[at]["rule"] == "generate" for at in job["waits_for"]) else [own]
+
+
 def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> float:
-    """Seconds of a job by the cost model (see costs.yaml), on all its GPUs together where it has any."""
+    """Seconds of a job by the cost model (see costs.yaml), on all its GPUs together where it has any; of
+    generation, of its `tasks` (else of its own).
+    """
     rule, wildcards = job["rule"], job["wildcards"]
     if not job["gpus"]:
         return costs["cpu_seconds"].get(rule, costs["cpu_seconds"]["default"])
@@ -224,13 +238,11 @@ def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> floa
         tokens = settings["steps"] * settings["prompts"] * settings["rollouts"]
         length = (response_length(costs, grid.parse_run(run).start) + costs["lengths"]["rl"]) / 2
         return start + tokens * min(length, settings["max_new_tokens"]) * size / preset["rl_tokens"]
-    return (
-        start
-        + responses(config, wildcards["task"])
-        * response_length(costs, run)
-        * size
-        / preset["generate_tokens"]
-    )
+    tasks = job.get("tasks", [wildcards["task"]])
+    if not tasks:  # it puts together what is there
+        return job["gpus"] * costs["cpu_seconds"]["default"]
+    count = sum(responses(config, task) for task in tasks)
+    return start + count * response_length(costs, run) * size / preset["generate_tokens"]
 
 
 def measured_seconds(benchmarks: Path) -> dict[tuple, float]:

@@ -1,8 +1,9 @@
 """Engines that turn prompt ids into response ids: vLLM on GPUs, transformers on CPU; one process a GPU, fed
 from one queue.
 
-An engine is made once a process from generate.py's arguments and gives `run`: (list of prompt ids, seed) →
-list of (response ids, seed); and the sampling parameters in force, for the record.
+An engine is made once a process from generate.py's arguments and gives `run`: (list of prompt ids, seed, most
+new tokens) → list of (response ids, seed); and a function of the most new tokens: the sampling parameters in
+force, for the record.
 """
 
 import faulthandler
@@ -44,21 +45,23 @@ def transformers_engine(args, tokenizer):
         if args.temperature
         else {}
     )
-    model.generation_config = GenerationConfig(
-        max_new_tokens=args.max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id,
-        repetition_penalty=1.0,
-        num_beams=1,
-        **(sampling or {"do_sample": False}),
-    )
 
-    in_force = {
-        k: v for k, v in model.generation_config.to_diff_dict().items() if k != "transformers_version"
-    }
+    def configured(limit: int):
+        return GenerationConfig(
+            max_new_tokens=limit,
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
+            repetition_penalty=1.0,
+            num_beams=1,
+            **(sampling or {"do_sample": False}),
+        )
 
-    def run(batch, seed):
+    def in_force(limit: int) -> dict:
+        return {k: v for k, v in configured(limit).to_diff_dict().items() if k != "transformers_version"}
+
+    def run(batch, seed, limit):
         set_seed(seed)
+        model.generation_config = configured(limit)
         longest = max(map(len, batch))
         ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(p)) + p for p in batch], device=device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=device)
@@ -117,7 +120,7 @@ def vllm_engine(args, tokenizer):
         **options,
     )
 
-    def sampling(seed: int | None):
+    def sampling(limit: int, seed: int | None = None):
         # ignore_eos: vLLM adds the end tokens of generation_config to ours even when it is switched off; ours
         # are the config's, the same for both engines and for every cell of a family.
         return SamplingParams(
@@ -129,7 +132,7 @@ def vllm_engine(args, tokenizer):
             repetition_penalty=1.0,
             presence_penalty=0.0,
             frequency_penalty=0.0,
-            max_tokens=args.max_new_tokens,
+            max_tokens=limit,
             min_tokens=0,
             seed=seed,
             stop_token_ids=ends,
@@ -137,10 +140,10 @@ def vllm_engine(args, tokenizer):
             detokenize=False,
         )
 
-    def run(batch, seed):
+    def run(batch, seed, limit):
         seeds = range(seed, seed + len(batch))
         inputs = [{"prompt_token_ids": ids} for ids in batch]
-        outputs = engine.generate(inputs, [sampling(own) for own in seeds], use_tqdm=False)
+        outputs = engine.generate(inputs, [sampling(limit, own) for own in seeds], use_tqdm=False)
         if [list(output.prompt_token_ids) for output in outputs] != batch:
             records.fail(
                 args.model, "vLLM changed the token ids of a prompt", "Nothing it generated here can be used"
@@ -148,7 +151,7 @@ def vllm_engine(args, tokenizer):
         ids = [list(output.outputs[0].token_ids) for output in outputs]
         return [(cut(row, ends), own) for row, own in zip(ids, seeds, strict=True)]
 
-    return run, {name: getattr(sampling(None), name) for name in VLLM_SAMPLING}
+    return run, lambda limit: {name: getattr(sampling(limit), name) for name in VLLM_SAMPLING}
 
 
 ENGINES = {"vllm": vllm_engine, "transformers": transformers_engine}
@@ -200,29 +203,29 @@ def start_worker(args, gpus):
     worker_engine = ENGINES[args.engine](args, prompts.load_tokenizer(args.model))
 
 
-def work_chunk(number: int, batch: list[list[int]], seed: int):
-    """In a worker: (chunk number, responses, sampling). An error ends the process: the pool then stops the
-    others at once.
+def work_chunk(name, batch: list[list[int]], seed: int, limit: int):
+    """In a worker: (name of the chunk, responses, sampling). An error ends the process: the pool then stops
+    the others at once.
     """
     try:
         run, sampling = worker_engine
-        return number, run(batch, seed), sampling
+        return name, run(batch, seed, limit), sampling(limit)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
 def generate(args, tokenizer, todo: list[tuple], gpus: list[str]):
-    """Yield (chunk number, responses, sampling) of `todo`, (chunk number, prompt ids, seed), as they are
-    finished.
+    """Yield (name, responses, sampling) of `todo`, chunks of (name, prompt ids, seed, most new tokens), as
+    they are finished.
 
     One process a GPU takes chunks from one queue in the order given; with one GPU or none, this process does
     it.
     """
     if len(gpus) < 2:
         run, sampling = ENGINES[args.engine](args, tokenizer)
-        for number, batch, seed in todo:
-            yield number, run(batch, seed), sampling
+        for name, batch, seed, limit in todo:
+            yield name, run(batch, seed, limit), sampling(limit)
         return
 
     context = multiprocessing.get_context("spawn")  # a process that has used CUDA cannot be forked

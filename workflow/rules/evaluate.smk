@@ -6,6 +6,7 @@ rule generate:
     input:
         model=model_of,
         task=at("data/tasks/{task}.parquet"),
+        first=first_task,
     output:
         cell("{model}", "{run}", "{seed}", "responses/{task}.parquet"),
     log:
@@ -28,11 +29,12 @@ rule generate:
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags,
         stop=lambda w: f"{stop_flags(w)} {think_flags(w)}".strip(),
+        then=further_tasks,
     message:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:
         "{params.launch} scripts/generate.py --model {input.model:q} --task {input.task:q} --samples {params.samples:q}"
-        " {params.flags} {params.operation} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output:q} 2> {log:q}"
+        " {params.flags} {params.operation} {params.prompt} {params.stop} --seed {wildcards.seed} --out {output:q} {params.then} 2> {log:q}"
 
 
 # Before the generation of the same cell, which costs far more: `make status` and the page name a cell that did not train.

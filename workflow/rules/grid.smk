@@ -261,6 +261,8 @@ def time_asked(count):
         job = {"rule": rulename, "wildcards": dict(wildcards.items()), "gpus": count(wildcards)}
         if not job["gpus"] or not workflow.is_main_process:  # within a job all has been asked for
             return default.value
+        if rulename == "generate":
+            job["tasks"] = costs.sampled_by(job | {"waits_for": []}, config, [])
         job["seconds"], _ = costs.seconds(job, config, COSTS, COSTS["presets"]["paper"], measured_seconds())
         return costs.minutes_to_ask(job, attempt, default.value, COSTS)
 
@@ -453,6 +455,36 @@ def rl_settings(wildcards):
 
 def sampling(wildcards):
     return grid.generate_settings(config, wildcards.model)
+
+
+def together(wildcards):
+    """Whether one start of the engine serves all tasks of a cell: that of the first task's job."""
+    return config["generate"]["one_start"] and wildcards.task in TASKS
+
+
+def further_tasks(wildcards, resources):
+    """The flags of the tasks whose chunks the job of the first task makes as well: of operation (see `how`)."""
+    if not together(wildcards) or wildcards.task != TASKS[0]:
+        return ""
+    lines = [
+        [
+            at(f"data/tasks/{task}.parquet"),
+            config["tasks"][task]["samples"],
+            RESPONSES.format(**{**wildcards, "task": task}),
+        ]
+        for task in TASKS[1:]
+    ]
+    return " ".join(f"--then {shlex.join(map(str, line))}" for line in lines)
+
+
+def first_task(wildcards):
+    """What the job of a further task waits for, that the first one has made its chunks: the first one's responses. What is
+    made waited for what Snakemake recorded, and is not made again because `one_start` has changed.
+    """
+    first, own = (RESPONSES.format(**{**wildcards, "task": task}) for task in (TASKS[0], wildcards.task))
+    known = workflow.persistence.input(IOFile(own))
+    waits = own != first and (together(wildcards) if known is None else first in known)
+    return [first] if waits else []
 
 
 def judge_sampling(wildcards):
