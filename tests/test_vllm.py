@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, run, script
 
-from valley import prompts, records
+from valley import manifests, prompts, records
 
 PYTHON = Path(os.environ.get("VALLEY_VLLM_PYTHON", REPOSITORY / ".venv-vllm" / "bin" / "python"))
 pytestmark = [
@@ -29,7 +29,7 @@ pytestmark = [
         not PYTHON.exists(), reason=f"no vLLM at {PYTHON}: `make test-slow`, or set VALLEY_VLLM_PYTHON"
     ),
 ]
-CHUNKS = 20  # 40 problems × 2 samples / 4
+CHUNKS = 100  # 40 problems × 10 samples / 4
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def model(tmp_path_factory):
     fast.bos_token = "<user>"
     fast.save_pretrained(folder)
     assert prompts.load_tokenizer(folder)("<user>1")["input_ids"][:2] == [user, user]
-    ends = [fast.eos_token_id, fast.convert_tokens_to_ids(";")]
+    ends = [fast.eos_token_id, fast.convert_tokens_to_ids("=")]
     config = {
         "eos_token_id": ends,
         "do_sample": True,
@@ -62,6 +62,7 @@ def model(tmp_path_factory):
         "temperature": 0.1,
     }
     (folder / "generation_config.json").write_text(json.dumps(config))
+    manifests.seal(folder, everything=True)
     return folder
 
 
@@ -77,7 +78,7 @@ def task(tmp_path_factory):
 def flags(model, task, out, engine, samples, temperature, chunk):
     return [
         "--model", model, "--task", task, "--out", out, "--engine", engine, "--samples", samples, "--temperature", temperature,
-        "--top-p", 0.95, "--max-new-tokens", 48, "--max-context", 128, "--chunk", chunk, "--seed", 3,
+        "--top-p", 0.95, "--max-new-tokens", 20, "--max-context", 128, "--chunk", chunk, "--seed", 3,
     ]  # fmt: skip
 
 
@@ -87,9 +88,9 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory, model, task):
-    """Responses of one engine in the script's own process, sampled, two a problem."""
+    """Responses of one engine in the script's own process, sampled, ten a problem."""
     out = tmp_path_factory.mktemp("sampled") / "chain.parquet"
-    run(command(model, task, out, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="")
+    run(command(model, task, out, "vllm", 10, 0.8, 4), CUDA_VISIBLE_DEVICES="")
     return out
 
 
@@ -112,7 +113,7 @@ def test_greedy_responses_are_those_of_transformers(tmp_path, model, task):
     )  # a model that always says the same would prove nothing
     assert {finish for *_, finish in theirs} == {"stop", "length"}
     assert any(
-        ";" in response[:-1] for *_, response, _ in theirs
+        "=" in response[:-1] for *_, response, _ in theirs
     )  # the second end token of generation_config ended nothing
     assert all(prompt.count("<user>") == 1 for _, prompt, *_ in theirs)
     assert "changed the token ids" not in output
@@ -123,20 +124,33 @@ def test_the_record_states_the_sampling_that_was_in_force(sampled):
     assert record["workers"] == 1
     assert record["sampling"] | {"stop_token_ids": None} == {
         "n": 1, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
-        "frequency_penalty": 0.0, "max_tokens": 48, "min_tokens": 0, "stop": [], "stop_token_ids": None, "ignore_eos": True,
+        "frequency_penalty": 0.0, "max_tokens": 20, "min_tokens": 0, "stop": [], "stop_token_ids": None, "ignore_eos": True,
         "logit_bias": None, "bad_words": [],
     }  # fmt: skip
-    assert len({row["seed"] for row in records.read_parquet(sampled).to_pylist()}) == 80
+    assert len({row["seed"] for row in records.read_parquet(sampled).to_pylist()}) == 400
 
 
 def test_the_same_seed_gives_the_same_responses(tmp_path, model, task, sampled):
     again = tmp_path / "chain.parquet"
-    run(command(model, task, again, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="")
+    run(command(model, task, again, "vllm", 10, 0.8, 4), CUDA_VISIBLE_DEVICES="")
     rows = records.read_parquet(again).to_pylist()
     assert rows == records.read_parquet(sampled).to_pylist()
     assert any(
-        a["response"] != b["response"] for a, b in zip(rows[::2], rows[1::2], strict=True)
+        a["response"] != b["response"] for a, b in zip(rows[::10], rows[1::10], strict=True)
     )  # two samples of a problem
+
+
+def test_one_start_serves_two_tasks_on_two_engines_each_as_it_is_by_itself(tmp_path, model, task, sampled):
+    other, alone, one = tmp_path / "other.parquet", tmp_path / "alone.parquet", tmp_path / "one/b.parquet"
+    records.write_parquet(other, records.read_parquet(task).slice(0, 10))
+    run(command(model, other, alone, "vllm", 1, 0.8, 4), CUDA_VISIBLE_DEVICES="")
+    first = [*command(model, task, tmp_path / "one/a.parquet", "vllm", 10, 0.8, 4), "--then", other, 1, one]
+    run(first, CUDA_VISIBLE_DEVICES="0,1")
+    run(command(model, other, one, "vllm", 1, 0.8, 4), CUDA_VISIBLE_DEVICES="0,1")
+    [whole] = records.parquet_provenance(one)["segments"]
+    assert whole["from"] == whole["to"]  # the chunks are there: no engine is made
+    for made, want in ((tmp_path / "one/a.parquet", sampled), (one, alone)):
+        assert records.read_parquet(made).to_pylist() == records.read_parquet(want).to_pylist()
 
 
 def workers(pid: int) -> list[int]:
@@ -149,7 +163,7 @@ def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_res
     tmp_path, model, task, sampled
 ):
     out = tmp_path / "chain.parquet"
-    job = subprocess.Popen(command(model, task, out, "vllm", 2, 0.8, 4), cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True,
+    job = subprocess.Popen(command(model, task, out, "vllm", 10, 0.8, 4), cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True,
                            stderr=(tmp_path / "log").open("w"), env=os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"})  # fmt: skip
     while not (parts := list(tmp_path.glob("chain.parquet.chunks/*/0*.parquet"))):
         assert job.poll() is None, (tmp_path / "log").read_text()[-3000:]
@@ -164,7 +178,7 @@ def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_res
     parts = list(tmp_path.glob("chain.parquet.chunks/*/0*.parquet"))
     assert 0 < len(parts) < CHUNKS
 
-    output = run(command(model, task, out, "vllm", 2, 0.8, 4), CUDA_VISIBLE_DEVICES="0,1")
+    output = run(command(model, task, out, "vllm", 10, 0.8, 4), CUDA_VISIBLE_DEVICES="0,1")
     remade = [line for line in output.splitlines() if f"/{CHUNKS} chunks" in line]
     assert len(remade) == CHUNKS - len(parts)
     assert records.parquet_provenance(out)["workers"] == 2
@@ -173,7 +187,12 @@ def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_res
 
 
 def test_an_error_in_a_worker_is_shown_and_ends_the_job(tmp_path, model, task):
-    too_long = [*command(model, task, tmp_path / "chain.parquet", "vllm", 2, 0.8, 4), "--max-context", "4096"]
+    too_long = [
+        *command(model, task, tmp_path / "chain.parquet", "vllm", 10, 0.8, 4),
+        "--max-context",
+        "4096",
+    ]
     output = run(too_long, CUDA_VISIBLE_DEVICES="0,1", ok=False)
     assert "max_position_embeddings=1024" in output
     assert "chain.parquet: a worker process died" in output
+    assert "stopped at once" in run(too_long, CUDA_VISIBLE_DEVICES="0,1", ok=False)

@@ -6,6 +6,7 @@ new tokens) → list of (response ids, seed); and a function of the most new tok
 force, for the record.
 """
 
+import contextlib
 import faulthandler
 import logging
 import multiprocessing
@@ -154,6 +155,7 @@ def vllm_engine(args, tokenizer):
     return run, lambda limit: {name: getattr(sampling(limit), name) for name in VLLM_SAMPLING}
 
 
+ERROR = "error"  # beside the names of cards in the workers' queue: one of them ended by an error of its own
 ENGINES = {"vllm": vllm_engine, "transformers": transformers_engine}
 
 
@@ -199,20 +201,30 @@ def start_worker(args, gpus):
     environment.end_with_parent()  # or it would hold its GPU for ever
     faulthandler.register(signal.SIGUSR1)  # a parent that sees a standstill asks where this process stands
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # before anything in here imports torch
-    global worker_engine
-    worker_engine = ENGINES[args.engine](args, prompts.load_tokenizer(args.model))
+    global worker_engine, worker_queue
+    worker_queue = gpus
+    with dying_aloud():
+        worker_engine = ENGINES[args.engine](args, prompts.load_tokenizer(args.model))
+
+
+@contextlib.contextmanager
+def dying_aloud():
+    """In a worker: an error is shown, told through the queue, and ends the process: the pool then stops the
+    others at once.
+    """
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        worker_queue.put(ERROR)
+        os._exit(1)
 
 
 def work_chunk(name, batch: list[list[int]], seed: int, limit: int):
-    """In a worker: (name of the chunk, responses, sampling). An error ends the process: the pool then stops
-    the others at once.
-    """
-    try:
+    """In a worker: (name of the chunk, responses, sampling)."""
+    with dying_aloud():
         run, sampling = worker_engine
         return name, run(batch, seed, limit), sampling(limit)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
 
 
 def generate(args, tokenizer, todo: list[tuple], gpus: list[str]):
@@ -237,7 +249,11 @@ def generate(args, tokenizer, todo: list[tuple], gpus: list[str]):
         for job in as_completed([pool.submit(work_chunk, *chunk) for chunk in todo]):
             yield job.result()
     except BrokenProcessPool:
-        records.fail(
+        left = []
+        while not queue.empty():
+            left.append(queue.get())
+        # Killed, for want of memory or by somebody: a retry may not meet that. An error of its own it would.
+        (records.fail if ERROR in left else records.fail_for_now)(
             args.out,
             "a worker process died, so the others were stopped (its error stands above; none if it was killed)",
             "The finished parts stay: mend the cause and run the same command again",
