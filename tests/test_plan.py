@@ -2,6 +2,7 @@
 typed in.
 """
 
+import base64
 import collections
 import json
 import os
@@ -271,6 +272,16 @@ def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_
     assert "SFT S" not in output
     assert "RL S" not in output
     counted = jobs_of(finished, "config/miniature.yaml stub.yaml")
+    assert collections.Counter(job["rule"] for job in counted) == plan
+
+
+def test_what_a_killed_run_left_half_made_is_planned_as_it_will_be_made_again(finished):
+    """Snakemake's own mark of an output whose job it did not see finish."""
+    half = "studies/stub/results/S/sft-512/seed0/responses/chain.parquet"
+    (finished / ".snakemake/incomplete" / base64.urlsafe_b64encode(half.encode()).decode()).write_text("null")
+    counted = jobs_of(finished, "config/miniature.yaml stub.yaml")
+    plan = plan_of(finished, two_models())
+    assert (plan["generate"], plan["grade"]) == (1, 1)
     assert collections.Counter(job["rule"] for job in counted) == plan
 
 

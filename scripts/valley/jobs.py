@@ -4,7 +4,6 @@ import contextlib
 import functools
 import gc
 import inspect
-import io
 from pathlib import Path
 
 
@@ -50,11 +49,12 @@ def planned(
         )
         # As in the profiles.
         triggers = frozenset({RerunTrigger.MTIME, RerunTrigger.INPUT, RerunTrigger.PARAMS})
-        graph = workflow.dag(DAGSettings(targets=set(targets), rerun_triggers=triggers))
-        # A dry run would describe each job for nobody: a third of the time.
-        with contextlib.redirect_stdout(io.StringIO()):
-            graph.printrulegraph()
-        dag = workflow._workflow.dag  # the API has no public way to the jobs
+        workflow.dag(DAGSettings(targets=set(targets), rerun_triggers=triggers, force_incomplete=True))
+        # The API has no public way to the jobs but a dry run, which would describe each of them for nobody.
+        flow = workflow._workflow
+        flow._prepare_dag(forceall=False, ignore_incomplete=False, lock_warn_only=True)
+        flow._build_dag()
+        dag = flow.dag
         dag.update_priority()
         jobs = list(dag.needrun_jobs(exclude_finished=False))
         place = {job: i for i, job in enumerate(jobs)}
