@@ -210,8 +210,7 @@ def test_one_start_of_the_engine_serves_all_tasks_and_neither_switching_it_nor_a
     cells = grid.cells(check.load([Path("config/miniature.yaml"), finished / "stub.yaml"]))
     lost = [cell for cell in cells if cell[:2] == ("S", "sft-512")]
     assert planned(output)["generate"] == len(cells) + len(lost)
-    # The first task's job of the cell that is lost makes both; where it is done, the new task has an engine of
-    # its own.
+    # The first task's job of the lost cell makes both; elsewhere the new task has an engine of its own.
     then = re.findall(r"--out (\S+) --then (\S+) (\d+) (\S+) 2>", output)
     of, task = "studies/stub/results/S/sft-512/seed0/responses", "studies/stub/data/tasks/arithmetic.parquet"
     assert then == [(f"{of}/chain.parquet", task, "4", f"{of}/arithmetic.parquet")]
