@@ -145,10 +145,13 @@ class Pulse:
             since = time.monotonic() - self.last
             if since > self.bound():
                 self.end(since)
-            # Its timer runs in a thread that needs no interpreter: a call that never gives it back ends too.
-            faulthandler.dump_traceback_later(self.bound() - since + LATE, exit=True)
+            self.arm(since)
             with contextlib.suppress(OSError):  # a full disk is the job's to report
                 self.write()
+
+    def arm(self, since: float = 0.0):
+        """Set the timer that ends a call which never gives the interpreter back: its thread needs none."""
+        faulthandler.dump_traceback_later(self.bound() - since + LATE, exit=True)
 
     def end(self, since: float):
         """Write down where every thread stands, say so, and end this process."""
@@ -174,6 +177,7 @@ class Pulse:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.descriptor = os.open(self.folder / PROGRESS, os.O_RDWR | os.O_CREAT, 0o644)
             self.write()
+        self.arm()  # the thread's first look is a second away, and such a call can come before it
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
         return self
