@@ -190,6 +190,7 @@ def test_a_proposed_study_costs_no_more_than_its_budget_and_works(paper, hours, 
             max(entry.get("gpus", 0) for model, entry in merged["models"].items() if model in one.models)
             <= gpus
         )
+        assert merged["generate"]["one_start"] == (gpus == 1)
 
 
 def until_decided(paper: Grid, answers: dict, looks: int) -> tuple[float, set[str], set[str]]:

@@ -131,6 +131,7 @@ def design_block(config: dict, one: Design, larger: dict[str, str], gpus: int, r
         "traces": {"tokenizers": list(families.values())},
         "models": {m: {"gpus": gpus} for m in one.models if config["models"][m].get("gpus", 0) > gpus},
         "rl": {"gpus": min(gpus, config["rl"]["gpus"] or gpus)},
+        "generate": {"one_start": True} if gpus == 1 else {},  # nothing runs side by side in any case
     }
     if one.large:
         names = lambda tasks: [larger.get(task, task) for task in tasks]  # noqa: E731
