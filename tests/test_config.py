@@ -143,7 +143,9 @@ def test_keys_that_make_the_same_again_plan_that_and_no_more(finished, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key, other in OTHER.items() if other is not None])
 def test_a_key_plans_what_the_table_says(finished, key):
-    beside = {"rl.minibatch": ["rl.device_batch"]}.get(key, [])  # of operation, and must divide it
+    beside = {"rl.minibatch": ["rl.device_batch"], "rl.gpus": ["rl.device_batch"]}.get(
+        key, []
+    )  # it must divide
     assert plan(finished, [key, *beside]).keys() - REPORT == remade(kind(rows()[key]))
 
 
