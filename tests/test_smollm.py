@@ -72,7 +72,7 @@ def smollm():
 
 
 def study(smollm: Path, decontaminate: list[str]) -> dict:
-    """The study's config, beside config/rehearsal.yaml: one card, four traces of at most 1,024 tokens, one RL
+    """The study's config, beside config/rehearsal.yaml: one card, four traces of at most 1,280 tokens, one RL
     step.
     """
     benchmark = lambda name: {"source": f"$VALLEY_TEST_DATA/benchmarks/{name}.jsonl", "samples": 1}  # noqa: E731
@@ -81,9 +81,9 @@ def study(smollm: Path, decontaminate: list[str]) -> dict:
         "grid": {"cells": [{"models": ["smollm"], "runs": ["base", "sft-4", "sft-4.short", "sft-4+rl"], "seeds": [0]}]},
         "models": {"smollm": {"source": str(smollm), "family": "smollm", "gpus": 1, "rl": {"problems": "amc"}}},
         "families": {"smollm": {"template": f"{smollm}/template.jinja", "end_token": "<|im_end|>", "pad_token": "<|endoftext|>"}},
-        "traces": {"tokenizers": ["smollm"], "decontaminate": decontaminate, "max_tokens": 1024},
+        "traces": {"tokenizers": ["smollm"], "decontaminate": decontaminate, "max_tokens": 1280},
         "sizes": {"4": {"examples": 4, "epochs": 1, "batch": 2}},
-        "sft": {"deepspeed": "config/deepspeed/zero2.json", "max_length": 1024, "device_batch": 1, "lr": 5.0e-5},
+        "sft": {"deepspeed": "config/deepspeed/zero2.json", "max_length": 1280, "device_batch": 1, "lr": 5.0e-5},
         "rl": {"steps": 1, "checkpoints": [], "deepspeed": None},
         "preflight": {"max_truncated": 0.0},
         "tasks": {"amc23": {"limit": 3, "samples": 1}, "math500": {"limit": 3, "samples": 1}, "all500": benchmark("math500"),
