@@ -156,7 +156,7 @@ def training(folder: Path, name: str) -> str:
     """Wait until a cell trains, with a checkpoint to come back to; the SLURM job."""
     until(
         f"a checkpoint of {name}",
-        lambda: list(cell(folder, name).glob("checkpoints/checkpoint-*/trainer_state.json")),
+        lambda: list(cell(folder, name).glob("checkpoints/checkpoint-*/manifest.json")),  # whole
     )
     return until("its job", lambda: jobs(folder, f"rule_sft_wildcards_S_{name}_", "R"))[0]
 
