@@ -29,7 +29,7 @@ rule generate:
         samples=lambda w: config["tasks"][w.task]["samples"],
         prompt=prompt_flags,
         stop=lambda w: f"{stop_flags(w)} {think_flags(w)}".strip(),
-        then=further_tasks,
+        then=then_flags,
     message:
         "Generate {wildcards.model} {wildcards.run} seed {wildcards.seed} {wildcards.task}"
     shell:

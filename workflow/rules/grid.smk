@@ -462,7 +462,7 @@ def together(wildcards):
     return config["generate"]["one_start"] and wildcards.task in TASKS
 
 
-def further_tasks(wildcards, resources):
+def then_flags(wildcards, resources):
     """The flags of the tasks whose chunks the job of the first task makes as well: of operation (see `how`)."""
     if not together(wildcards) or wildcards.task != TASKS[0]:
         return ""
