@@ -2,11 +2,12 @@
 
 import os
 import re
+import sys
 import time
 
 import agreement
 import pytest
-from conftest import lines, own, reference
+from conftest import lines, own, reference, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -343,6 +344,16 @@ def test_hostile_text_is_graded_wrong_in_two_seconds(comparer, name):
         taken = time.perf_counter() - begun
         crowded = os.getloadavg()[0] > os.cpu_count()  # then a comparison that was starved has a second try
         assert taken < (equality.KILL_WHEN_BUSY if crowded else equality.KILL_AFTER) + 0.3  # to notice it
+
+
+def test_a_limit_that_passes_while_it_is_set_gives_up_on_one_pair_and_stops_nothing():
+    """A machine that stood still for as long: once a worker's error, which ended the grading of a cell."""
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from valley import equality\n"
+        "pair = equality.Pair('headline', '1/3', '3')\n"
+        "print({equality.decide(pair, 1e-6)[0] for _ in range(300)} <= {None, False})"
+    )
+    assert run([sys.executable, "-c", code]).strip() == "True"
 
 
 def test_one_comparison_that_hangs_takes_no_other_down(comparer):

@@ -655,25 +655,30 @@ def decide(pair: Pair, wall: float = SECONDS) -> tuple[bool | None, float]:
     seconds it of CPU it took.
     """
 
+    armed = True  # a signal may arrive while the timers are set or cleared
+
     def stop(_signal, _frame):
-        raise TookTooLong
+        if armed:
+            raise TookTooLong
 
     begun = time.process_time()
     timers = {signal.SIGALRM: (signal.ITIMER_REAL, wall), signal.SIGPROF: (signal.ITIMER_PROF, SECONDS)}
-    for alarm, (timer, seconds) in timers.items():
-        signal.signal(alarm, stop)
-        signal.setitimer(timer, seconds)
     try:
-        grade = DECIDE[pair.grader](pair)
+        try:
+            for alarm, (timer, seconds) in timers.items():
+                signal.signal(alarm, stop)
+                signal.setitimer(timer, seconds)
+            grade = DECIDE[pair.grader](pair)
+        finally:
+            armed = False
+            for timer, _ in timers.values():
+                signal.setitimer(timer, 0)
     except TooLarge:
         return None, SECONDS
     except (TookTooLong, MemoryError):
         grade = None
     except Exception:  # what a parser cannot digest is no answer; any bad text may raise anything there
         grade = False
-    finally:
-        for timer, _ in timers.values():
-            signal.setitimer(timer, 0)
     return grade, time.process_time() - begun
 
 
