@@ -47,10 +47,14 @@ def compiled(folder) -> int:
 
 
 @pytest.fixture(scope="module")
-def beside(smoke):
-    """report/paper of the smoke study, made by its rule, and the report."""
-    snakemake(smoke, *SMOKE, "--config", "unfinished=True", "--", "paper")
-    return smoke / "studies/smoke/report/paper", smoke / "studies/smoke/report"
+def beside(smoke, tmp_path_factory):
+    """report/paper of a copy of the smoke study (others count on its configuration), made by its rule, and
+    the report.
+    """
+    folder = tmp_path_factory.mktemp("paper") / "checkout"
+    shutil.copytree(smoke, folder, symlinks=True)
+    snakemake(folder, *SMOKE, "--config", "unfinished=True", "--", "paper")
+    return folder / "studies/smoke/report/paper", folder / "studies/smoke/report"
 
 
 def again(report, out, monkeypatch) -> str:
