@@ -89,9 +89,9 @@ def asked(args, tokenizer) -> tuple:
     return args, items, [records.sha256(args.task)]
 
 
-def further(args):
-    """The arguments of each task of `--then` as its own job has them; not of one that is made, or whose
-    problems are not there yet.
+def further(args, tokenizer):
+    """What `asked` gives of each task of `--then`, with the arguments that its own job has; not of one that
+    is made, whose problems are not there yet, or in which something is wrong: its own job will say so.
     """
     for task, samples, out in args.then:
         own = {"task": Path(task), "samples": int(samples), "out": Path(out), "then": []}
@@ -102,16 +102,18 @@ def further(args):
             other.out.exists()
             and records.parquet_provenance(other.out).get("work") == grid.fingerprint(work_of(other))
         ):
-            yield other
+            try:
+                yield asked(other, tokenizer)
+            except SystemExit as fault:
+                print(f"{fault} (left to its own job)", file=sys.stderr)
 
 
 def write_responses(args, work: list):
     """Sample as `args` say, work that `work` names, and write the responses."""
-    others = [*further(args)]
     manifests.check_model(args.model)
     tokenizer = prompts.load_tokenizer(args.model)
+    ahead = [*further(args, tokenizer)]  # before `asked` bounds what they start from
     args, items, sources = asked(args, tokenizer)
-    ahead = [asked(other, tokenizer) for other in others]
 
     def row(what, response):
         return {

@@ -101,7 +101,8 @@ def main():
     known = 0
     for job in planned:
         if job["rule"] == "generate":
-            job["tasks"] = costs.sampled_by(job, config, planned)
+            served = any(planned[at]["rule"] == "generate" for at in job["waits_for"])
+            job["tasks"] = costs.sampled_by(job["wildcards"]["task"], config, served)
         job["seconds"], told = costs.seconds(job, config, constants, preset, measured)
         known += told
 

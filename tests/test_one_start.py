@@ -30,7 +30,10 @@ def chunks_of(out):
 
 
 def test_one_start_samples_what_each_task_by_itself_gives_and_their_jobs_put_it_together(base, tasks):
+    """Room after the prompts bounds what is sampled: it is each task's own."""
     a, b, alone = tasks / "a.parquet", tasks / "b.parquet", tasks / "alone"
+    rows = records.read_parquet(b).to_pylist()
+    records.write_parquet(b, [row | {"problem": row["problem"] + "+1" * 500} for row in rows])
     generate(base, a, 1, alone / "a.parquet")
     generate(base, b, 2, alone / "b.parquet")
 
@@ -40,8 +43,9 @@ def test_one_start_samples_what_each_task_by_itself_gives_and_their_jobs_put_it_
     assert len(chunks_of(one / "b.parquet")) == 3  # 3 problems × 2 samples by 2
     assert not chunks_of(one / "a.parquet")
     generate(base, b, 2, one / "b.parquet")
-    for name in ("a.parquet", "b.parquet"):
+    for name, most in (("a.parquet", 12), ("b.parquet", 3)):
         assert responses(one / name) == responses(alone / name)
+        assert max(row["tokens"] for row in responses(one / name)) == most
     [whole] = records.parquet_provenance(one / "b.parquet")["segments"]
     assert (whole["from"], whole["to"]) == (3, 3)  # no engine
 
@@ -58,3 +62,13 @@ def test_a_further_task_that_is_made_or_not_there_yet_is_left_to_its_own_job(bas
     assert not (tasks / "made/b.parquet.chunks").exists()
     generate(base, a, 1, tasks / "other/a.parquet", "--then", b, 1, tasks / "made/b.parquet")  # other samples
     assert len(chunks_of(tasks / "made/b.parquet")) == 2
+
+
+def test_what_is_wrong_with_a_further_task_is_its_own_jobs_and_not_held_against_the_first(base, tasks):
+    a, b = tasks / "a.parquet", tasks / "b.parquet"
+    rows = records.read_parquet(b).to_pylist()
+    records.write_parquet(b, [row | {"answer": ""} for row in rows])
+    said = generate(base, a, 1, tasks / "out/a.parquet", "--then", b, 1, tasks / "out/b.parquet")
+    assert "has no id, problem or answer" in said
+    assert "left to its own job" in said
+    assert len(responses(tasks / "out/a.parquet")) == 6

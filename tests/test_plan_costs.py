@@ -110,24 +110,20 @@ def test_more_data_larger_models_and_longer_answers_cost_more():
 
 def test_one_start_for_all_tasks_of_a_cell_saves_the_others_and_a_task_that_comes_later_pays_its_own():
     config, preset = check.load([]), COSTS["presets"]["paper"]
-    named = [{"model": "qwen2.5-3b", "run": "sft-8k", "task": task} for task in config["grid"]["tasks"]]
-    jobs = [
-        {"rule": "generate", "gpus": 4, "wildcards": one, "waits_for": [0] * (at > 0)}
-        for at, one in enumerate(named)
-    ]
+    tasks = config["grid"]["tasks"]
 
-    def hours() -> float:
-        tasks = [{"tasks": costs.sampled_by(job, config, jobs)} for job in jobs]
-        return sum(
-            costs.modelled_seconds(job | one, config, COSTS, preset)
-            for job, one in zip(jobs, tasks, strict=True)
-        )
+    def seconds(task: str, served: bool = False) -> float:
+        cell = {"model": "qwen2.5-3b", "run": "sft-8k", "task": task}
+        job = {"rule": "generate", "gpus": 4, "wildcards": cell}
+        made = {"tasks": costs.sampled_by(task, config, served)}
+        return costs.modelled_seconds(job | made, config, COSTS, preset)
 
-    apart = hours()
+    apart = [seconds(task) for task in tasks]
     config["generate"]["one_start"] = True
-    saved = 4 * (len(jobs) - 1) * (preset["start"] - COSTS["cpu_seconds"]["default"])
-    assert apart - hours() == pytest.approx(saved)
-    assert costs.sampled_by(jobs[1] | {"waits_for": []}, config, jobs) == [config["grid"]["tasks"][1]]
+    saved = 4 * (len(tasks) - 1) * (preset["start"] - COSTS["cpu_seconds"]["default"])
+    together = seconds(tasks[0]) + sum(seconds(task, served=True) for task in tasks[1:])
+    assert sum(apart) - together == pytest.approx(saved)
+    assert seconds(tasks[1]) == apart[1]
 
 
 @pytest.mark.parametrize("name", ["one-gpu", "one-evening", "controls", "contaminated"])

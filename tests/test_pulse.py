@@ -70,6 +70,23 @@ def test_the_bound_follows_the_pace_of_the_job(tmp_path, monkeypatch):
     assert (tmp_path / pulse.PROGRESS).stat().st_size == pulse.PADDED
 
 
+def test_a_call_that_keeps_the_interpreter_from_the_first_moment_is_ended(tmp_path):
+    """Before the watching thread has looked once."""
+    code = (
+        "import ctypes, sys; sys.path.insert(0, 'scripts'); from valley import pulse\n"
+        "pulse.LATE = 0.5\n"
+        "with pulse.Pulse(sys.argv[1], 'a job'): ctypes.PyDLL(None).sleep(60)"
+    )
+    begun = time.monotonic()
+    output = run(
+        [sys.executable, "-c", code, tmp_path],
+        ok=False,
+        VALLEY_STALL='{"first": 0.5, "least": 1, "factor": 1}',
+    )
+    assert "Timeout" in output
+    assert time.monotonic() - begun < 40
+
+
 def test_a_generation_that_stands_still_ends_itself(tmp_path, base, synthetic):
     hang = ("import runpy, sys, time; sys.path.insert(0, 'scripts'); from valley import engines\n"
             "engines.ENGINES['transformers'] = lambda args, tokenizer: ((lambda batch, seed, limit: time.sleep(3600)), dict)\n"

@@ -194,16 +194,16 @@ def responses(config: dict, task: str) -> int:
     return entry["samples"] * (entry.get("limit") or entry.get("problems") or synthetic)
 
 
-def sampled_by(job: dict, config: dict, jobs: list[dict]) -> list[str]:
-    """The tasks whose responses a job of generation samples: its own, or with `generate.one_start` the first
-    of a cell all and those that wait for it (among `jobs`) none.
+def sampled_by(task: str, config: dict, served: bool = False) -> list[str]:
+    """The tasks whose responses the job of a task samples: its own, or with `generate.one_start` the first of
+    a cell all and those that are `served`, for they wait for it, none.
     """
-    tasks, own = config["grid"]["tasks"], job["wildcards"]["task"]
-    if not config["generate"]["one_start"] or own not in tasks:
-        return [own]
-    if own == tasks[0]:
+    tasks = config["grid"]["tasks"]
+    if not config["generate"]["one_start"] or task not in tasks:
+        return [task]
+    if task == tasks[0]:
         return tasks
-    return [] if any(jobs[at]["rule"] == "generate" for at in job["waits_for"]) else [own]
+    return [] if served else [task]
 
 
 def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> float:

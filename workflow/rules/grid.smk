@@ -262,7 +262,7 @@ def time_asked(count):
         if not job["gpus"] or not workflow.is_main_process:  # within a job all has been asked for
             return default.value
         if rulename == "generate":
-            job["tasks"] = costs.sampled_by(job | {"waits_for": []}, config, [])
+            job["tasks"] = costs.sampled_by(wildcards.task, config)
         job["seconds"], _ = costs.seconds(job, config, COSTS, COSTS["presets"]["paper"], measured_seconds())
         return costs.minutes_to_ask(job, attempt, default.value, COSTS)
 
