@@ -378,6 +378,13 @@ def test_a_report_on_what_there_is_makes_nothing_that_comes_before_scores(finish
     assert not planned(output).keys() - REPORT
 
 
+@pytest.mark.parametrize("target", ["forecast", "all", "paper"])
+def test_a_report_on_nothing_says_so(tmp_path, target):
+    output = snakemake(checkout(tmp_path), *MINIATURE, "--config", "unfinished=True", "--", target, ok=False)
+    assert "no cell is scored yet" in output
+    assert "usage:" not in output
+
+
 def test_a_prompt_with_braces_reaches_the_script_as_it_is(tmp_path):
     folder, suffix = checkout(tmp_path), "\nAs {x}, {{y}} or \\boxed{}: it's $HOME; `so`"
     (folder / "mine.yaml").write_text(yaml.safe_dump({"prompt": {"suffix": suffix, "system": "{z}"}}))

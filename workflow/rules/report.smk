@@ -6,6 +6,10 @@ NOW = set(config["grid"].get("now", map(str, CELLS)))
 DONE = [
     c for c in CELLS if PLACES.of(c, "scores.json").exists() or (str(c) in NOW and not config["unfinished"])
 ]
+if config["unfinished"] and not DONE:
+    raise WorkflowError(
+        f"{PLACES.root}: no cell is scored yet, so there is nothing to report. make run makes some, make status tells of them"
+    )
 SCORES = [str(PLACES.of(c, "scores.json")) for c in DONE]
 GRADES = [str(PLACES.of(c, "grades.parquet")) for c in DONE]
 CURVES = [str(PLACES.of(c, "curve.parquet")) for c in DONE if c.parsed.rl and c.parsed.step is None]
