@@ -255,6 +255,49 @@ def test_a_verdict_of_one_training_says_so_and_an_open_one_says_what_would_decid
     assert "times the" in near["why"]
 
 
+def seeds_of(spread: dict[str, float]) -> dict:
+    """Accuracies of PLAIN with four seeds each but for the base, up and down by `spread` of a run."""
+    ups = [1, -1, 1, -1]
+    return {("M", "base", 0): PLAIN["base"]} | {
+        ("M", run, seed): PLAIN.get(run, 0.5) + ups[seed] * spread.get(run, 0.01)
+        for run in [*list(PLAIN)[1:], *(set(spread) - set(PLAIN))]
+        for seed in range(4)
+    }
+
+
+def noises(spread: dict[str, float]) -> dict[str, float]:
+    """Standard deviation of a training by run, in a study whose seeds differ by `spread`."""
+    found = estimates.noise_by_run(study(seeds_of(spread), count=2000), "accuracy", TASKS, "headline")
+    return {run: variance**0.5 for run, (variance, _) in found.items()}
+
+
+def test_every_run_has_the_noise_of_its_own_seeds_and_borrows_little():
+    calm, wild = noises({}), noises({"sft-64k": 0.1})
+    assert wild["sft-64k"] > 3 * calm["sft-64k"]
+    assert wild["sft-8k"] < 0.4 * wild["sft-64k"]
+    assert calm[estimates.POOLED] < wild[estimates.POOLED] < wild["sft-64k"]
+
+
+def test_the_seeds_of_a_control_make_no_other_run_less_sure():
+    calm, wild = noises({"sft-8k.short": 0.01}), noises({"sft-8k.short": 0.2})
+    assert wild.pop("sft-8k.short") > 5 * calm.pop("sft-8k.short")
+    assert wild == pytest.approx(calm, rel=0.05)
+
+
+def test_a_run_without_seeds_of_its_own_has_the_pooled_noise():
+    several = seeds_of({})
+    alone = several | {("M", "base+rl", 0): 0.6}
+
+    def change(run: str, of: dict) -> tuple[float, float]:
+        row, _ = estimates.estimate(study(of), "M", {run: 1.0}, {"base": 1.0}, "accuracy", "minus", TASKS)
+        return row.estimate.training
+
+    noise = estimates.noise_by_run(study(alone), "accuracy", TASKS, "headline")
+    assert "base+rl" not in noise
+    assert change("base+rl", alone) == pytest.approx(noise[estimates.POOLED])
+    assert change("sft-8k", alone) == pytest.approx((noise["sft-8k"][0] / 4, noise["sft-8k"][1]))
+
+
 def test_a_base_that_was_evaluated_once_stands_beside_all_seeds():
     three = {
         ("M", run, seed): value for run, value in PLAIN.items() for seed in range(3 if run != "base" else 1)

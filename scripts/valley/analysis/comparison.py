@@ -185,10 +185,11 @@ def told_apart(names: list[str]) -> list[str]:
 
 
 def noise_of(side: Side) -> tuple[float, float]:
-    """(variance of the accuracy of one training, its degrees of freedom) of a study."""
+    """(variance of the accuracy of one training, its degrees of freedom), all runs of a study pooled."""
     every = {Cell(*name, seed): made for name, seeds in side.cells.items() for seed, made in seeds.items()}
     tasks = Tasks(side.headline, side.length, [])
-    return estimates.pooled_noise(Study(every, every, side.examples), "accuracy", tasks, side.grader)
+    study = Study(every, every, side.examples)
+    return estimates.noise_by_run(study, "accuracy", tasks, side.grader)[estimates.POOLED]
 
 
 def paper_cells(side: Side, reference: pandas.DataFrame) -> tuple[dict[tuple[str, str], dict], list[str]]:

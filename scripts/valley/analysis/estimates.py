@@ -2,8 +2,8 @@
 ratio.
 
 A side is a weighted mean of cells: a run over its training seeds, the end of an RL run, the last three sizes.
-The variance over problems is that of its values by problem, that over trainings is pooled over the whole
-study. What they rest on: docs/statistics.md.
+The variance over problems is that of its values by problem, that over trainings is learnt from the seeds of a
+run and, as a prior, of all runs. What they rest on: docs/statistics.md.
 """
 
 import collections
@@ -21,21 +21,21 @@ from valley.analysis.intervals import Interval
 from valley.analysis.measures import RELATIVE, SHARES, Tasks, measured, tasks_of
 from valley.grid import HEADLINE, Cell
 
+POOLED = ""  # stands for the runs that say nothing of their own noise
 STEP = 1e-30  # of the complex steps that give gradients: any will do, nothing cancels
 
 
 class Measured(NamedTuple):
     """A measure of a weighted mean of cells: its value, its linear part problem by problem, what trainings it
     holds.
+
+    `by_problem`: a value a problem by task; their means by task add up to the linear part. `trainings`: by
+    run the sum of the squared weights of its trainings: one is 1, three seeds are 1/3, a given base none.
     """
 
     value: float
-    by_problem: dict[
-        str, numpy.ndarray
-    ]  # task: a value a problem; their means by task add up to the linear part
-    trainings: float = (
-        0.0  # sum of the squared weights of its trainings: one is 1, three seeds are 1/3, a given base 0
-    )
+    by_problem: dict[str, numpy.ndarray]
+    trainings: dict[str, float]
 
 
 def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Measured:
@@ -50,16 +50,17 @@ def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Measure
     gradient = (measured(measure, by_task, tasks, grader).imag / STEP).reshape(means.shape)
     value = float(measured(measure, dict(zip(used, means, strict=True)), tasks, grader))
     slopes = {task: (row != 0, row[row != 0]) for task, row in zip(used, gradient, strict=True)}
-    return Measured(value, {task: answers.columns[task][:, on] @ row for task, (on, row) in slopes.items()})
+    by_problem = {task: answers.columns[task][:, on] @ row for task, (on, row) in slopes.items()}
+    return Measured(value, by_problem, {})
 
 
-def weighted(terms: list[tuple[float, Measured]], trainings: float = 0.0) -> Measured:
+def weighted(terms: list[tuple[float, Measured]], trainings: dict[str, float] | None = None) -> Measured:
     """A weighted sum of sides on the same problems."""
     total: dict = collections.defaultdict(float)
     for weight, side in terms:
         for task, values in side.by_problem.items():
             total[task] = total[task] + weight * values
-    return Measured(sum(weight * side.value for weight, side in terms), dict(total), trainings)
+    return Measured(sum(weight * side.value for weight, side in terms), dict(total), trainings or {})
 
 
 def of_cell(study: Study, cell: Cell, measure: str, tasks: Tasks, grader: str) -> Measured:
@@ -88,7 +89,7 @@ def mean_of_runs(
         terms += [(weight / len(sides), side) for side in sides]
         if study.is_trained(model, run):
             trainings[grid.parse_run(run).whole] += weight / len(sides) ** 0.5
-    return weighted(terms, sum(share**2 for share in trainings.values()))
+    return weighted(terms, {run: share**2 for run, share in trainings.items()})
 
 
 @functools.cache
@@ -100,31 +101,37 @@ def residuals(count: int, sizes: tuple | None = None) -> numpy.ndarray:
     return numpy.linalg.qr(design, mode="complete")[0][:, design.shape[1] :]
 
 
-def pooled_noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple[float, float]:
-    """(variance of one training, degrees of freedom), of a share in its own unit, else relative to the value.
+def is_control(run: str) -> bool:
+    """Whether a run departs from the protocol by a recipe."""
+    parsed = grid.parse_run(run)
+    return bool(parsed.recipe or parsed.rl_recipe)
 
-    From contrasts between the seeds of a run, and of each model's curve around a parabola in log size. The
-    smallest size is left out of the curves: what happens there is the effect, not its noise.
+
+def noise_by_run(study: Study, measure: str, tasks: Tasks, grader: str) -> dict[str, tuple[float, float]]:
+    """(variance of one training, degrees of freedom) by run, of a share in its own unit, else relative to
+    the value; POOLED is that of a run without seeds to tell its own by.
+
+    From contrasts between the seeds of a run, all models together, and of each model's curve around a
+    parabola in log size. The smallest size is left out of the curves: what happens there is the effect, not
+    its noise. A run's own noise borrows from the pooled one, to which control recipes add nothing.
     """
     key = ("noise", measure, str(tasks), grader)
     if key in study.remembered:
         return study.remembered[key]
-    groups, found = (
-        [],
-        [],
-    )  # groups: (sides, contrasts, share of a training's variance that each contrast has)
+    groups, found = [], collections.defaultdict(list)
     for model in study.models:
         alone = {run: study.seeds(model, [run])[0][run] for run in study.runs(model)}
         for run, seeds in alone.items():
             if len(seeds) > 1 and study.is_trained(model, run) and grid.parse_run(run).step is None:
                 several = of_seeds(study, model, run, seeds, measure, tasks, grader)
-                groups.append((several, residuals(len(several)), 1.0))
+                groups.append((run, several, residuals(len(several)), 1.0))
         curve = [run for run in study.sizes(model)[1:] if alone[run]]
         if len(curve) > 3:
             sides = [mean_of_runs(study, model, {run: 1.0}, alone, measure, tasks, grader) for run in curve]
-            share = float(numpy.mean([one.trainings for one in sides]))
-            groups.append((sides, residuals(len(curve), tuple(map(study.count, curve))), share))
-    for sides, contrasts, share in groups:
+            share = float(numpy.mean([sum(one.trainings.values()) for one in sides]))
+            groups.append((POOLED, sides, residuals(len(curve), tuple(map(study.count, curve))), share))
+    # `share`: how much of a training's variance each of the contrasts has.
+    for run, sides, contrasts, share in groups:
         values = numpy.array([one.value for one in sides])
         if measure in SHARES:
             scales, values = numpy.ones(len(sides)), values
@@ -136,15 +143,22 @@ def pooled_noise(study: Study, measure: str, tasks: Tasks, grader: str) -> tuple
             whole = weighted([(w * scale, one) for w, scale, one in zip(column, scales, sides, strict=True)])
             variance = sum(v for v, _ in intervals.over_benchmarks(list(whole.by_problem.values())))
             if math.isfinite(variance) and math.isfinite(moved := float(column @ values)):
-                found.append((moved, variance, share))
-    study.remembered[key] = intervals.training_noise(found, SHARES.get(measure, RELATIVE))
+                found[run].append((moved, variance, share))
+    pooled = [one for run, own in found.items() if not run or not is_control(run) for one in own]
+    noise = intervals.training_noise(pooled, SHARES.get(measure, RELATIVE))
+    trust = intervals.SHARED if pooled else intervals.PRIOR_FREEDOM
+    study.remembered[key] = {
+        run: intervals.training_noise(own, noise[0] ** 0.5, trust) for run, own in found.items()
+    } | {POOLED: noise}
     return study.remembered[key]
 
 
 def combined(
-    left: Measured, right: Measured | None, measure: str, how: str, trained: tuple[float, float]
+    left: Measured, right: Measured | None, measure: str, how: str, noise: dict[str, tuple[float, float]]
 ) -> Interval:
-    """One side alone (`value`), `minus` another or `over` it; `trained` is the noise of one training."""
+    """One side alone (`value`), `minus` another or `over` it; `noise` is that of one training, by run
+    (noise_by_run).
+    """
     value, slopes = left.value, (1.0, 0.0)
     if how == "minus":
         value, slopes = left.value - right.value, (1.0, -1.0)
@@ -155,14 +169,18 @@ def combined(
         value, slopes = math.nan, (math.nan, math.nan)
     sides = [(slope, one) for slope, one in zip(slopes, (left, right), strict=True) if one]
     whole, share = weighted(sides), measure in SHARES
-    moved = sum(one.trainings * (slope * (1.0 if share else one.value)) ** 2 for slope, one in sides)
+    trainings = [
+        (weight * (slope * (1.0 if share else one.value)) ** 2, noise.get(run, noise[POOLED]))
+        for slope, one in sides
+        for run, weight in one.trainings.items()
+    ]
     most = 1.0 if share and how != "over" else math.inf
     return Interval(
         value,
         intervals.over_benchmarks(
             list(whole.by_problem.values()), abs(slopes[0]) / len(whole.by_problem) if share else 0.0
         ),
-        (trained[0] * moved, trained[1]),
+        intervals.summed([(moved * variance, freedom) for moved, (variance, freedom) in trainings]),
         -math.inf if measure == "reflection_gap" else -most if how == "minus" else 0.0,
         most,
     )
@@ -222,7 +240,7 @@ def estimate(
             weights and mean_of_runs(study, model, weights, seeds, measure, tasks, grader)
             for weights in (left, right)
         ]
-        found = combined(*sides, measure, how, pooled_noise(study, measure, tasks, grader))
+        found = combined(*sides, measure, how, noise_by_run(study, measure, tasks, grader))
     return Row(model, left, right, found, min(counts, default=0), samples), missing
 
 
@@ -261,6 +279,6 @@ def changes(
     found = {}
     for name, tasks in groups.items():
         sides = [linear(side, "accuracy", Tasks(tasks, [], []), grader) for side in (left, right)]
-        change = combined(*sides, "accuracy", "minus", (0.0, math.inf))
+        change = combined(*sides, "accuracy", "minus", {POOLED: (0.0, math.inf)})
         found[name] = (change.value, *change.ends(confidence))
     return found

@@ -8,14 +8,14 @@ sources: docs/statistics.md.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy
 
 FEW = 0.05  # accuracy below which (or above one minus which) a t interval covers badly on 30 problems
-SHARED = (
-    2  # prior degrees of freedom: by how much the variances of a study's benchmarks borrow from one another
-)
+# Prior degrees of freedom: how much the variances of benchmarks, and of runs, borrow from others.
+SHARED = 2
 PRIOR_FREEDOM = 10  # what the prior of the training noise weighs, in degrees of freedom
 
 
@@ -140,6 +140,13 @@ def over_seeds(values: list[float], confidence: float = 0.95) -> tuple[float, fl
     return float(low), float(high)
 
 
+def summed(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The sum of independent (variance, degrees of freedom) and the sum's own (Satterthwaite 1946)."""
+    variance = sum(part for part, _ in parts)
+    spread = sum(part * part / freedom for part, freedom in parts)
+    return variance, variance * variance / spread if spread else math.inf
+
+
 class Interval(NamedTuple):
     """A quantity with its variances and their degrees of freedom: over problems, a pair a benchmark, and over
     trainings.
@@ -152,11 +159,9 @@ class Interval(NamedTuple):
     most: float = math.inf
 
     def error(self, training: bool = True) -> tuple[float, float]:
-        """(standard error, degrees of freedom) of the sum of all variances (Satterthwaite 1946)."""
-        parts = [*self.problems, self.training] if training else self.problems
-        variance = sum(part for part, _ in parts)
-        spread = sum(part * part / freedom for part, freedom in parts)
-        return math.sqrt(variance), variance * variance / spread if spread else math.inf
+        """(standard error, degrees of freedom) of the sum of all variances."""
+        variance, freedom = summed([*self.problems, self.training] if training else self.problems)
+        return math.sqrt(variance), freedom
 
     def ends(self, confidence: float, training: bool = True) -> tuple[float, float]:
         """Low and high end of the two-sided t interval."""
@@ -234,14 +239,16 @@ def mean(benchmarks: list[numpy.ndarray], least: float = -math.inf, most: float 
     )
 
 
-def training_noise(contrasts: list[tuple[float, float, float]], prior: float) -> tuple[float, float]:
+def training_noise(
+    contrasts: list[tuple[float, float, float]], prior: float, trust: float = PRIOR_FREEDOM
+) -> tuple[float, float]:
     """(variance of one training, degrees of freedom) from contrasts between cells that no effect should move,
     and a prior.
 
     A contrast is (value, its variance over problems, c), with value² expected to be that variance plus c
-    times the training's. The scale `prior` counts PRIOR_FREEDOM degrees of freedom, each contrast as many as
-    it knows: w = (cτ² / (cτ² + V))², so that τ² = (10·prior² + Σ w (v² − V) / c) / (10 + Σ w): the mode, in
-    log τ, of a normal likelihood under a scaled inverse χ² prior.
+    times the training's. The scale `prior` counts `trust` degrees of freedom, each contrast as many as it
+    knows: w = (cτ² / (cτ² + V))², so that τ² = (trust·prior² + Σ w (v² − V) / c) / (trust + Σ w): the mode,
+    in log τ, of a normal likelihood under a scaled inverse χ² prior.
     """
     values, variances, weights = (
         (numpy.array(column) for column in zip(*contrasts, strict=True))
@@ -250,14 +257,14 @@ def training_noise(contrasts: list[tuple[float, float, float]], prior: float) ->
     )
     noise, known = prior**2, 0.0
     for _ in range(100):
-        trust = (weights * noise / (weights * noise + variances)) ** 2
-        known = float(trust.sum())
-        excess = float((trust * (values**2 - variances) / numpy.where(weights, weights, 1)).sum())
-        found = max(1e-3 * prior**2, (PRIOR_FREEDOM * prior**2 + excess) / (PRIOR_FREEDOM + known))
+        knows = (weights * noise / (weights * noise + variances)) ** 2
+        known = float(knows.sum())
+        excess = float((knows * (values**2 - variances) / numpy.where(weights, weights, 1)).sum())
+        found = max(1e-3 * prior**2, (trust * prior**2 + excess) / (trust + known))
         if abs(found - noise) < 1e-6 * noise:
             break
         noise = found
-    return noise, PRIOR_FREEDOM + known
+    return noise, trust + known
 
 
 def at_least(count: int, p_values: list[float]) -> float:
