@@ -14,7 +14,7 @@ from pathlib import Path
 from valley import chain, flags, records
 
 
-def trace_row(problem: chain.Problem, recheck: float, slip: float) -> dict:
+def trace_row(problem: chain.Problem, long: str) -> dict:
     """One problem in the columns of OpenR1-Math-220k."""
     return {
         "uuid": f"chain/{problem.text}",
@@ -22,7 +22,7 @@ def trace_row(problem: chain.Problem, recheck: float, slip: float) -> dict:
         "answer": str(problem.answer),
         "source": "chain",
         "solution": chain.short_response(problem),
-        "generations": [chain.long_response(problem, recheck, slip)],
+        "generations": [long],
         "correctness_math_verify": [True],
         "finish_reasons": ["stop"],
     }
@@ -62,9 +62,8 @@ def main():
     rng = random.Random(args.seed)
     provenance = records.provenance(args)
     traces = chain.draw_even(rng, args.traces, args.lengths)
-    records.write_parquet(
-        args.traces_out, [trace_row(p, args.recheck, args.slip) for p in traces], provenance=provenance
-    )
+    longs = chain.long_responses(traces, args.recheck, args.slip)
+    records.write_parquet(args.traces_out, list(map(trace_row, traces, longs)), provenance=provenance)
     # RL problems differ from the traces': what RL adds is then not a second look at the same problems.
     others = chain.draw_many(rng, args.rl, args.lengths, test=False, but={p.text for p in traces})
     records.write_parquet(args.rl_out, [task_row(p) for p in others], provenance=provenance)

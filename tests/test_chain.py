@@ -55,13 +55,26 @@ def test_a_slip_is_always_rechecked_and_mended(problem):
         assert line.endswith(f"so{total}")
 
 
-def test_reflection_is_in_the_share_of_steps_asked_for_and_never_in_short_answers():
-    drawn = chain.draw_many(random.Random(0), 400, [5], test=False)
-    steps = sum(chain.long_response(p, recheck=0.5, slip=0).count("recheck") for p in drawn)
-    assert steps / 2000 == pytest.approx(0.5, abs=0.04)
-    reflective = [reflection.is_reflective(chain.long_response(p, recheck=0.5, slip=0)) for p in drawn]
-    assert sum(reflective) / 400 == pytest.approx(1 - 0.5**5, abs=0.03)
+def test_reflection_is_in_the_share_of_steps_asked_for_in_every_eight_and_never_in_short_answers():
+    drawn = chain.draw_many(random.Random(0), 1600, [2, 3, 4, 5], test=False)
+    for recheck, slip in [(0.5, 0), (0.5, 0.1), (0.25, 0.1)]:
+        longs = chain.long_responses(drawn, recheck, slip)
+        eights = [sum(long.count("recheck") for long in longs[i : i + 8]) for i in range(0, 1600, 8)]
+        assert set(eights) == {28 * recheck}
+        # Which of the eight reflect is chance: of k steps all but 1 in 2**k.
+        reflective = sum(map(reflection.is_reflective, longs)) / 1600
+        assert reflective == pytest.approx(sum(1 - (1 - recheck) ** k for k in (2, 3, 4, 5)) / 4, abs=0.03)
+    assert chain.long_responses(drawn) == chain.long_responses(drawn)
     assert not any(reflection.is_reflective(chain.short_response(p)) for p in drawn)
+
+
+def test_no_share_is_met_where_slips_ask_for_more():
+    drawn = chain.draw_many(random.Random(0), 8, [4], test=False)
+    slipped = sum(
+        chain.without_carry(total, operand) is not None for p in drawn for _, total, operand in p.worked
+    )
+    longs = chain.long_responses(drawn, recheck=0, slip=1)
+    assert sum(long.count("recheck") for long in longs) == slipped > 0
 
 
 def test_operands_are_not_listed_in_the_order_in_which_they_are_worked():

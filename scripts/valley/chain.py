@@ -38,6 +38,7 @@ FORGET = 0.35  # of the carries of the textbook's short answers
 KNOWN = 0.6  # of the column facts
 RECHECK, SLIP = 0.5, 0.1  # of the steps of a long answer; of its first workings that have a carry
 GROUP, BLOCK = 16, 64  # problems that meet each fact as rarely as they can, and as often as any other
+FEW = 8  # problems whose steps are rechecked in the very share that is asked for: the smallest subset's
 
 
 class Problem(NamedTuple):
@@ -59,10 +60,15 @@ class Problem(NamedTuple):
         return self.start + sum(operand for _, operand in self.steps)
 
     @property
+    def worked(self) -> list[tuple[str, int, int]]:
+        """Each step as (label, the total that it is worked from, operand)."""
+        totals = itertools.accumulate((operand for _, operand in self.steps), initial=self.start)
+        return [(label, total, operand) for total, (label, operand) in zip(totals, self.steps, strict=False)]
+
+    @property
     def facts(self) -> list[tuple[int, int]]:
         """The column fact (units digit of the total, operand) of each step."""
-        totals = itertools.accumulate((operand for _, operand in self.steps), initial=self.start)
-        return [(total % 10, operand) for total, (_, operand) in zip(totals, self.steps, strict=False)]
+        return [(total % 10, operand) for _, total, operand in self.worked]
 
 
 def draw_operand(rng: random.Random, total: int) -> int:
@@ -185,37 +191,56 @@ def short_response(problem: Problem) -> str:
     return text + f"\\boxed{{{total}}}"
 
 
+def slips(rng: random.Random, total: int, operand: int, slip: float) -> bool:
+    """Whether a first working forgets its carry: where it can, with probability `slip`."""
+    return without_carry(total, operand) is not None and rng.random() < slip
+
+
 def long_step(
-    rng: random.Random,
     label: str,
     total: int,
     operand: int,
-    recheck: float,
-    slip: float,
+    slipped: bool = False,
+    again: bool = False,
     units: Callable[[int, int], int] | None = None,
 ) -> tuple[str, int]:
-    """One step of a long chain of thought and the running total after it.
+    """One working of a step in a long chain of thought, the first or (`again`) a recheck, and its result.
 
-    `recheck` and `slip` are probabilities (see RECHECK, SLIP); `units` gives the value printed for a column
-    of (total, operand), without it the right one.
+    `units` gives the value printed for a column of (total, operand), without it the right one.
     """
-    slipped = without_carry(total, operand) is not None and rng.random() < slip
     work, result = working(total, operand, units and units(total, operand), slipped)
-    text = f"{label}{operand:+d}:{work}"
-    if slipped or rng.random() < recheck:
-        work, result = working(total, operand, units and units(total, operand))
-        text += f".wait,recheck{label}:{work}"
-    return text + ";", result
+    return (f".wait,recheck{label}:" if again else f"{label}{operand:+d}:") + work, result
+
+
+def long_responses(problems: list[Problem], recheck: float = RECHECK, slip: float = SLIP) -> list[str]:
+    """The long chains of thought, without end token; the same problems always have the same.
+
+    Of the steps of each FEW problems in turn the share `recheck` is rechecked, to the nearest step, the slips
+    among them. Drawn step by step, the smallest subset would by chance reflect more or less than the others,
+    and so would all that learn from it.
+    """
+    found = []
+    for start in range(0, len(problems), FEW):
+        few = problems[start : start + FEW]
+        rng = random.Random(" ".join(problem.text for problem in few))
+        steps = [(i, *step) for i, problem in enumerate(few) for step in problem.worked]
+        slipped = {step for step in steps if slips(rng, step[2], step[3], slip)}
+        others = [step for step in steps if step not in slipped]
+        rechecked = slipped.union(rng.sample(others, max(0, round(recheck * len(steps)) - len(slipped))))
+        texts = ["<think>"] * len(few)
+        for i, *step in steps:
+            texts[i] += long_step(*step, slipped=(i, *step) in slipped)[0]
+            texts[i] += long_step(*step, again=True)[0] if (i, *step) in rechecked else ""
+            texts[i] += ";"
+        found += [
+            f"{text}</think>\\boxed{{{problem.answer}}}" for text, problem in zip(texts, few, strict=True)
+        ]
+    return found
 
 
 def long_response(problem: Problem, recheck: float = RECHECK, slip: float = SLIP) -> str:
-    """The long chain of thought, without end token; a problem's is always the same."""
-    rng = random.Random(problem.text)
-    text, total = "<think>", problem.start
-    for label, operand in problem.steps:
-        step, total = long_step(rng, label, total, operand, recheck, slip)
-        text += step
-    return text + f"</think>\\boxed{{{total}}}"
+    """The long chain of thought of a problem alone."""
+    return long_responses([problem], recheck, slip)[0]
 
 
 def kind(fact: tuple[int, int]) -> tuple[bool, bool]:
@@ -268,8 +293,13 @@ def textbook(
             operand = draw_operand(rng, total)
             steps.append((label, operand))
             if style == "long":
-                step, total = long_step(rng, label, total, operand, RECHECK, SLIP, units)
+                slipped = slips(rng, total, operand, SLIP)
+                step, result = long_step(label, total, operand, slipped, units=units)
                 text += step
+                if slipped or rng.random() < RECHECK:
+                    step, result = long_step(label, total, operand, again=True, units=units)
+                    text += step
+                text, total = text + ";", result
             else:
                 wrong, result = without_carry(total, operand), total + operand
                 result = wrong if wrong is not None and rng.random() < FORGET else result
