@@ -6,9 +6,9 @@ data.
 Forges studies of this very design (models, runs, seeds, problems, samples) in which the paper's effects are
 true, and others in which nothing happens, and holds the claims against them with the code that gives the
 verdicts. `--seeds` tries another number of seeds than the grid's. What the paper has no numbers of is filled
-in (valley/analysis/forged.py). With `--pilot` what is true is not the paper but a pilot of this very study:
-each forged study draws its seeds from those of the pilot, and the table says how often each verdict is the
-most frequent one.
+in (valley/analysis/forged.py). With `--pilot`, the table `cells` of a finished study, what is true is not the
+paper but that pilot: each forged study draws its seeds from those of the pilot, and the table says how often
+each verdict is the most frequent one.
 
     python scripts/power.py --configfile config/miniature.yaml --pilot workflow/reference/miniature_pilot.csv
 """
@@ -125,7 +125,9 @@ def main():
     parser.add_argument("--repetitions", type=int, default=50, help="forged studies of each kind")
     parser.add_argument("--seeds", type=int, help="training seeds, where not the grid's")
     parser.add_argument(
-        "--pilot", type=Path, help="csv of a pilot's cells, where it and not the paper says what is true"
+        "--pilot",
+        type=Path,
+        help="table cells.csv of a pilot, where it and not the paper says what is true",
     )
     parser.add_argument(
         "--brief", action="store_true", help="only what is likely to hold, were the paper right"
@@ -142,7 +144,10 @@ def main():
     for claim in asked.values():
         claim["parts"] = {key: part for key, part in claim["parts"].items() if part["measure"] != "fit"}
     if args.pilot:
-        pilot = pandas.read_csv(args.pilot)
+        try:
+            pilot = forged.pilot_rows(pandas.read_csv(args.pilot))
+        except (ValueError, KeyError, AttributeError) as error:
+            records.fail(args.pilot, str(error), "Name the table report/tables/cells.csv of a pilot")
         cells = [cell for cell in cells if cell.run in set(pilot.run)]  # of other runs it knows nothing
         print_of_pilot(config, cells, asked, pilot, args.repetitions)
     elif args.brief and len(cells) > MOST_BRIEF:

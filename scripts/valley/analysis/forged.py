@@ -11,12 +11,14 @@ import functools
 from typing import NamedTuple
 
 import numpy
+import pandas
 
 from valley import grid
 from valley.analysis.cells import Answers
 from valley.analysis.measures import COLUMNS
 from valley.analysis.paper import is_same_model
 from valley.grading import GRADERS
+from valley.grid import HEADLINE
 
 EASE = {
     "aime24": (-4.0, 2.0),
@@ -208,13 +210,31 @@ def paper_truths(
     return headline, arithmetic
 
 
+def pilot_rows(cells: pandas.DataFrame) -> pandas.DataFrame:
+    """What `pilot_truths` needs of a pilot, from the table `cells` of that study: a row a seed and run.
+
+    Where no response or every one is reflective there is no gap; the mean of the others then stands for it.
+    """
+    tasks = sorted(set(cells.task) - {HEADLINE})
+    if len(tasks) > 1 or cells.model.nunique() > 1:
+        raise ValueError(f"a pilot is of one model and one task, not of {sorted(set(cells.model))} and {tasks}")
+    table = cells[cells.task.isin(tasks)]
+    gap = table.length_reflective - table.length_other
+    return table[["seed", "run", "accuracy"]].assign(
+        tokens=table.length,
+        reflective=table.reflection,
+        gap=gap.fillna(gap.mean()),
+        calculations=table.calculations,
+        wrong=table.calculations * table.calculation_errors,
+    )
+
+
 def pilot_truths(wanted: list[tuple], pilot, rng, effect: bool = True) -> dict[grid.Cell, Truth]:
     """{cell: Truth} of a study whose every seed does what one seed of a pilot did, drawn anew with
     replacement.
 
-    `pilot`: a row a seed and run (accuracy, tokens, reflective, gap, calculations, wrong: means over its
-    responses), the same runs in all its seeds but for RL, whose seeds are drawn on their own. What a pilot's
-    test set was off by counts as if it were the noise of training, so that noise is rather too large. Without
+    `pilot`: a row a seed and run (pilot_rows), the same runs in all its seeds but for RL, whose seeds are
+    drawn on their own. What a pilot's test set was off by counts as if it were the noise of training, so that noise is rather too large. Without
     `effect` nothing happens: every mean is the base's, or the value from which a claim of the miniature would
     say something else, and the spread over seeds is the run's own.
     """
