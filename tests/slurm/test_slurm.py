@@ -201,6 +201,11 @@ def shown(job: str) -> str:
     return run(["scontrol", "show", "job", job])
 
 
+def node_of(job: str) -> str:
+    """The node that a job runs on."""
+    return run(["squeue", "-h", "-j", job, "-o", "%N"]).strip()
+
+
 def record(folder: Path, name: str) -> dict:
     return json.loads((cell(folder, name) / "train.json").read_text())
 
@@ -268,7 +273,7 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
     run(["scontrol", "update", f"job={hung}", "TimeLimit=1"])
     job = training(study, "sft-64")
 
-    node = run(["squeue", "-h", "-j", job, "-o", "%N"]).strip()
+    node = node_of(job)
     run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
     until("the job to be requeued", lambda: job in jobs(study, "rule_sft_wildcards_S_sft-64_", "PD"))
     subprocess.run(
@@ -283,9 +288,10 @@ def test_a_broken_node_a_preemption_and_a_time_limit(study, prepared):
             "-p",
             "high",
             "-w",
-            node,
+            node_of(job),  # not the first, if it went on on the other
             "--exclusive",
             "--time=2",
+            f"--chdir={study}",  # and is cancelled with the study's jobs, should this end here
             "--output=/dev/null",
             "--wrap=sleep 3",
         ]
@@ -416,6 +422,7 @@ def test_a_job_of_two_nodes_starts_once_on_each(tmp_path):
             "--partition=gpu",
             "--nodes=2",
             "--gres=gpu:2",
+            "--deadline=now+5minutes",  # fails where it would wait for ever
             f"--output={tmp_path}/log",
             f"--wrap={job}",
         ]
