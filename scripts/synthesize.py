@@ -51,7 +51,7 @@ def main():
         "--recheck",
         type=float,
         default=chain.RECHECK,
-        help="share of a trace's steps that are worked once more",
+        help="share of the steps of every eight traces that are worked once more",
     )
     parser.add_argument(
         "--slip", type=float, default=chain.SLIP, help="share of carries forgotten at first, and then mended"

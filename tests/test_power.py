@@ -4,13 +4,18 @@ docs/statistics.md.
 
 import collections
 import itertools
+import re
+import sys
 
 import forge
 import numpy
+import pandas
 import power
 import pytest
+from conftest import REPOSITORY, run
 
-from valley.analysis import claims
+from valley.analysis import claims, forged
+from valley.grid import HEADLINE
 
 PARTS = ["C1 loss", "C2 recovery", "C2 gain", "C2 never", "C3 jump", "C3 efficiency", "C6 above"]
 # Parts on whose threshold a study without any effect lies.
@@ -92,3 +97,40 @@ def test_more_problems_and_more_samples_never_decide_less():
             found.append(rows[0].estimate.below(0))
         means.append(numpy.mean(found))
     assert means == sorted(means, reverse=True)
+
+
+PILOT = REPOSITORY / "workflow/reference/miniature_pilot.csv"
+
+
+def test_a_pilot_is_a_studys_table_cells_of_one_model_and_one_task():
+    table = pandas.read_csv(PILOT)
+    whole = forged.pilot_rows(pandas.concat([table, table.assign(task=HEADLINE)]))
+    assert len(whole) == len(table)
+    assert whole.gap.notna().all()
+    first, row = table[table.run == "sft-8"].iloc[0], whole[whole.run == "sft-8"].iloc[0]
+    assert row.gap == pytest.approx(first.length_reflective - first.length_other)
+    assert row.wrong == pytest.approx(first.calculations * first.calculation_errors)
+    with pytest.raises(ValueError, match="one model and one task"):
+        forged.pilot_rows(pandas.concat([table, table.assign(model="M")]))
+
+
+def pilot_power(pilot, ok: bool = True) -> str:
+    """What `power.py` says of the miniature's design, were a pilot right."""
+    flags = ["--configfile", "config/miniature.yaml", "--pilot", pilot, "--repetitions", 3]
+    return run([sys.executable, "scripts/power.py", *flags], ok=ok)
+
+
+def test_verdicts_over_seeds_are_those_of_the_pilot_and_no_others(tmp_path):
+    """Seeds are drawn from the pilot: a pilot without a dip has no loss."""
+    table = pandas.read_csv(PILOT)
+    table.assign(accuracy=0.75).to_csv(tmp_path / "flat.csv", index=False)
+
+    held = re.compile(r"C1 loss +([\d.]+)")
+    assert held.search(pilot_power(PILOT))[1] == "1.00"
+    assert float(held.search(pilot_power(tmp_path / "flat.csv"))[1]) < 1
+
+
+def test_what_is_no_table_of_cells_is_refused_with_what_to_name():
+    said = pilot_power(REPOSITORY / "workflow/reference/paper_fig2.csv", ok=False)
+    assert "report/tables/cells.csv" in said
+    assert "Traceback" not in said

@@ -50,7 +50,8 @@ def linear(answers: Answers, measure: str, tasks: Tasks, grader: str) -> Measure
     gradient = (measured(measure, by_task, tasks, grader).imag / STEP).reshape(means.shape)
     value = float(measured(measure, dict(zip(used, means, strict=True)), tasks, grader))
     slopes = {task: (row != 0, row[row != 0]) for task, row in zip(used, gradient, strict=True)}
-    by_problem = {task: answers.columns[task][:, on] @ row for task, (on, row) in slopes.items()}
+    with numpy.errstate(invalid="ignore"):  # where there is no such number, no slopes are
+        by_problem = {task: answers.columns[task][:, on] @ row for task, (on, row) in slopes.items()}
     return Measured(value, by_problem, {})
 
 
@@ -76,7 +77,7 @@ def of_seeds(study: Study, model: str, run: str, seeds: list, measure: str, task
     others. Where no seed has one, that of all, which is no number.
     """
     sides = [of_cell(study, Cell(model, run, seed), measure, tasks, grader) for seed in seeds]
-    return [side for side in sides if not math.isnan(side.value)] or sides
+    return [side for side in sides if math.isfinite(side.value)] or sides
 
 
 def mean_of_runs(

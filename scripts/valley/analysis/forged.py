@@ -217,7 +217,9 @@ def pilot_rows(cells: pandas.DataFrame) -> pandas.DataFrame:
     """
     tasks = sorted(set(cells.task) - {HEADLINE})
     if len(tasks) > 1 or cells.model.nunique() > 1:
-        raise ValueError(f"a pilot is of one model and one task, not of {sorted(set(cells.model))} and {tasks}")
+        raise ValueError(
+            f"a pilot is of one model and one task, not of {sorted(set(cells.model))} and {tasks}"
+        )
     table = cells[cells.task.isin(tasks)]
     gap = table.length_reflective - table.length_other
     return table[["seed", "run", "accuracy"]].assign(
