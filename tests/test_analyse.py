@@ -90,6 +90,11 @@ def test_the_noise_band_needs_five_pairs_and_comes_from_repeated_cells():
     found = summary.replicates(more, 0.95).set_index("measure").loc["accuracy"]
     assert (found.pairs, found.sd) == (6, pytest.approx(0.1))
     assert found.band == pytest.approx(2.776 * 2**0.5 * 0.1, rel=1e-3)  # t with 4 degrees of freedom
+    wild = pandas.DataFrame([cell(s, a, "sft-8k.short", 8000) for s, a in enumerate([0.1, 0.9, 0.5])])
+    pandas.testing.assert_frame_equal(
+        summary.replicates(pandas.concat([more, wild.assign(recipe="short")]), 0.95),
+        summary.replicates(more, 0.95),
+    )
 
 
 def test_the_papers_values_stand_beside_ours_by_its_grader_whatever_the_case_of_names():

@@ -167,13 +167,13 @@ def finding(table: pandas.DataFrame) -> str:
 def replicates(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
     """How far two trainings of a cell differ: a row a model and measure with PAIRS pairs of seeds or more.
 
-    `sd` of one run, pooled over the runs with several seeds; `band`: what the difference of two such runs
-    stays within.
+    `sd` of one run, pooled over the protocol's runs with several seeds, to which control recipes add nothing
+    as in the verdicts; `band`: what the difference of two such runs stays within.
     """
     from scipy import stats
 
     found = []
-    table = cells[(cells.task == HEADLINE) & cells.step.isna()]
+    table = cells[(cells.task == HEADLINE) & cells.step.isna() & (cells.recipe == "protocol")]
     for model, group in table.groupby("model", sort=False):
         runs = [run for _, run in group.groupby("run") if len(run) > 1]
         pairs = sum(len(run) * (len(run) - 1) // 2 for run in runs)

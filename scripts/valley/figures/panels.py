@@ -217,7 +217,7 @@ def band_note(figure, tables: dict, measures=("accuracy", "length")) -> str:
         return ""
     known = [row for row in tables["replicates"].itertuples() if row.measure in measures]
     found = ", ".join(f"{row.model} {row.measure} ±{tidy.short(row.band)}" for row in known)
-    return f"Grey band: two trainings of the same cell differ by no more than this (over seeds; {found})."
+    return f"Grey band: two trainings of the same cell by the protocol differ by no more than this (over seeds; {found})."
 
 
 def legend(data: pandas.DataFrame, looks: dict, names: dict | None = None) -> list:
