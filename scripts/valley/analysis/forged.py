@@ -215,11 +215,9 @@ def pilot_rows(cells: pandas.DataFrame) -> pandas.DataFrame:
 
     Where no response or every one is reflective there is no gap; the mean of the others then stands for it.
     """
-    tasks = sorted(set(cells.task) - {HEADLINE})
-    if len(tasks) > 1 or cells.model.nunique() > 1:
-        raise ValueError(
-            f"a pilot is of one model and one task, not of {sorted(set(cells.model))} and {tasks}"
-        )
+    tasks, models = sorted({*cells.task} - {HEADLINE}), sorted({*cells.model})
+    if len(tasks) > 1 or len(models) > 1:
+        raise ValueError(f"a pilot is of one model and one task, not of {models} and {tasks}")
     table = cells[cells.task.isin(tasks)]
     gap = table.length_reflective - table.length_other
     return table[["seed", "run", "accuracy"]].assign(
