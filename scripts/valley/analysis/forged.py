@@ -234,9 +234,9 @@ def pilot_truths(wanted: list[tuple], pilot, rng, effect: bool = True) -> dict[g
     replacement.
 
     `pilot`: a row a seed and run (pilot_rows), the same runs in all its seeds but for RL, whose seeds are
-    drawn on their own. What a pilot's test set was off by counts as if it were the noise of training, so that noise is rather too large. Without
-    `effect` nothing happens: every mean is the base's, or the value from which a claim of the miniature would
-    say something else, and the spread over seeds is the run's own.
+    drawn on their own. What a pilot's test set was off by counts as if it were the noise of training, so that
+    noise is rather too large. Without `effect` nothing happens: every mean is the base's, or the value from
+    which a claim of the miniature would say something else, and the spread over seeds is the run's own.
     """
     rows = {(row.seed, row.run): row for row in pilot.itertuples()}
     means = pilot.groupby("run").mean(numeric_only=True)
