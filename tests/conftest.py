@@ -142,9 +142,10 @@ def subset(tmp_path):
 
     from valley import chain, records
 
+    problems = chain.draw_many(random.Random(0), 16, [2], test=False)
     rows = [
-        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
-        for p in chain.draw_many(random.Random(0), 16, [2], test=False)
+        {"problem": p.text, "trace": trace, "solution": chain.short_response(p)}
+        for p, trace in zip(problems, chain.long_responses(problems), strict=True)
     ]
     records.write_parquet(tmp_path / "subset.parquet", rows)
     return tmp_path / "subset.parquet"
