@@ -422,6 +422,7 @@ def test_a_job_of_two_nodes_starts_once_on_each(tmp_path):
             "--partition=gpu",
             "--nodes=2",
             "--gres=gpu:2",
+            "--time=2",
             "--deadline=now+5minutes",  # fails where it would wait for ever
             f"--output={tmp_path}/log",
             f"--wrap={job}",
