@@ -298,6 +298,16 @@ def test_a_run_without_seeds_of_its_own_has_the_pooled_noise():
     assert change("sft-8k", alone) == pytest.approx((noise["sft-8k"][0] / 4, noise["sft-8k"][1]))
 
 
+def test_a_seed_all_of_whose_responses_reflect_has_no_gap_and_takes_it_from_no_other():
+    """What is left of the others' tokens is a rounding error then, and over none of them infinite."""
+    some = {"tokens": 100.0, "reflective": 0.5, "tokens_reflective": 60.0}
+    every = {"tokens": 100.0, "reflective": 1.0, "tokens_reflective": 100.0 - 1e-12}
+    cells = {("M", "sft-8k", seed): 0.5 for seed in range(3)}
+    odd = study(cells, extra=dict.fromkeys(cells, some) | {("M", "sft-8k", 1): every})
+    sides = estimates.of_seeds(odd, "M", "sft-8k", [0, 1, 2], "reflection_gap", TASKS, "headline")
+    assert [side.value for side in sides] == pytest.approx([40, 40])
+
+
 def test_a_base_that_was_evaluated_once_stands_beside_all_seeds():
     three = {
         ("M", run, seed): value for run, value in PLAIN.items() for seed in range(3 if run != "base" else 1)

@@ -64,6 +64,11 @@ class Run(NamedTuple):
         """True for SFT by the study's protocol: a size without a control recipe."""
         return self.stage == "sft" and self.recipe is None
 
+    @property
+    def is_control(self) -> bool:
+        """True where SFT or RL departs from the protocol by a recipe."""
+        return bool(self.recipe or self.rl_recipe)
+
 
 class Cell(NamedTuple):
     """The address of a cell, written `model/run/seed` on command lines."""

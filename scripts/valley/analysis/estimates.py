@@ -102,12 +102,6 @@ def residuals(count: int, sizes: tuple | None = None) -> numpy.ndarray:
     return numpy.linalg.qr(design, mode="complete")[0][:, design.shape[1] :]
 
 
-def is_control(run: str) -> bool:
-    """Whether a run departs from the protocol by a recipe."""
-    parsed = grid.parse_run(run)
-    return bool(parsed.recipe or parsed.rl_recipe)
-
-
 def noise_by_run(study: Study, measure: str, tasks: Tasks, grader: str) -> dict[str, tuple[float, float]]:
     """(variance of one training, degrees of freedom) by run, of a share in its own unit, else relative to
     the value; POOLED is that of a run without seeds to tell its own by.
@@ -145,7 +139,9 @@ def noise_by_run(study: Study, measure: str, tasks: Tasks, grader: str) -> dict[
             variance = sum(v for v, _ in intervals.over_benchmarks(list(whole.by_problem.values())))
             if math.isfinite(variance) and math.isfinite(moved := float(column @ values)):
                 found[run].append((moved, variance, share))
-    pooled = [one for run, own in found.items() if not run or not is_control(run) for one in own]
+    pooled = [
+        one for run, own in found.items() if not (run and grid.parse_run(run).is_control) for one in own
+    ]
     noise = intervals.training_noise(pooled, SHARES.get(measure, RELATIVE))
     trust = intervals.SHARED if pooled else intervals.PRIOR_FREEDOM
     study.remembered[key] = {
