@@ -51,13 +51,14 @@ def alone(file: Path, finished: Callable[[], bool]):
     """Hold the lock `file`; waits for a process that holds it. Yields True where that one left nothing to do.
 
     `finished` tells it, and is asked only after waiting: what lies there from before is made again. Of
-    several processes of one launch the first holds the lock, the others wait until it does.
+    several processes of one launch the first holds the lock; the others wait until it does, and go by what
+    it found.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if process_rank() > 0:
         while holder(file).get("launch") != launch():
             time.sleep(0.2)
-        yield False
+        yield holder(file)["done"]
         return
     waited = 0
     with open(file, "a+") as lock:
@@ -74,12 +75,12 @@ def alone(file: Path, finished: Callable[[], bool]):
                     )
                 waited += 1
                 time.sleep(1)
-        told = {"pid": os.getpid(), "host": socket.gethostname(), "launch": launch(),
+        done = bool(waited) and finished()
+        told = {"pid": os.getpid(), "host": socket.gethostname(), "launch": launch(), "done": done,
                 "since": time.strftime("%Y-%m-%d %H:%M:%S")}  # fmt: skip
         lock.truncate(0)
         lock.write(json.dumps(told))
         lock.flush()
-        done = bool(waited) and finished()
         if done:
             say("that process finished it: nothing is left to do")
         yield done
