@@ -169,14 +169,14 @@ def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path,
 
 
 def curve_rows(history: list[dict], updates: int) -> list[dict]:
-    """One row a step from TRL's log: reward, length, KL, entropy, truncated share; means over the step's
-    updates.
+    """One row a step from TRL's log: what its responses were (reward, length, truncated share), and means over
+    its updates (KL, entropy, gradient, loss, rate); TRL logs the former with the first update alone.
     """
     names = {"reward": "reward", "length": "completions/mean_length", "truncated": "completions/clipped_ratio", "kl": "kl",
              "entropy": "entropy", "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate"}  # fmt: skip
     steps: dict[int, list[dict]] = {}
     for entry in history:
-        if "reward" in entry:
+        if "loss" in entry or "reward" in entry:
             steps.setdefault(-(-entry["step"] // updates), []).append(entry)
     rows = []
     for step, entries in sorted(steps.items()):
@@ -264,7 +264,7 @@ def train(args, work: list):
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
             "data_sha256": data_hash,
             "parameters": training.parameters(model),
-            "warnings": training.warnings(trainer.state.log_history),
+            "warnings": training.warnings(trainer.state.log_history, updates),
             "weights": manifests.weights_hashes(args.out),
         }
         records.write_parquet(args.curve, curve, provenance=record)

@@ -1,6 +1,8 @@
 """SFT and GRPO with the real trainers on a tiny model."""
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import socket
@@ -337,6 +339,27 @@ def test_a_second_process_on_a_cell_waits_names_the_first_and_takes_over_what_it
     assert records.read_json(tmp_path / "train.json")["segments"][0]["to"] == 96
 
 
+@pytest.mark.parametrize("found", [{}, {"work": grid.fingerprint(["work"])}])
+def test_all_processes_of_a_launch_go_by_what_the_first_found_when_its_wait_was_over(tmp_path, found):
+    """The first left a finished training alone, the others began it, waited for the first and failed, and
+    Snakemake removed what was finished.
+    """
+    told = ("import sys; from pathlib import Path; from valley import locks\n"
+            f"with locks.guarded(Path('{tmp_path}/failed.json'), Path('{tmp_path}/lock'), ['work'], lambda: {found}) as todo:\n"
+            "    print('todo', todo)")  # fmt: skip
+    with open(tmp_path / "lock", "w") as before:
+        fcntl.flock(before, fcntl.LOCK_EX)  # an orphan, which ends with the work done or not
+        variables = os.environ | {"PYTHONPATH": "scripts", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
+        ranks = [
+            subprocess.Popen([sys.executable, "-c", told], cwd=REPOSITORY, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, env=variables | {"RANK": str(rank)})
+            for rank in range(2)
+        ]  # fmt: skip
+        while "waits for process" not in ranks[0].stderr.readline():
+            pass
+    assert [rank.communicate(timeout=60)[0] for rank in ranks] == [f"todo {not found}\n"] * 2
+
+
 def until(condition, seconds=60):
     """Wait until `condition()` holds."""
     end = time.monotonic() + seconds
@@ -375,12 +398,12 @@ def test_numbers_that_went_bad_are_told_from_those_that_did_not():
     )
     assert said == "the loss rose from 0.7 to 9.4 at step 16"
     (said,) = training.warnings(steps(reward=1.0, frac_reward_zero_std=1.0))
-    assert said.startswith("20 updates in a row had the same reward within every group")
+    assert said.startswith("20 steps in a row had the same reward within every group")
     assert training.warnings(steps(reward=0.1, sampler_gap=0.02)) == []
     (behind,) = training.warnings(steps(reward=0.1, sampler_gap=0.3))
     assert "vLLM's log-probabilities were 0.3 a token off the trainer's at step 1" in behind
     (said,) = training.warnings(steps(reward=0.1, **{"completions/min_length": 1}))
-    assert said == "20 updates had empty responses, the first at step 1"
+    assert said == "20 steps had empty responses, the first at step 1"
     assert (
         training.hopeless(steps(reward=1.0, frac_reward_zero_std=1.0), 40) is None
     )  # all right: nothing is wrong
@@ -389,6 +412,40 @@ def test_numbers_that_went_bad_are_told_from_those_that_did_not():
     assert training.hopeless([*steps(reward=0.0), {"step": 21, "reward": 0.1}], 40) is None
     assert "was empty" in training.hopeless(steps(reward=0.0, **{"completions/mean_length": 1}), 100)
     assert training.hopeless([{"step": 8, "loss": float("nan")}], 20) == "the loss is no number"
+
+
+def several_updates(steps: int, updates: int, **values) -> list[dict]:
+    """TRL's log of RL with several updates a step: of its responses it tells with the first of them."""
+    return [
+        {"step": updates * step + update + 1, "loss": 0.0, "kl": float(update)}
+        | (values if update == 0 else {})
+        for step in range(steps)
+        for update in range(updates)
+    ]
+
+
+def test_what_is_told_of_rl_with_several_updates_a_step_counts_steps():
+    """With the paper's four it waited for twice as many rewards as a run logs."""
+    nothing = several_updates(50, 4, reward=0.0, frac_reward_zero_std=1.0)
+    assert "the first 50 steps was right" in training.hopeless(nothing, 100)
+    assert training.hopeless(nothing[:-4], 100) is None
+    (said,) = training.warnings(nothing, 4)
+    assert said.startswith("50 steps in a row")
+    late = [
+        *nothing[:40],
+        *[
+            entry | {"step": entry["step"] + 40}
+            for entry in several_updates(40, 4, reward=0.1, sampler_gap=0.3)
+        ],
+    ]
+    assert any("at step 11," in said for said in training.warnings(late, 4))
+
+
+def test_a_learning_curve_has_a_row_a_step_and_means_over_its_updates():
+    rows = rl.curve_rows(several_updates(3, 4, reward=0.5, **{"completions/mean_length": 90}), 4)
+    assert [(row["step"], row["reward"], row["length"], row["kl"]) for row in rows] == [
+        (step, 0.5, 90, 1.5) for step in (1, 2, 3)
+    ]
 
 
 def test_rl_without_a_right_response_ends_and_says_why_and_one_that_stands_still_says_so_in_its_record(
@@ -400,13 +457,13 @@ def test_rl_without_a_right_response_ends_and_says_why_and_one_that_stands_still
     flags = [*RL, "--steps", 44, "--prompts", 1, "--minibatch", 1, "--rollouts", 2, "--device-batch", 2]
     output = script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
                     tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *flags, ok=False)  # fmt: skip
-    assert "training was ended (no response of the first 22 updates was right" in output
+    assert "training was ended (no response of the first 22 steps was right" in output
     assert not (tmp_path / "model").exists()
     again = [*flags, "--steps", 12]
     script("rl", "--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
            tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", *again)  # fmt: skip
     (said,) = records.read_json(tmp_path / "train.json")["warnings"]
-    assert said.startswith("12 updates in a row had the same reward within every group")
+    assert said.startswith("12 steps in a row had the same reward within every group")
 
 
 def test_a_diverging_sft_fails_and_leaves_no_model(tmp_path, base, subset):

@@ -85,18 +85,18 @@ def weights_dtype(args):
 
 class Progress(TrainerCallback):
     """A line on standard error every few seconds; the last step is logged whatever the interval; training
-    that nothing can come of ends.
+    that nothing can come of ends. `unit` as in `train_and_save`.
     """
 
-    def __init__(self, every: float = 5.0):
-        self.every, self.last = every, 0.0
+    def __init__(self, unit: int = 1, every: float = 5.0):
+        self.unit, self.every, self.last = unit, every, 0.0
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if hopeless(state.log_history, state.max_steps):
+        if hopeless(state.log_history, state.max_steps // self.unit):
             control.should_training_stop = True  # the script then says so and fails
         if state.is_world_process_zero and logs and time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
@@ -141,11 +141,12 @@ class Portion(TrainerCallback):
 
 
 def hopeless(history: list[dict], steps: int) -> str | None:
-    """Why nothing can come of a training any more, in a few words, from its log (one entry a logged step);
-    else None.
+    """Why nothing can come of a training of so many `steps` any more, in a few words, from the trainer's
+    log; else None.
 
     The loss is no number; every response has been empty for STUCK steps; or no response was right from the
-    first step to half of the `steps` (at least HOPELESS).
+    first step to half of the `steps` (at least HOPELESS). Of the updates of an RL step the log tells rewards
+    at the one before which responses were sampled.
     """
     if any(not math.isfinite(entry.get("loss", 0.0)) for entry in history):
         return "the loss is no number"
@@ -154,20 +155,19 @@ def hopeless(history: list[dict], steps: int) -> str | None:
     if len(last) == STUCK and all(entry.get("completions/mean_length", 2) <= EMPTY for entry in last):
         return f"every response of {STUCK} steps was empty"
     if len(rewarded) >= max(HOPELESS, steps / 2) and not any(entry["reward"] for entry in rewarded):
-        return (
-            f"no response of the first {len(rewarded)} updates was right, so there is nothing to learn from"
-        )
+        return f"no response of the first {len(rewarded)} steps was right, so there is nothing to learn from"
     return None
 
 
-def warnings(history: list[dict]) -> list[str]:
+def warnings(history: list[dict], unit: int = 1) -> list[str]:
     """What went bad in a training without ending it, as sentences for its record and the page.
 
-    `history` is the trainer's log. A loss that explodes, rewards that are the same within every group (no
-    response teaches anything then), empty responses, responses sampled by other weights than are trained.
+    `history` is the trainer's log, in which `unit` updates are a step. A loss that explodes, rewards that are
+    the same within every group (no response teaches anything then), empty responses, responses sampled by
+    other weights than are trained.
     """
-    found = []
-    losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    found, step_of = [], lambda entry: -(-entry["step"] // unit)
+    losses = [(step_of(entry), entry["loss"]) for entry in history if "loss" in entry]
     rewarded = [entry for entry in history if "reward" in entry]
     if losses and not rewarded:  # the loss of RL is around zero by its making
         step, worst = max(losses, key=lambda pair: pair[1])
@@ -175,11 +175,11 @@ def warnings(history: list[dict]) -> list[str]:
             found.append(f"the loss rose from {losses[0][1]:.3g} to {worst:.3g} at step {step}")
     flat = longest_run([entry.get("frac_reward_zero_std", 0.0) >= 1.0 for entry in rewarded])
     if flat >= STUCK:
-        found.append(f"{flat} updates in a row had the same reward within every group: they taught nothing")
-    empty = [entry["step"] for entry in rewarded if entry.get("completions/min_length", 2) <= EMPTY]
+        found.append(f"{flat} steps in a row had the same reward within every group: they taught nothing")
+    empty = [step_of(entry) for entry in rewarded if entry.get("completions/min_length", 2) <= EMPTY]
     if len(empty) >= STUCK:
-        found.append(f"{len(empty)} updates had empty responses, the first at step {empty[0]}")
-    gaps = [(entry["step"], entry["sampler_gap"]) for entry in history if "sampler_gap" in entry]
+        found.append(f"{len(empty)} steps had empty responses, the first at step {empty[0]}")
+    gaps = [(step_of(entry), entry["sampler_gap"]) for entry in history if "sampler_gap" in entry]
     if far := [(step, gap) for step, gap in gaps if gap > APART]:
         step, gap = far[0]
         found.append(
@@ -230,13 +230,13 @@ def train_and_save(
             Portion(trainer, environment.job_end(), unit),
             checkpoints.Keeper(beat, useful, kept, stops),
         )
-        for callback in (Progress(), portion, keeper, Continued(trainer)):
+        for callback in (Progress(unit), portion, keeper, Continued(trainer)):
             trainer.add_callback(callback)
         start = time.perf_counter()
         with contextlib.suppress(Complete):
             trainer.train(resume_from_checkpoint=resume)
         trained = time.perf_counter() - start
-        if why := hopeless(trainer.state.log_history, trainer.state.max_steps):
+        if why := hopeless(trainer.state.log_history, trainer.state.max_steps // unit):
             ended = "diverged" if "number" in why else "was ended"
             todo = "Change the recipe or the start model; a retry cannot help"
             records.fail(args.out, f"training {ended} ({why})", todo)
