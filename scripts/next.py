@@ -83,7 +83,7 @@ def outlook(config: dict, looks: int) -> tuple[Study, list[design.Part], list[st
         bool(report["judge"]),
         confidence=confidence,
     )
-    asked = claims.load(REFERENCE / "claims.yaml", SCHEMA)
+    asked = claims.load(check.ROOT / report["claims"], SCHEMA)
     made = [Study(one, wanted, examples, trained) for one in grids]
     parts, unforeseen = design.outlook(study, made, asked, known)
     return study, parts, unforeseen, confidence

@@ -2,6 +2,7 @@
 Snakemake takes.
 """
 
+import importlib
 import sys
 
 import numpy
@@ -19,6 +20,7 @@ from valley.analysis.measures import Tasks
 from valley.analysis.recovery import recovery
 
 REFERENCE = REPOSITORY / "workflow/reference"
+next_study = importlib.import_module("next")  # a script's name, and a built-in's
 NO_FITS = pandas.DataFrame(columns=["model", "run", "deviation_low", "deviation_high"])
 
 
@@ -169,6 +171,16 @@ def test_further_seeds_are_added_to_the_grid_and_a_given_base_is_not_made_again(
     assert {
         str(cell) for cell in grid.cells(paper.config | {"grid": paper.config["grid"] | merged["grid"]})
     } >= set(map(str, new))
+
+
+def test_the_claims_that_are_asked_are_the_studys_own(tmp_path):
+    """They were the paper's, whatever `report.claims` said."""
+    paper = yaml.safe_load((REFERENCE / "claims.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"X1": paper["C3"]}))
+    config = check.load([REPOSITORY / "config/miniature.yaml"])
+    config |= {"root": str(tmp_path), "report": config["report"] | {"claims": str(tmp_path / "mine.yaml")}}
+    _, parts, unforeseen, _ = next_study.outlook(config, 1)
+    assert {part.key.split()[0] for part in parts} | {key.split()[0] for key in unforeseen} == {"X1"}
 
 
 @pytest.mark.parametrize(("hours", "gpus"), [(12, 1), (200, 8)])
