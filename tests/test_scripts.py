@@ -221,6 +221,13 @@ def test_generation_killed_half_way_continues_and_ends_with_the_same_responses(t
     assert not list(tmp_path.glob("*.parts"))
 
 
+def test_any_seed_that_a_config_may_hold_can_be_sampled_with(tmp_path, base, synthetic):
+    """A chunk's seed is the study's times a million, and NumPy's generator takes 32 bits."""
+    out = tmp_path / "chain.parquet"
+    script("generate", *generate_flags(base, synthetic, out), "--seed", 2**32 - 1)
+    assert len(records.read_parquet(out)) == 24
+
+
 def test_responses_carry_all_it_takes_to_grade_and_believe_them(tmp_path, base, synthetic):
     out = tmp_path / "chain.parquet"
     script("generate", *generate_flags(base, synthetic, out))
