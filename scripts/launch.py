@@ -2,11 +2,13 @@
 
     python scripts/launch.py --gpus 1 scripts/generate.py --model …
     python scripts/launch.py --gpus 8 --deepspeed config/deepspeed/zero3.json scripts/sft.py --model …
+    python scripts/launch.py --gpus 2 --train scripts/sft.py --model …
 
 On a workstation nobody assigns GPUs to jobs: this takes free ones, of those that CUDA_VISIBLE_DEVICES names
 where it is set, by locks that vanish with the process, and shows the script only those. Under SLURM the cards
 are given. Where there are fewer than asked for nothing starts. Training runs under `accelerate launch`, once
-a node: a SLURM job of several nodes starts it on each by srun.
+a node: a SLURM job of several nodes starts it on each by srun. Without DeepSpeed each process holds all
+weights (DDP), as adapters are trained.
 """
 
 import argparse
@@ -104,8 +106,10 @@ def unlocked_extensions(named: str | None) -> Path:
     return folder
 
 
-def training_command(gpus: int, deepspeed: str, script: list[str], variables) -> list[str]:
-    """`accelerate launch` of a training script on this node, `gpus` processes on each of the job's nodes."""
+def training_command(gpus: int, deepspeed: str | None, script: list[str], variables) -> list[str]:
+    """`accelerate launch` of a training script on this node, `gpus` processes on each of the job's nodes, more
+    than one in all where there is no DeepSpeed.
+    """
     nodes = int(variables.get("SLURM_JOB_NUM_NODES", 1))
     command = [
         sys.executable,
@@ -119,13 +123,15 @@ def training_command(gpus: int, deepspeed: str, script: list[str], variables) ->
         "no",
         "--dynamo_backend",
         "no",
-        "--use_deepspeed",
-        "--deepspeed_config_file",
-        deepspeed,
-        "--deepspeed_multinode_launcher",
-        "standard",
     ]
-    if "offload" in Path(deepspeed).stem:  # its Adam runs on the host, on one thread unless told
+    if deepspeed:
+        command += ["--use_deepspeed", "--deepspeed_config_file", deepspeed]
+        command += ["--deepspeed_multinode_launcher", "standard"]
+    else:
+        command += ["--multi_gpu"]
+    if (
+        deepspeed and "offload" in Path(deepspeed).stem
+    ):  # its Adam runs on the host, on one thread unless told
         threads = max(1, len(os.sched_getaffinity(0)) // gpus)
         command += ["--num_cpu_threads_per_process", str(threads)]
     port = PORT + int(variables.get("SLURM_JOB_ID", os.getpid())) % 10_000
@@ -145,15 +151,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gpus", type=int, required=True, help="GPUs on each node")
-    parser.add_argument(
-        "--deepspeed", default=None, help="DeepSpeed configuration: the script trains, one process a GPU"
-    )
+    parser.add_argument("--train", action="store_true", help="the script trains, one process a GPU")
+    parser.add_argument("--deepspeed", default=None, help="DeepSpeed configuration with which it trains")
     parser.add_argument("--on-node", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("script", nargs=argparse.REMAINDER)
     args = parser.parse_args()
 
     variables = os.environ
-    if int(variables.get("SLURM_JOB_NUM_NODES", 1)) > 1 and not args.on_node:
+    several = int(variables.get("SLURM_JOB_NUM_NODES", 1)) > 1
+    if several and not args.on_node:
         again = [sys.executable, __file__, "--on-node", *sys.argv[1:]]
         nodes = variables[
             "SLURM_JOB_NUM_NODES"
@@ -168,6 +174,7 @@ def main():
     command = [sys.executable, *args.script]
     if args.deepspeed:
         variables["TORCH_EXTENSIONS_DIR"] = str(unlocked_extensions(variables.get("TORCH_EXTENSIONS_DIR")))
+    if args.deepspeed or (args.train and (several or args.gpus > 1)):
         command = training_command(args.gpus, args.deepspeed, args.script, variables)
     os.execvp(command[0], command)
 

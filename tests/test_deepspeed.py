@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import pytest
 from conftest import REPOSITORY, run
-from test_training import sft_flags, until, weights
+from test_training import RL, sft_flags, until, weights
 
 from valley import records
 
@@ -30,7 +30,7 @@ def train(folder: Path, base, data, processes: int, zero: str | None, *flags):
     """Train with a global batch of eight on so many processes; the record and the weights."""
     folder.mkdir(parents=True)
     deepspeed = ["--deepspeed", f"config/deepspeed/{zero}.json"] if zero else []
-    command = [sys.executable, "scripts/launch.py", "--gpus", processes, *deepspeed, "scripts/sft.py",
+    command = [sys.executable, "scripts/launch.py", "--gpus", processes, "--train", *deepspeed, "scripts/sft.py",
                *sft_flags(folder, base, data, "--batch", 8, "--device-batch", 1, "--epochs", 3, *deepspeed, *flags)]  # fmt: skip
     run(command, **CPU)
     return records.read_json(folder / "train.json"), weights(folder)
@@ -123,6 +123,47 @@ def test_deepspeeds_own_parser_accepts_every_configuration(path):
     parsed = DeepSpeedConfig(filled)
     assert parsed.zero_optimization_stage == int(path.stem[4])
     assert ("offload" in path.stem) == (parsed.zero_config.offload_optimizer is not None)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        pytest.param(["--gradient-checkpointing", True], marks=pytest.mark.slow),
+        pytest.param(["--lora-rank", 4, "--gradient-checkpointing", True], marks=pytest.mark.slow),
+    ],
+    ids=["all weights", "checkpointing", "adapters"],
+)
+def test_two_processes_without_deepspeed_train_the_same_model_as_one(tmp_path, base, subset, flags):
+    """One process that sees two cards trained on twice the batch, in half of the steps."""
+    alone, expected = train(tmp_path / "alone", base, subset, 1, None, *flags)
+    record, found = train(tmp_path / "two", base, subset, 2, None, *flags)
+    assert (record["devices"], record["accumulate"], record["steps"]) == (2, 4, alone["steps"])
+    assert record["tokens_trained"] == alone["tokens_trained"]
+    assert record["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
+    assert difference(found, expected) < 1e-3
+
+
+@pytest.mark.slow
+def test_rl_by_two_processes_without_deepspeed_makes_the_same_number_of_steps_from_as_many_responses(
+    tmp_path, base
+):
+    records.write_parquet(
+        tmp_path / "rl.parquet", [{"problem": f"{n}b+1", "answer": "0"} for n in range(10, 42)]
+    )
+    found = []
+    for processes in (1, 2):
+        cell = tmp_path / str(processes)
+        flags = ["--model", base, "--problems", tmp_path / "rl.parquet", "--out", cell / "model", "--record", cell / "train.json",
+                 "--curve", cell / "curve.parquet", *RL, "--steps", 4, "--minibatch", 2, "--device-batch", 8]  # fmt: skip
+        run(
+            [sys.executable, "scripts/launch.py", "--gpus", processes, "--train", "scripts/rl.py", *flags],
+            **CPU,
+        )
+        found.append(records.read_json(cell / "train.json"))
+    for name in ("steps", "updates_per_step", "responses"):
+        assert found[0][name] == found[1][name]
+    assert [record["devices"] for record in found] == [1, 2]
 
 
 @needs_compiler

@@ -65,6 +65,12 @@ def announce(config):
     DeepSpeed has to know of the group by then, or ZeRO-3 takes itself for alone while the weights load.
     """
     print(f"process {process_rank()} trains on {config.device}", file=sys.stderr, flush=True)
+    if config.n_gpu > 1:  # the library would multiply the batch by them
+        records.fail(
+            "this process",
+            f"sees {config.n_gpu} GPUs, and one process trains on one",
+            f"Start it by scripts/launch.py --gpus {config.n_gpu} --train, or show it one: CUDA_VISIBLE_DEVICES=0",
+        )
     if config.deepspeed:
         import deepspeed
 

@@ -355,7 +355,9 @@ def launch_training(settings):
     def line(wildcards, resources):
         deepspeed = settings(config, wildcards.model, wildcards.run).get("deepspeed")
         count = training_gpus(wildcards)
-        return launched(count) + (f" --deepspeed {shlex.quote(deepspeed)}" if deepspeed and count else "")
+        if not count:
+            return launched(count)
+        return launched(count) + (f" --deepspeed {shlex.quote(deepspeed)}" if deepspeed else " --train")
 
     return line
 
