@@ -20,9 +20,12 @@ def sources(config: dict) -> list[tuple[str, str, str | None, str]]:
     """(config key, source, revision, `model` or `dataset`) of everything that a fetch rule of this study
     would bring.
     """
-    wanted = {model for model, _, _ in grid.cells(config)} | set(config["traces"]["tokenizers"])
-    found = [(f"models.{name}", config["models"][name], "model") for name in sorted(wanted)]
+    found = [(f"models.{name}", config["models"][name], "model") for name in grid.models_needed(config)]
     found.append(("traces", config["traces"], "dataset"))
+    found += [
+        (f"pools.{name}.traces", config["pools"][name]["traces"], "dataset")
+        for name in grid.own_traces(config)
+    ]
     tasks = {*config["grid"]["tasks"], *config["traces"]["decontaminate"]}
     found += [
         (f"tasks.{name}", config["tasks"][name], "dataset") for name in sorted(tasks & config["tasks"].keys())

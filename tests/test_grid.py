@@ -136,6 +136,46 @@ def test_a_config_that_cannot_work_is_refused_with_key_value_and_what_is_allowed
     assert [name for name in names if name not in str(error.value)] == [], str(error.value)
 
 
+def with_rl(run: str, rl: dict) -> dict:
+    """The paper's config with one RL run and other settings of RL."""
+    config = paper()
+    config["grid"]["cells"] = [{"models": ["qwen2.5-0.5b"], "runs": ["base", run], "seeds": [0]}]
+    config["rl"] |= rl
+    return config
+
+
+@pytest.mark.parametrize(
+    ("run", "rl", "kept"),
+    [
+        ("base+rl.brief", {"recipes": {"brief": {"steps": 40}}}, [10, 20, 30]),
+        ("base+rl.rare", {"recipes": {"rare": {"save_every": 20}}}, [20, 40, 60, 80]),
+        ("base+rl.long", {"recipes": {"long": {"steps": 200}}}, list(range(10, 100, 10))),
+    ],
+)
+def test_an_rl_run_has_those_of_the_studys_checkpoints_that_it_keeps(run, rl, kept):
+    config = with_rl(run, rl)
+    check.check(config)
+    assert [cell.parsed.step for cell in grid.cells(config) if cell.parsed.step] == kept
+
+
+@pytest.mark.parametrize(
+    ("run", "rl", "works"),
+    [
+        ("base+rl.brief@50", {"recipes": {"brief": {"steps": 40}}}, False),
+        ("base+rl.long@150", {"recipes": {"long": {"steps": 200}}}, True),
+        ("base+rl@15", {}, False),
+        ("base+rl@20", {}, True),
+        ("base+rl@100", {}, True),
+    ],
+)
+def test_a_checkpoint_that_a_run_does_not_keep_is_refused_by_the_runs_own_settings(run, rl, works):
+    if works:
+        check.check(with_rl(run, rl))
+        return
+    with pytest.raises(grid.ConfigError, match="keeps no checkpoint"):
+        check.check(with_rl(run, rl))
+
+
 def test_a_size_that_yaml_reads_as_a_number_is_told_of_its_quotes():
     config = paper()
     config["sizes"][64] = config["sizes"]["8k"]

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import fetch_check
 import pytest
 import yaml
 from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, snakemake
@@ -494,6 +495,37 @@ def test_rl_has_gpus_of_its_own_and_sft_and_generation_those_of_the_model(tmp_pa
     assert sorted(launched) == sorted([("4", "sft"), (str(gpus), "rl"), *[("4", "generate")] * tasks])
     asked = {job["rule"]: job["gpus"] for job in jobs_of(folder, "gpus.yaml", target)}
     assert {rule: count for rule, count in asked.items() if count} == {"sft": 4, "rl": gpus, "generate": 4}
+
+
+def test_training_without_deepspeed_has_a_process_a_card(tmp_path):
+    """One process that saw two cards would train on twice the batch."""
+    folder = checkout(tmp_path)
+    lora = {"sft": {"recipes": {"lora": {"lora_rank": 16, "lr": 2.0e-4, "deepspeed": None}}}}
+    (folder / "lora.yaml").write_text(yaml.safe_dump(lora))
+    target = "results/qwen2.5-1.5b/sft-8k.lora/seed0/train.json"
+    output = snakemake(folder, "-n", "-p", "--configfile", "config.yaml", "lora.yaml", "--", target)
+    assert "python scripts/launch.py --gpus 2 --train scripts/sft.py" in output
+
+
+def test_what_is_fetched_ahead_is_all_that_a_study_fetches(tmp_path):
+    """With a judge, and tokenizers of models that the grid lacks."""
+    folder = checkout(tmp_path)
+    (folder / "judge.yaml").write_text(
+        yaml.safe_dump({"report": {"judge": {"model": "qwen2.5-7b", "max_characters": 4000}}})
+    )
+    files = ["--configfile", "config.yaml", "config/one-gpu.yaml", "judge.yaml"]
+    study, ahead = (
+        {
+            rule: count
+            for rule, count in planned(snakemake(folder, "-n", *files, *target)).items()
+            if "fetch_" in rule
+        }
+        for target in ([], ["--", "fetch"])
+    )
+    assert study == ahead
+    assert study["fetch_model"] > 1
+    asked = [key for key, *_ in fetch_check.sources(check.load([folder / file for file in files[2:]]))]
+    assert sum(key.startswith("models.") for key in asked) == study["fetch_model"]
 
 
 def test_a_bad_config_stops_before_any_job_is_planned(tmp_path):

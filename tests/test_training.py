@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pyarrow.parquet
 import pytest
@@ -56,6 +57,12 @@ def test_only_the_completion_is_trained_and_the_end_token_is(base):
     assert tokenizer.decode(made["input_ids"]) == r"<user>13b+5<assistant>\boxed{18}<eos>"
     trained = [token for token in made["labels"] if token != -100]
     assert tokenizer.decode(trained) == r"\boxed{18}<eos>"
+
+
+def test_one_process_that_sees_two_cards_stops():
+    seen = SimpleNamespace(n_gpu=2, device="cuda:0", deepspeed=None)
+    with pytest.raises(SystemExit, match=r"launch\.py --gpus 2 --train"):
+        training.announce(seen)
 
 
 SFT = ["--lr", 5e-3, "--batch", 2, "--device-batch", 2, "--max-length", 256, "--seed", 0]

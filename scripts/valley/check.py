@@ -19,6 +19,7 @@ from valley.grid import (
     cells,
     examples_of,
     generate_settings,
+    is_kept,
     parse_run,
     rl_settings,
     sft_settings,
@@ -245,9 +246,6 @@ def name_faults(config: dict):
                 yield f"{here}.runs: {run!r} names no SFT recipe. Allowed: {one_of(config['sft']['recipes'])}"
             if parsed.rl_recipe and parsed.rl_recipe not in config["rl"]["recipes"]:
                 yield f"{here}.runs: {run!r} names no RL recipe. Allowed: {one_of(config['rl']['recipes'])}"
-            steps = config["rl"]["steps"]
-            if parsed.step is not None and not 0 < parsed.step <= steps:
-                yield f"{here}.runs: {run!r} is no checkpoint of a run of {steps} steps"
     asked = {f"{model}/{run}/{seed}" for model, run, seed in _valid_cells(config)}
     for cell in config["grid"].get("now", []):
         if cell not in asked:
@@ -382,6 +380,11 @@ def rl_faults(config: dict):
                 f"Add {parsed.start!r} to the same block's runs"
             )
         settings = rl_settings(config, model, run)
+        if parsed.step not in (None, settings["steps"]) and not is_kept(settings, parsed.step):
+            yield (
+                f"{model}/{run}: a run of {settings['steps']} steps that saves every {settings['save_every']} keeps no "
+                f"checkpoint {parsed.step}"
+            )
         if settings.get("problems") not in rl["sets"]:
             yield f"rl.problems of {model}: unknown set {settings.get('problems')!r}. Allowed: {one_of(rl['sets'])}"
         gpus = max(1, training_gpus(config, model, run))
@@ -393,7 +396,7 @@ def rl_faults(config: dict):
                 f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts. Change it, or rl.gpus"
             )
     for step in rl["checkpoints"]:
-        if step % rl["save_every"] or step >= rl["steps"]:
+        if not is_kept(rl, step):
             yield (
                 f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "
                 f"{rl['save_every']} (its last step is the run itself)"

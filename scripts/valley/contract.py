@@ -48,9 +48,8 @@ def unset(path: Path) -> bool:
 
 def models(config: dict) -> dict[str, Path]:
     """The local folders of the models that the study needs, by name."""
-    wanted = {model for model, _, _ in grid.cells(config)} | {*config["traces"]["tokenizers"]}
-    made = {name for name in wanted if grid.is_pretrained_here(config, name)}
-    found = {name: local(config["models"][name]["source"]) for name in sorted(wanted - made)}
+    fetched = [name for name in grid.models_needed(config) if not grid.is_pretrained_here(config, name)]
+    found = {name: local(config["models"][name]["source"]) for name in fetched}
     return {name: path for name, path in found.items() if path}
 
 

@@ -135,11 +135,26 @@ def cells(config: dict) -> list[Cell]:
         for model in block["models"]:
             for run in block["runs"]:
                 parsed = parse_run(run)
-                steps = config["rl"]["checkpoints"] if parsed.rl and parsed.step is None else []
+                steps = kept_steps(config, model, run) if parsed.rl and parsed.step is None else []
                 for seed in block["seeds"]:
                     for name in [*(f"{run}@{step}" for step in steps), run]:
                         found.setdefault(Cell(model, name, seed))
     return list(found)
+
+
+def kept_steps(config: dict, model: str, run: str) -> list[int]:
+    """Those of `rl.checkpoints` that an RL run keeps, which may have fewer steps than the study's or save less
+    often; all where its names mean nothing.
+    """
+    recipe, steps = parse_run(run).rl_recipe, config["rl"]["checkpoints"]
+    if model not in config["models"] or (recipe and recipe not in config["rl"]["recipes"]):
+        return steps
+    return [step for step in steps if is_kept(rl_settings(config, model, run), step)]
+
+
+def is_kept(settings: dict, step: int) -> bool:
+    """Whether an RL run of these settings keeps the weights of a step before its last."""
+    return 0 < step < settings["steps"] and step % settings["save_every"] == 0
 
 
 def first_runs(config: dict) -> set[str]:
@@ -175,6 +190,15 @@ def billions(config: dict, model: str) -> float | None:
 def is_pretrained_here(config: dict, model: str) -> bool:
     """True for a model that the `pretrain` rule makes; its base then depends on the seed."""
     return config["models"][model]["source"] == "pretrain"
+
+
+def models_needed(config: dict) -> list[str]:
+    """The models that a study needs: those of its grid, those whose tokenizers bound the traces, the judge."""
+    wanted, judge = cells(config), config["report"]["judge"]
+    found = {cell.model for cell in wanted} | ({judge["model"]} if judge else set())
+    if any(cell.parsed.size for cell in wanted):
+        found |= set(config["traces"]["tokenizers"])
+    return sorted(found)
 
 
 def order_seed(config: dict, seed: int) -> int:

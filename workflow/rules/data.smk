@@ -103,13 +103,11 @@ rule fetch:
     input:
         [] if config["traces"]["source"] == "synthetic" else at("data/traces.parquet"),
         [at(f"data/pools/{name}/traces.parquet") for name in grid.own_traces(config)],
-        sorted(
-            {
-                base_model(model, seed)
-                for model, _, seed in CELLS
-                if not grid.is_pretrained_here(config, model)
-            }
-        ),
+        [
+            base_model(model, None)
+            for model in grid.models_needed(config)
+            if not grid.is_pretrained_here(config, model)
+        ],
         [problems_of(name) for name in TASKS_AND_SETS if name in FETCHED_TASKS + FETCHED_RL],
     localrule: True
 
