@@ -2,6 +2,7 @@
 for.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -34,6 +35,29 @@ def test_the_lock_pins_what_the_stack_asks_for_and_names_no_host_or_path(name):
     assert asked.items() <= pins(lock).items()
     assert not re.search(r"https?://|file:|/", lock.replace("# ", ""))
     assert "+cpu" not in lock
+
+
+def imported() -> set[str]:
+    """The packages that our scripts and Snakemake's plugins import, as their own names."""
+    files = [*Path("scripts").rglob("*.py"), *Path("workflow/plugins").rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    ours = {"valley", *(file.stem for file in files)}
+    return {name.split(".")[0] for name in names} - ours - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(("name", "lacks"), [("cpu", {"vllm"}), ("gpu", set())])
+def test_the_lock_of_a_stack_holds_all_that_our_code_imports(name, lacks):
+    """On a cluster one environment runs every rule: the GPU stack had nothing to draw with, which showed when
+    all was trained.
+    """
+    from importlib.metadata import packages_distributions
+
+    plain = lambda package: package.lower().replace("_", "-")  # noqa: E731
+    known, locked = packages_distributions(), set(map(plain, pins((ENVS / f"{name}.lock").read_text())))
+    missing = {each for each in imported() if plain(known.get(each, [each])[0]) not in locked}
+    assert missing == lacks
 
 
 @pytest.fixture
