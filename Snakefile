@@ -88,6 +88,11 @@ onstart:
             f"{missing}. Run this on the login node of a SLURM cluster (`make doctor` checks it), or without "
             "SLURM: --profile profiles/local, profiles/gpu"
         )
+    if workflow.is_main_process and (without := jobs_without_vllm()):
+        raise WorkflowError(
+            f"{', '.join(without)} of this plan sample(s) by vLLM, which the environment of {sys.executable} lacks. Install the GPU "
+            "stack in its place (`pip install -r envs/gpu.lock`; README, On GPUs), or generate.engine: transformers and rl.vllm: false"
+        )
 
 
 onerror:

@@ -1,6 +1,7 @@
 """GPUs: who gets which, how training is started, and what a machine without any says."""
 
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import launch
 import pytest
-from conftest import REPOSITORY, checkout, planned, run, script, snakemake
+import yaml
+from conftest import REPOSITORY, SMOKE, checkout, planned, run, script, snakemake
 
 from valley import environment, records
 
@@ -203,6 +205,22 @@ def test_the_papers_grid_on_a_machine_without_gpus_stops_before_its_first_job(tm
     assert "asks for 1 GPU(s), this machine has 0" in output
     assert not (folder / "data").exists()
     assert not (folder / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("over", "rules"),
+    [({"generate": {"engine": "vllm"}}, "generate of"), ({"rl": {"vllm": True}}, "rl of")],
+)
+def test_an_environment_without_vllm_says_so_before_the_first_job(tmp_path, over, rules):
+    """It failed in the first generation, when all before it was trained."""
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("this environment has vLLM")
+    folder = checkout(tmp_path)
+    (folder / "own.yaml").write_text(yaml.safe_dump(over))
+    cell = "studies/smoke/results/S/base+rl/seed0/scores.json"
+    output = snakemake(folder, *SMOKE, "own.yaml", "--", cell, ok=False)
+    assert f"{rules} this plan sample(s) by vLLM" in output
+    assert not (folder / "studies").exists()
 
 
 def test_training_starts_one_process_a_gpu_on_every_node(monkeypatch):

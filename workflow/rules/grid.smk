@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -303,6 +304,22 @@ def jobs_without_room():
         return []
     size = costs.card(COSTS, kind)["memory"] if kind else vram.of_machine()
     return vram.refusals(config, asked, size, COSTS) if size else []
+
+
+def needs_vllm(job):
+    """Whether a planned job samples by vLLM."""
+    name, wildcards = job.rule.name, job.wildcards
+    if name == "rl":
+        return grid.rl_settings(config, wildcards.model, wildcards.run)["vllm"]
+    model = {"judge": JUDGING, "generate": wildcards}.get(name)
+    return model is not None and sampling(model)["engine"] == "vllm"
+
+
+def jobs_without_vllm():
+    """The rules of the plan that sample by vLLM, where jobs run in this interpreter's environment and it has none."""
+    if workflow.deployment_settings.deployment_method or importlib.util.find_spec("vllm"):
+        return []
+    return sorted({job.rule.name for job in workflow.dag.needrun_jobs() if needs_vllm(job)})
 
 
 def sft_memory(wildcards, threads):
