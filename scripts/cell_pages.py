@@ -1,7 +1,7 @@
 """A page for every cell: what it is, what made it, how it went, and a sample of its responses beside the
 base's.
 
-    python scripts/cell_pages.py --study . --cells S/base/0 S/sft-64/0 \\
+    python scripts/cell_pages.py --study . --config report/config.json --cells S/base/0 S/sft-64/0 \\
         --template workflow/report/cell.html.jinja \\
         --out /tmp/cells
 

@@ -2,7 +2,8 @@
 
     python scripts/page.py --study miniature --report report --figures valley outcomes \\
         --captions workflow/report \\
-        --template workflow/report/page.html.jinja --grid S/base/0 S/sft-64/0 --miniature --out /tmp/page.html
+        --template workflow/report/page.html.jinja --claims workflow/reference/claims.yaml \\
+        --grid S/base/0 S/sft-64/0 --miniature --out /tmp/page.html
 
 Reads only what lies under `--report` (tables, figures, provenance.json, config.json) and what the claims
 expect, so a released folder is enough. The page is one HTML file that needs no network: panels to choose

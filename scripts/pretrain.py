@@ -7,7 +7,7 @@ answer needs. The result is an ordinary Hugging Face folder: nothing after this 
 hub model.
 
     python scripts/pretrain.py --out /tmp/S --template templates/chain.jinja \\
-        --hidden 64 --layers 2 --heads 4 --ff 192 --steps 700 --lengths 2 3 4 5 --seed 0
+        --hidden 64 --layers 2 --heads 4 --ff 192 --steps 900 --lengths 2 3 4 5 --seed 0
 """
 
 import math
