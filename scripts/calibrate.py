@@ -2,7 +2,8 @@
 
     python scripts/calibrate.py --scores results/qwen2.5-1.5b/base/seed0/scores.json \\
         --reference workflow/reference/paper_fig2.csv \\
-        --models qwen2.5-1.5b=Qwen2.5-1.5B-Instruct --out /tmp/calibration.csv
+        --models qwen2.5-1.5b=Qwen2.5-1.5B-Instruct --headline aime24 amc23 math500 \\
+        --out /tmp/calibration.csv
 
 Compares by the paper's verdict (accuracy_paper) the plain mean of the headline tasks. Both sides sampled, so
 the standard error is √2 times ours over samples. Stops when a base is more than three of them away, with the
@@ -29,11 +30,12 @@ def main():
     parser.add_argument("--scores", required=True, type=Path, nargs="+", help="scores.json of base cells")
     parser.add_argument("--reference", required=True, type=Path)
     parser.add_argument("--models", required=True, nargs="+", help="our name=the paper's name")
+    parser.add_argument("--headline", required=True, nargs="+", help="tasks whose mean is the accuracy")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
     bases = {places.cell_of(path): records.read_json(path) for path in args.scores}
-    table = calibration(bases, pandas.read_csv(args.reference), flags.pairs(args.models))
+    table = calibration(bases, pandas.read_csv(args.reference), flags.pairs(args.models), args.headline)
     if table.empty:
         records.fail(args.reference, "knows none of these models", "Calibrate a study of the paper's models")
     print(table.round(3).to_string(index=False), file=sys.stderr)

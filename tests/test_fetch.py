@@ -2,14 +2,18 @@
 
 import json
 
+import numpy
 import pandas
 import pyarrow.parquet
 import pytest
 from conftest import script
 
 from valley import records
+from valley.analysis import intervals
 from valley.analysis.paper import calibration
 from valley.grid import Cell
+
+REFERENCE = "workflow/reference/paper_fig2.csv"  # Qwen2.5-1.5B: 28.4
 
 
 def test_local_traces_keep_what_is_used_and_nothing_else(tmp_path):
@@ -62,25 +66,39 @@ def test_another_number_of_problems_than_expected_is_refused(tmp_path):
     assert "9 problems" in script("fetch_task", *flags, 9)
 
 
-def scores(accuracy):
-    outcomes = {"correct": accuracy, "truncated": 0.0}
-    return {"accuracy": accuracy, "accuracy_paper": accuracy, "samples_low": accuracy - 0.02, "samples_high": accuracy + 0.02,
-            "outcomes": outcomes, "boxed": 0.9}  # fmt: skip
+def scores(accuracy, confidence=0.95):
+    """Scores of a base that solves such a share of 500 problems each time and the others never."""
+    solved = {str(number): 4 * (number < 500 * accuracy) for number in range(500)}
+    low, high = intervals.over_samples(numpy.array([*solved.values()]), 4, confidence)
+    return {"accuracy": accuracy, "accuracy_paper": accuracy, "samples_low": low, "samples_high": high,
+            "outcomes": {"correct": accuracy, "truncated": 0.0}, "boxed": 0.9,
+            "tasks": {"math500": {"samples": 4, "solved": solved}, "other": {"samples": 1, "solved": {"0": 1}}}}  # fmt: skip
+
+
+def distance(known):
+    """How far a base of these scores is from the paper's 28.4, in standard errors."""
+    reference, names = pandas.read_csv(REFERENCE), {"m": "Qwen2.5-1.5B-Instruct"}
+    return calibration({Cell("m", "base", 0): known}, reference, names, ["math500"]).distance.item()
 
 
 def test_a_base_far_from_the_papers_stops_with_the_likely_causes(tmp_path):
-    reference = "workflow/reference/paper_fig2.csv"  # Qwen2.5-1.5B: 28.4
     for accuracy, ok in ((0.29, True), (0.36, False)):
         file = tmp_path / "results/qwen2.5-1.5b/base/seed0/scores.json"
         records.write_json(file, scores(accuracy))
-        output = script("calibrate", "--scores", file, "--reference", reference, "--models",
-                        "qwen2.5-1.5b=Qwen2.5-1.5B-Instruct", "--out", tmp_path / "calibration.csv", ok=ok)  # fmt: skip
+        output = script("calibrate", "--scores", file, "--reference", REFERENCE, "--models",
+                        "qwen2.5-1.5b=Qwen2.5-1.5B-Instruct", "--headline", "math500", "--out",
+                        tmp_path / "calibration.csv", ok=ok)  # fmt: skip
         assert (tmp_path / "calibration.csv").exists()
         assert (
             "1 bases agree" if ok else "differs from the paper's base by more than three standard errors"
         ) in output
         assert ok or "AIME 30 or 90" in output
-    row = calibration(
-        {Cell("m", "base", 0): scores(0.36)}, pandas.read_csv(reference), {"m": "Qwen2.5-1.5B-Instruct"}
-    )
-    assert row.distance.item() == pytest.approx(0.076 / (2**0.5 * 0.02 / 1.96), rel=1e-6)
+    known = scores(0.36)
+    reach = (known["samples_high"] - known["samples_low"]) / 2
+    assert distance(known) == pytest.approx(0.076 / (2**0.5 * reach / 1.96), rel=1e-4)
+
+
+@pytest.mark.parametrize("accuracy", [0.36, 0.002])  # the interval of the second stops at 0
+def test_the_distance_from_the_papers_base_is_the_same_at_any_confidence(accuracy):
+    found = [distance(scores(accuracy, confidence)) for confidence in (0.5, 0.9, 0.95, 0.999)]
+    assert found == pytest.approx([found[0]] * 4)

@@ -382,11 +382,12 @@ rule calibrate:
         CPU_ENV
     params:
         models=paper_names(),
+        headline=config["report"]["headline"],
     message:
         "Compare the bases with the paper's"
     shell:
         "python {input.script:q} --scores {input.scores:q} --reference {input.reference:q} --models {params.models:q}"
-        " --out {output:q} 2> {log:q}"
+        " --headline {params.headline:q} --out {output:q} 2> {log:q}"
 
 
 rule figure:

@@ -1,7 +1,9 @@
 """Our cells beside the paper's values, which are those of one training each, published without error bars."""
 
+import numpy
 import pandas
 
+from valley.analysis import intervals
 from valley.grid import HEADLINE, Cell
 
 OURS = {
@@ -58,18 +60,21 @@ def beside_paper(
 
 
 def calibration(
-    bases: dict[Cell, dict], reference: pandas.DataFrame, names: dict[str, str]
+    bases: dict[Cell, dict], reference: pandas.DataFrame, names: dict[str, str], headline: list[str]
 ) -> pandas.DataFrame:
     """A row a base that the paper has: our accuracy by the paper's grader, the paper's, their distance.
 
     `bases` are scores by cell, `names` the models' names in the paper. The distance is in standard errors of
-    the difference over samples; the paper's is taken to be ours.
+    the difference over samples; the paper's is taken to be ours. They come from the solved counts, since the
+    ends of an interval depend on its confidence and stop at 0 and 1.
     """
     rows = []
     for (model, *_), scores in bases.items():
+        tasks = [scores["tasks"][task] for task in headline]
+        counts = [(numpy.array([*task["solved"].values()]), task["samples"]) for task in tasks]
+        error = (2 * intervals.samples_variance(counts)) ** 0.5
         for row in reference[reference.train_examples == 0].itertuples():
             if is_same_model(names.get(model, ""), row.model):
-                error = 2**0.5 * (scores["samples_high"] - scores["samples_low"]) / 2 / 1.96
                 ours, paper = scores["accuracy_paper"], row.accuracy_pct / 100
                 rows.append(
                     {
