@@ -17,6 +17,7 @@ import pandas
 
 from valley import flags, grading, grid, places, records
 from valley.analysis import responses
+from valley.analysis.cells import base_among
 from valley.figures import html
 from valley.grid import Cell
 
@@ -90,8 +91,7 @@ def cell_page(study: Path, config: dict, cell: Cell, bases: dict, template: Path
     card = places.Places(config | {"root": study}).subset_of(cell, "json") if parsed.size else None
     stages = made(results, cell)
     kind, points = curve(folder, stages.get("training"))
-    same = [base for base in bases if base.model == cell.model]
-    base = next((b for b in same if b.seed == cell.seed), same[0] if same else None)
+    base = base_among(bases, cell)
     return html.render(
         template,
         cell=cell,

@@ -2,10 +2,11 @@
 
 import pandas
 import pytest
+from conftest import script
 
-from valley import grading
+from valley import check, grading, places, records
 from valley.analysis.summary import end_points, finding, summary
-from valley.grid import HEADLINE
+from valley.grid import HEADLINE, Cell
 
 SHARES = {f"share {name}": 0.2 for name in grading.OUTCOMES}
 
@@ -74,3 +75,44 @@ def test_a_change_is_against_the_base_of_the_same_seed():
     row = table(*cells).set_index("run").loc["sft-128"]
     assert row.change == pytest.approx(-0.1)
     assert (row.below_base, row.above_base) == (1, 0)
+
+
+def study_of(root, cells):
+    """A study on disk in which every cell answered one problem of chain, its configuration with it."""
+    row = {
+        "id": "p",
+        "sample": 0,
+        "prompt": "?",
+        "response": r"\boxed{1}",
+        "tokens": 5,
+        "finish_reason": "stop",
+    }
+    records.write_parquet(root / "task.parquet", [{"id": "p", "problem": "1?", "answer": "1"}])
+    records.write_parquet(root / "chain.parquet", [row])
+    flags = ["--tasks", root / "task.parquet", "--samples", 1, "--out", root / "grades.parquet"]
+    script("grade", "--responses", root / "chain.parquet", *flags)
+    flags = ["--headline", "chain", "--length", "chain", "--out", root / "scores.json"]
+    script("score", "--grades", root / "grades.parquet", *flags)
+    for cell in cells:
+        folder = places.folder(root / "results", cell)
+        (folder / "responses").mkdir(parents=True)
+        for name, there in (("grades.parquet", ""), ("scores.json", ""), ("chain.parquet", "responses")):
+            (folder / there / name).write_bytes((root / name).read_bytes())
+    records.write_json(root / "config.json", check.load([check.ROOT / "config/miniature.yaml"]))
+    return root
+
+
+def test_beside_a_cell_stands_the_base_of_its_seed_or_the_only_one_and_never_anothers(tmp_path):
+    beside = {
+        Cell("S", "sft-16", 1): "S/base/1",
+        Cell("S", "sft-16", 2): None,  # of two bases neither is its own
+        Cell("M", "sft-16", 2): "M/base/0",  # evaluated once
+    }
+    cells = [Cell("S", "base", 0), Cell("S", "base", 1), Cell("M", "base", 0), *beside]
+    study = study_of(tmp_path / "study", cells)
+    script("cell_pages", "--study", study, "--config", study / "config.json", "--cells", *cells,
+           "--template", "workflow/report/cell.html.jinja", "--out", tmp_path / "cells")  # fmt: skip
+    for cell, base in beside.items():
+        text = (tmp_path / places.page_of(cell)).read_text()
+        assert [name for name in map(str, cells[:3]) if f">{name}</a>" in text] == ([base] if base else [])
+        assert ("the base's first response" in text) == bool(base)

@@ -111,6 +111,13 @@ def pooled(several: list[Answers]) -> Answers:
     )
 
 
+def base_among(cells: Iterable[Cell], cell: Cell) -> Cell | None:
+    """The base beside a cell: that of its seed, or the only one of its model, which was evaluated once."""
+    bases = [other for other in cells if other.run == "base" and other.model == cell.model]
+    beside = [base for base in bases if base.seed == cell.seed]
+    return beside[0] if beside else bases[0] if len(bases) == 1 else None
+
+
 class Study:
     """The cells of a study, and what its grid asks for.
 
@@ -170,12 +177,8 @@ class Study:
         return run != "base" or model in self.trained_bases
 
     def base_of(self, cell: Cell) -> Cell | None:
-        """The base beside a cell: that of its seed, or the only one of its model, which was evaluated
-        once.
-        """
-        bases = [other for other in self.cells if other.run == "base" and other.model == cell.model]
-        beside = [base for base in bases if base.seed == cell.seed]
-        return beside[0] if beside else bases[0] if len(bases) == 1 else None
+        """The base beside a cell (base_among)."""
+        return base_among(self.cells, cell)
 
     def resolve(self, model: str, selector: str, rl: bool = False) -> tuple[list[dict[str, float]], str]:
         """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side
