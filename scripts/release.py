@@ -65,16 +65,24 @@ def write_responses(source: Path, out: Path, limit: int = LIMIT) -> list[Path]:
     return made
 
 
+def traces_of(config: dict, model: str, run: str) -> list[dict]:
+    """The traces that an SFT run draws from: the study's, its pool's own, or those of the pools it mixes."""
+    name = grid.pool_of(config, model, run)
+    pools = [config["pools"][part] for part in config["pools"][name].get("mix", [name])] if name else [{}]
+    return [pool.get("traces", config["traces"]) for pool in pools]
+
+
 def sources(config: dict, cells: list[str]) -> list[str]:
-    """The hub repositories that the cells derive from."""
+    """The hub repositories that the cells derive from, that of the judge of their responses among them."""
     names = {(cell.model, cell.parsed) for cell in map(grid.parse_cell, cells)}
     entries = [
         *(config["models"][model] for model, _ in names),
         *(config["tasks"][task] for task in config["grid"]["tasks"]),
     ]
-    entries += [config["traces"] for _, run in names if run.size]
+    entries += [entry for model, run in names if run.size for entry in traces_of(config, model, run.start)]
     trained = [grid.rl_settings(config, model, run.whole)["problems"] for model, run in names if run.rl]
     entries += [config["rl"]["sets"][problems] for problems in trained]
+    entries += [config["models"][judge["model"]]] if (judge := config["report"]["judge"]) else []
     return sorted({entry["source"] for entry in entries} - {"pretrain", "synthetic", "arithmetic"})
 
 

@@ -1,11 +1,13 @@
-"""A release carries its responses, and a number changed in it is named: file, row, column."""
+"""A release carries its responses and names its sources, and a number changed in it is named: file, row,
+column.
+"""
 
 import pandas
 import pyarrow.parquet
 import release
 import verify
 
-from valley import records
+from valley import check, records
 from valley.analysis import responses
 
 
@@ -30,3 +32,28 @@ def test_responses_above_the_limit_are_released_in_parts_that_join_to_the_same(t
     assert responses.released(tmp_path / "out")["chain"].to_pylist() == rows
     compression = pyarrow.parquet.read_metadata(made[0]).row_group(0).column(0).compression
     assert compression == "ZSTD"
+
+
+def test_a_release_names_the_licences_of_all_that_its_cells_derive_from():
+    pools = {
+        "own": {"traces": {"source": "org/own"}},
+        "long": {"traces": {"source": "org/long"}},
+        "brief": {"completion": "solution"},
+        "mixed": {"mix": {"long": 0.5, "brief": 0.5}},
+        "unused": {"traces": {"source": "org/unused"}},
+    }
+    over = {"pools": pools, "sft": {"recipes": {name: {"pool": name} for name in pools}}}
+    config = check.load([], over | {"report": {"judge": {"model": "llama3.2-1b", "max_characters": 300}}})
+    study, judge = "open-r1/OpenR1-Math-220k", "meta-llama/Llama-3.2-1B-Instruct"
+    of_tasks = {config["tasks"][task]["source"] for task in config["grid"]["tasks"]} - {"arithmetic"}
+    always = of_tasks | {"Qwen/Qwen2.5-0.5B-Instruct", judge}
+    for run, expected in (
+        ("base", set()),
+        ("sft-8k", {study}),
+        ("sft-8k.own", {"org/own"}),
+        ("sft-8k.mixed", {"org/long", study}),
+    ):
+        assert set(release.sources(config, [f"qwen2.5-0.5b/{run}/0"])) == always | expected, run
+    config["report"]["judge"] = None
+    assert judge not in release.sources(config, ["qwen2.5-0.5b/base/0"])
+    assert "org/own" in release.sources(config, ["qwen2.5-0.5b/sft-8k.own+rl@20/0"])
