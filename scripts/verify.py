@@ -97,9 +97,13 @@ def key(row: dict) -> tuple:
     return row["task"], row["id"], row["sample"]
 
 
-def kept(path: Path, table, chosen: set[str], column: str = "id") -> Path:
-    """`path`, where the rows of an arrow table are written whose `column` is one of `chosen`."""
-    records.write_parquet(path, table.filter([value in chosen for value in table[column].to_pylist()]))
+def kept(path: Path, table, chosen: set[tuple[str, str]], task: str | None = None) -> Path:
+    """`path`, where the rows of an arrow table are written whose (task, id) is one of `chosen`; `task` is
+    that of a table that names none. Problems of several tasks may have the same ids.
+    """
+    ids = table["id"].to_pylist()
+    tasks = [task] * len(ids) if task else table["task"].to_pylist()
+    records.write_parquet(path, table.filter([pair in chosen for pair in zip(tasks, ids, strict=True)]))
     return path
 
 
@@ -107,22 +111,19 @@ def grade_again(release: Path, grades: Path, share: float, chance: random.Random
     """(grades of a cell as an arrow table, a share of its problems graded again; how many responses were)."""
     folder = release / "responses" / grades.parent.relative_to(release / "results")
     told, before = records.parquet_provenance(grades)["arguments"], records.read_parquet(grades)
-    responses, tasks, samples = [], [], []
+    responses, tasks, samples, chosen = [], [], [], set()
     for task, table in released(folder).items():
         ids = sorted(set(table["id"].to_pylist()))
-        chosen = set(chance.sample(ids, math.ceil(share * len(ids))))
+        chosen |= {(task, name) for name in chance.sample(ids, math.ceil(share * len(ids)))}
         problems = records.read_parquet(release / "tasks" / f"{task}.parquet")
-        responses.append(kept(scratch / "responses" / f"{task}.parquet", table, chosen))
-        tasks.append(kept(scratch / "tasks" / f"{task}.parquet", problems, chosen))
+        responses.append(kept(scratch / "responses" / f"{task}.parquet", table, chosen, task))
+        tasks.append(kept(scratch / "tasks" / f"{task}.parquet", problems, chosen, task))
         samples.append(table.num_rows // len(ids))
     if not responses:
         records.fail(folder, "has no responses to grade again", "Release the study again from where they are")
     labels = [folder / "labels/judged.parquet"] if (folder / "labels/judged.parquet").exists() else []
     if labels and share < 1:
-        table, wanted = records.read_parquet(labels[0]), set()
-        for file in tasks:
-            wanted |= set(records.read_parquet(file)["id"].to_pylist())
-        labels = [kept(scratch / "judged.parquet", table, wanted)]
+        labels = [kept(scratch / "judged.parquet", records.read_parquet(labels[0]), chosen)]
     script(
         "grade.py",
         "--responses",

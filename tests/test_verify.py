@@ -2,13 +2,17 @@
 column.
 """
 
+import random
+
 import pandas
 import pyarrow.parquet
 import release
 import verify
+from conftest import script
 
-from valley import check, records
+from valley import check, places, records
 from valley.analysis import responses
+from valley.grid import Cell
 
 
 def test_a_value_that_differs_is_named_by_file_row_and_column():
@@ -57,3 +61,33 @@ def test_a_release_names_the_licences_of_all_that_its_cells_derive_from():
     config["report"]["judge"] = None
     assert judge not in release.sources(config, ["qwen2.5-0.5b/base/0"])
     assert "org/own" in release.sources(config, ["qwen2.5-0.5b/sft-8k.own+rl@20/0"])
+
+
+def judged_release(root):
+    """A release of one cell, with labels of a judge, whose two tasks number their problems alike."""
+    cell, flags, labels = Cell("S", "base", 0), [], []
+    folder, results = (places.folder(root / top, cell) for top in ("responses", "results"))
+    for task in ("chain", "other"):
+        problems = [{"id": str(n), "problem": "?", "answer": str(n)} for n in range(9)]
+        rows = [{"id": str(n), "sample": 0, "prompt": "?", "response": f"wait, recheck {n}", "tokens": 5,
+                 "finish_reason": "stop"} for n in range(9)]  # fmt: skip
+        records.write_parquet(root / f"tasks/{task}.parquet", problems)
+        records.write_parquet(folder / f"{task}.parquet", rows)
+        labels += [{"task": task, "id": str(n), "sample": 0, "label": n % 3} for n in range(9)]
+    records.write_parquet(folder / "labels/judged.parquet", labels)
+    for flag, top in (("--responses", folder), ("--tasks", root / "tasks")):
+        flags += [flag, *(top / f"{task}.parquet" for task in ("chain", "other"))]
+    flags += ["--samples", 1, 1, "--judged", folder / "labels/judged.parquet"]
+    script("grade", *flags, "--out", results / "grades.parquet")
+    return results / "grades.parquet"
+
+
+def test_a_sample_of_a_judged_release_is_sound_where_tasks_number_their_problems_alike(tmp_path):
+    grades = judged_release(tmp_path / "release")
+    for share, graded in ((0.3, 6), (1, 18)):
+        scratch = tmp_path / f"scratch{graded}"
+        again = verify.grade_again(tmp_path / "release", grades, share, random.Random(0), scratch)
+        assert again[1] == graded
+        before = records.read_parquet(grades).to_pandas()
+        assert verify.differences("grades", before, again[0].to_pandas()) == []
+        assert set(before.judged) == {"off topic", "no reflection", "reflection"}
