@@ -3,12 +3,13 @@ ran what.
 
     python scripts/combine.py --studies ../lab-a/release ../lab-b/release --out comparisons/labs
 
-Studies are folders of studies or releases; models from one place on a hub are one model, whatever a study
-calls them. The paper counts as one more study where the tasks are its own; its grader then counts. (`make
-pool` calls this; `pool.py` makes pools of traces, so this script has the other word.) Writes `combined.html`,
-`studies.csv`, `cells.csv`, `effects.csv` (each study's change from the base) and `combined.csv` (over
-studies: mean, interval, how far studies differ, what one more would find). Two studies decide little: the
-interval of their mean has one degree of freedom, and is as wide as that is.
+Studies are folders of studies or releases; models of one id on a hub are one model, whatever a study calls
+them, and those without, made by a study or read from a folder, are known by their name. The paper counts as
+one more study where the tasks are its own; its grader then counts. (`make pool` calls this; `pool.py` makes
+pools of traces, so this script has the other word.) Writes `combined.html`, `studies.csv`, `cells.csv`,
+`effects.csv` (each study's change from the base) and `combined.csv` (over studies: mean, interval, how far
+studies differ, what one more would find). Two studies decide little: the interval of their mean has one
+degree of freedom, and is as wide as that is.
 """
 
 from pathlib import Path
@@ -59,7 +60,7 @@ def main():
         records.fail(
             ", ".join(given),
             "have no run with its base in common",
-            "Models are told by their source, runs by name",
+            "Models are told by their id on a hub, or else by name, runs by name",
         )
     everyone = [combination.who(side) for side in sides] + [combination.PAPERS_OWN] * has_paper
     names = [one["study"] for one in everyone]

@@ -120,6 +120,54 @@ def test_a_model_under_another_name_is_known_by_its_source_and_one_made_here_is_
     assert "have no run with its base in common" in refused
 
 
+def of_sources(folder, sources, **settings):
+    """A study of models by name, each from a source; a commit pins those of a hub."""
+    made = study(folder, models=tuple(sources), **settings)
+    config = records.read_json(made / "report/config.json")
+    for model, source in sources.items():
+        config["models"][model]["source"] = source
+        if source.startswith("data/"):
+            config["models"][model]["revision"] = None
+    records.write_json(made / "report/config.json", config)
+    return made
+
+
+def models_of(tables) -> dict:
+    """The studies that have cells of each model."""
+    ours = tables["cells"][tables["cells"].study != "paper"]
+    return {model: set(rows.study) for model, rows in ours.groupby("model")}
+
+
+def test_models_of_which_only_the_last_part_of_the_source_is_the_same_stay_two(tmp_path):
+    both = of_sources(tmp_path / "one", {"x": "lab-a/X", "y": "lab-b/X"})
+    other = of_sources(tmp_path / "two", {"z": "lab-b/x"}, shift=0.1)
+    _, tables, _ = combined(tmp_path, both, other)
+    assert models_of(tables) == {"x": {"one"}, "y": {"one", "two"}}
+    cells = tables["cells"].set_index(["model", "run", "study"]).accuracy
+    assert cells["y", "sft-8k", "two"] > cells["y", "sft-8k", "one"]
+    assert set(tables["combined"].model) == {"y"}
+
+
+def test_folders_of_one_path_in_two_labs_are_two_models_unless_they_have_one_name(tmp_path):
+    one, two = (of_sources(tmp_path / name, {name: "data/my-model"}) for name in "cd")
+    refused = script("combine", "--studies", one, two, ok=False)
+    assert "have no run with its base in common" in refused
+    again = of_sources(tmp_path / "e", {"c": "data/elsewhere"})
+    _, tables, _ = combined(tmp_path, one, again)
+    assert models_of(tables) == {"c": {"c", "e"}}
+
+
+def test_one_name_for_several_models_and_several_models_of_one_id_are_kept_apart(tmp_path):
+    sources = ({"q": "org/X"}, {"n": "org/X", "q": "org/Y"}, {"q": "data/q"}, {"v": "org/X", "w": "org/X"})
+    made = [of_sources(tmp_path / name, of) for name, of in zip("abcd", sources, strict=True)]
+    _, tables, _ = combined(tmp_path, *made)
+    assert models_of(tables) == {
+        "q": {"a", "b"}, "q of b": {"b"}, "q of c": {"c"}, "v": {"d"}, "w": {"d"},
+    }  # fmt: skip
+    counts = tables["studies"].set_index("study").cells
+    assert counts[["a", "b", "c", "d"]].tolist() == [8, 16, 8, 16]  # no cell stands in another's place
+
+
 def test_releases_are_named_by_their_study_and_a_size_of_another_meaning_is_refused(tmp_path):
     one, two = study(tmp_path / "lab/release"), study(tmp_path / "other")
     _, tables, _ = combined(tmp_path, one, two)

@@ -191,6 +191,10 @@ def test_a_model_under_another_name_is_found_by_rename(tmp_path):
         "compare", "--a", a, "--b", b, "--out", tmp_path / "out", ok=False
     )
     assert "has no model 'x' to rename" in script("compare", "--a", a, "--b", b, "--rename", "x=m", ok=False)
+    both = study(tmp_path / "both", models=("m", "n"))
+    assert "would have two models 'm'" in script(
+        "compare", "--a", a, "--b", both, "--rename", "n=m", ok=False
+    )
     _, table, _ = compare(tmp_path, a, b, "--rename", "n=m")
     assert set(table.model) == {"m"}
 
@@ -268,7 +272,7 @@ def test_an_exact_repetition_is_seldom_called_none_and_another_number_is():
                     right = rng.binomial(samples[task], numpy.clip(rate + moved, 0, 1)) / samples[task]
                     columns[task] = numpy.tile(right[:, None], len(COLUMNS))
                 sides.append(Answers({}, columns, samples, {}))
-            side = comparison.Side("m", None, {}, "paper", list(SIZES), [], {}, {}, "", "")
+            side = comparison.Side("m", None, {}, "paper", list(SIZES), [], {}, {}, {}, "", "")
             paper = float(numpy.mean([sides[1].column(task, "correct").mean() for task in SIZES])) + off
             difference = comparison.replication(sides[0], paper, (1, 1), side, (0.01**2, 10.0))
             verdicts.append(comparison.replicated(difference, 0.95))

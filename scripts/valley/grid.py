@@ -29,6 +29,7 @@ RUN = re.compile(
     rf"(?P<rl>\+rl(\.(?P<rl_recipe>{RECIPE}))?(@(?P<step>[0-9]+))?)?"
 )
 
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # no path that begins with / . ~ or $
 ALONG = "@"  # ends what stands for every checkpoint of an RL run
 HEADLINE = "headline"  # the mean over the headline tasks, as a task of its own in the tables
 TRUNK = "trunk"  # the protocol of a recipe whose sizes are branches of one run (valley/trunk.py)
@@ -199,6 +200,15 @@ def models_needed(config: dict) -> list[str]:
     if any(cell.parsed.size for cell in wanted):
         found |= set(config["traces"]["tokenizers"])
     return sorted(found)
+
+
+def hub_id(config: dict, model: str) -> str | None:
+    """The id of a model on a hub, which means the same to everybody; None of one that is made here or comes
+    from a folder, as what no commit pins does (fetch_model.py).
+    """
+    entry = config["models"][model]
+    pinned = entry.get("revision") and not is_pretrained_here(config, model)
+    return entry["source"] if pinned and HUB_ID.fullmatch(entry["source"]) else None
 
 
 def order_seed(config: dict, seed: int) -> int:

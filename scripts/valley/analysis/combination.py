@@ -22,7 +22,7 @@ from valley.analysis.cells import pooled
 from valley.analysis.comparison import PAPER, Side
 from valley.analysis.paper import is_near
 
-LOCAL = "pretrain"  # the source of models that a study makes itself: they are known by their name alone
+LOCAL = "pretrain"  # the source of models that a study makes itself
 CELLS = ["model", "run", "examples", "study", "seeds", "accuracy", "length"]
 EFFECTS = ["model", "run", "examples", "study", "trainings", "change", "low", "high"]
 COMBINED = ["model", "run", "examples", "studies", "change", "low", "high", "these", "these_low", "these_high", "between",
@@ -45,19 +45,31 @@ class Effect(NamedTuple):
         return (self.samples if same else self.problems) + self.trainings[0]
 
 
-def aligned(sides: list[Side]) -> list[Side]:
-    """The studies with one name a model: the first study's of those from one place on a hub; sizes held to be
-    the same.
+def identities(side: Side) -> dict[str, tuple]:
+    """What each model that a study has cells of is known by: its id on a hub or, where it has none, its name;
+    both where the study has several models of one id.
     """
-    known: dict[str, str] = {}
+    ids = {model: (side.hub[model] or "").lower() for model, _ in side.cells}
+    every = list(ids.values())
+    return {model: (of, None if of and every.count(of) == 1 else model) for model, of in ids.items()}
+
+
+def aligned(sides: list[Side]) -> list[Side]:
+    """The studies with one name a model: the first study's of those that are one; sizes held to be the
+    same.
+    """
+    known: dict[tuple, str] = {}
     found = []
     for side in sides:
         names = {}
-        for model, source in side.sources.items():
-            names[model] = model if source == LOCAL else known.setdefault(source.lower(), model)
+        for model, what in identities(side).items():
+            if what not in known:  # a name that another model has already is told apart by its study
+                known[what] = model if model not in known.values() else f"{model} of {side.name}"
+            names[model] = known[what]
         cells = {(names[model], run): seeds for (model, run), seeds in side.cells.items()}
-        sources = {names[model]: source for model, source in side.sources.items()}
-        found.append(side._replace(cells=cells, sources=sources))
+        sources = {name: side.sources[model] for model, name in names.items()}
+        hub = {name: side.hub[model] for model, name in names.items()}
+        found.append(side._replace(cells=cells, sources=sources, hub=hub))
     sizes: dict[str, tuple[int, Path]] = {}
     for side in found:
         for size in {grid.parse_run(run).size for _, run in side.cells} - {None}:

@@ -46,7 +46,8 @@ class Side(NamedTuple):
     headline: list[str]
     length: list[str]
     examples: dict[str, int]  # by size
-    sources: dict[str, str]  # by model
+    sources: dict[str, str]  # by model, as its configuration has them
+    hub: dict[str, str | None]  # by model: its id on a hub, None of one that has none
     finding: str
     commit: str
 
@@ -71,6 +72,13 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
         records.fail(
             folder, f"has no model {unknown[0]!r} to rename", f"It has: {', '.join(problems.model.unique())}"
         )
+    models = list(problems.model.unique())
+    called = [rename.get(model, model) for model in models]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        records.fail(
+            folder, f"would have two models {twice[0]!r}", "Give --rename a name that it does not have"
+        )
+    known = {rename.get(model, model): model for model in config["models"] if model in models}
     found: dict = {}
     for cell, made in cells.answers(problems).items():
         found.setdefault((rename.get(cell.model, cell.model), cell.run), {})[cell.seed] = made
@@ -83,7 +91,8 @@ def load(folder: Path, name: str, grader: str, rename: dict[str, str]) -> Side:
         config["report"]["headline"],
         config["report"]["length"],
         {size: grid.examples_of(config, size) for size in config["sizes"]},
-        {rename.get(model, model): Path(entry["source"]).name for model, entry in config["models"].items()},
+        {name: config["models"][model]["source"] for name, model in known.items()},
+        {name: grid.hub_id(config, model) for name, model in known.items()},
         finding.read_text(encoding="utf-8").strip() if finding.exists() else "",
         ", ".join(records.read_json(provenance).get("commits", [])) if provenance.exists() else "",
     )
@@ -206,7 +215,7 @@ def paper_cells(side: Side, reference: pandas.DataFrame) -> tuple[dict[tuple[str
         runs = [
             (model, run)
             for model, run in side.cells
-            if is_same_model(side.sources.get(model, ""), row["model"])
+            if is_same_model(Path(side.sources.get(model, "")).name, row["model"])
             and (size := data_size(side, run)) is not None
             and is_near(size, row["train_examples"])
         ]
