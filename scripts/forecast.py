@@ -114,7 +114,14 @@ def main():
         parser.error("--cells, --config and --tables, or --test")
     mine, config = study_curves(args.cells, args.config)
     for folder in args.others:
-        known += study_curves(folder / "report/tables/cells.csv", folder / "report/config.json")[0]
+        files = folder / "report/tables/cells.csv", folder / "report/config.json"
+        if gone := [file for file in files if not file.exists()]:
+            records.fail(
+                folder,
+                f"has no {gone[0].relative_to(folder)}",
+                "Name folders of studies or releases that have a report, or none, in report.others",
+            )
+        known += study_curves(*files)[0]
     rows, models, sizes = [], [], sizes_of(config)
     for curve in mine:
         others = [one for one in [*mine, *known] if one is not curve]

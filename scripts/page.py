@@ -11,6 +11,7 @@ from, figures as inline SVG whose points tell their values, tables that sort. It
 cells beside it (cell_pages.py).
 """
 
+import json
 from pathlib import Path
 
 import pandas
@@ -175,6 +176,8 @@ def main():
     args = parser.parse_args()
 
     folder = args.report / "tables"
+    config = (args.report / "config.json").read_text(encoding="utf-8")
+    own = Path(json.loads(config)["report"]["claims"])  # by the study's name for it, also in a release
     tables, finding = read(folder), (args.report / "finding.txt").read_text(encoding="utf-8").strip()
     frames = {name: tidy.read_table(folder / f"{name}.csv") for name in ("cells", "paper", "replicates")}
     series = sorted(set(tidy.sft_cells(frames).recipe.dropna()) - {"protocol"})
@@ -195,7 +198,7 @@ def main():
         claims=claims(
             tables["claims"], tables["claims_models"], yaml.safe_load(args.claims.read_text(encoding="utf-8"))
         ),
-        claims_of=None if args.claims.resolve() == PAPERS_CLAIMS else args.claims,
+        claims_of=None if own.resolve() == PAPERS_CLAIMS else own,
         one_training=one_training(tables["cells"]),
         graders=graders(tables["cells"]),
         drop=drop(tables["drop"]),
@@ -204,7 +207,7 @@ def main():
         spent=duration(sum(row["wall_seconds"] or 0 for row in tables["costs"])),
         grid=args.grid,
         provenance=records.read_json(args.report / "provenance.json"),
-        config=(args.report / "config.json").read_text(encoding="utf-8"),
+        config=config,
         page=records.provenance(args),
     )
     with records.whole(args.out) as temporary:

@@ -1,10 +1,11 @@
 """Put what others need to check a study, or to redraw its page, into one folder, without weights.
 
     python scripts/release.py --study . --cells S/base/0 S/sft-64/0 --cards data/subsets/64/seed0.json \\
-        --licences workflow/reference/licences.yaml --out release
+        --claims workflow/reference/claims.yaml --licences workflow/reference/licences.yaml --out release
 
 The folder is a study of its own without models and training data: `make figures FROM=<folder>` rebuilds its
-page from scores and grades in under a minute, on any machine. Responses
+page from scores and grades in under a minute, on any machine; the claims that the study holds itself to are
+in `report/claims.yaml`. Responses
 (`responses/<model>/<run>/seed<seed>`) and problems (`tasks/`) lie beside the study's places, so that
 redrawing never looks for them, and `make verify FROM=<folder>` grades them again. `SHA256SUMS` covers every
 file, `README.md` is the data card with the licences.
@@ -135,6 +136,7 @@ def main():
     parser.add_argument("--cells", required=True, nargs="+", help="model/run/seed")
     parser.add_argument("--cards", nargs="*", type=Path, default=[], help="cards of the subsets")
     parser.add_argument("--tasks", nargs="*", type=Path, default=[], help="the problems of the tasks")
+    parser.add_argument("--claims", required=True, type=Path, help="the claims of the study")
     parser.add_argument("--licences", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
@@ -152,6 +154,7 @@ def main():
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(args.study / file, folder / file)
+        shutil.copyfile(args.claims, folder / "report/claims.yaml")
         for cell in map(grid.parse_cell, args.cells):
             ours, theirs = (
                 places.folder(top, cell) for top in (args.study / "results", folder / "responses")

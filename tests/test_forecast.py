@@ -207,6 +207,22 @@ def test_a_study_without_a_curve_has_tables_that_can_be_read(tmp_path):
     } == {0}
 
 
+def test_other_studies_that_are_not_there_are_named_with_the_key_that_names_them(tmp_path):
+    study_table({("q", 0): {0: 0.27, 8000: 0.19}}).to_csv(tmp_path / "cells.csv", index=False)
+    (tmp_path / "config.json").write_text(json.dumps(forecast_config()))
+    flags = [
+        "--cells",
+        tmp_path / "cells.csv",
+        "--config",
+        tmp_path / "config.json",
+        "--tables",
+        tmp_path / "out",
+    ]
+    said = script("forecast", *flags, "--others", tmp_path / "gone", ok=False)
+    assert f"{tmp_path}/gone: has no report/tables/cells.csv" in said
+    assert "report.others" in said
+
+
 def forecast_config() -> dict:
     runs = ["base", "sft-8k", "sft-16k", "sft-32k", "sft-64k", "sft-128k", "sft-220k"]
     sizes = dict(zip(runs[1:], [8000, 16000, 32000, 64000, 128000, "all"], strict=True))

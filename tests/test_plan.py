@@ -379,6 +379,29 @@ def test_a_report_on_what_there_is_makes_nothing_that_comes_before_scores(finish
     assert not planned(output).keys() - REPORT
 
 
+@pytest.mark.parametrize("others", [[], ["../other/studies/x"]])
+def test_a_release_is_redrawn_by_the_claims_in_it_and_keeps_a_forecast_that_other_studies_entered(
+    finished, others
+):
+    release = finished / "released"  # elsewhere neither its file of claims nor other studies are there
+    for name in ("data/subsets", "report", "results"):
+        without = shutil.ignore_patterns("responses", "model", "seed?.parquet")
+        shutil.copytree(finished / "studies/stub" / name, release / name, ignore=without)
+    (release / "report/claims.yaml").touch()
+    own = two_models() | {"report": {"claims": "my-claims.yaml", "others": others}}
+    config = check.load([Path("config/miniature.yaml")], own)
+    (release / "report/config.json").write_text(json.dumps(config))
+    output = snakemake(
+        finished, "-n", "-p", "--configfile", "released/report/config.json", "--config", "root=released",
+        "unfinished=True", "--forcerun", "aggregate", "analyse", "--", "all",
+    )  # fmt: skip
+    again = planned(output)
+    assert {"claims", "figure", "page"} <= again.keys() <= REPORT
+    assert ("forecast" in again) == (not others)
+    assert output.count("--claims released/report/claims.yaml") == 2
+    assert "my-claims.yaml" not in output
+
+
 @pytest.mark.parametrize("target", ["forecast", "all", "paper"])
 def test_a_report_on_nothing_says_so(tmp_path, target):
     output = snakemake(checkout(tmp_path), *MINIATURE, "--config", "unfinished=True", "--", target, ok=False)

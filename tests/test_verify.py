@@ -91,3 +91,17 @@ def test_a_sample_of_a_judged_release_is_sound_where_tasks_number_their_problems
         before = records.read_parquet(grades).to_pandas()
         assert verify.differences("grades", before, again[0].to_pandas()) == []
         assert set(before.judged) == {"off topic", "no reflection", "reflection"}
+
+
+def test_a_release_brings_the_claims_that_its_study_held_itself_to(tmp_path):
+    study, out = tmp_path / "study", tmp_path / "out"
+    places.folder(study / "results", Cell("S", "base", 0)).mkdir(parents=True)
+    records.write_json(study / "report/config.json", check.load([check.ROOT / "config/miniature.yaml"]))
+    told = {name: [] for name in ("commits", "seeds", "hardware", "versions")}
+    records.write_json(study / "report/provenance.json", told)
+    (study / "report/finding.txt").write_text("a finding\n")
+    (tmp_path / "my-claims.yaml").write_text("{}\n")
+    script("release", "--study", study, "--cells", "S/base/0", "--claims", tmp_path / "my-claims.yaml",
+           "--licences", "workflow/reference/licences.yaml", "--out", out)  # fmt: skip
+    assert (out / "report/claims.yaml").read_text() == "{}\n"
+    assert "  report/claims.yaml\n" in (out / "SHA256SUMS").read_text()

@@ -18,6 +18,11 @@ FIRST_SEED = {(c.model, c.run): c.seed for c in sorted(DONE, key=lambda c: c.see
 SHOWN = [c for c in by_size(DONE) if c.parsed.step is None and c.seed == FIRST_SEED[c.model, c.run]]
 PAGED = [c for c in DONE if c.parsed.step is None]  # the cells with a page of their own
 CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size})
+# A released folder lacks responses where a study has them: it brings what is made of them.
+SHOWN_RESPONSES = [PLACES.responses(c, task) for c in SHOWN for task in TASKS]
+RELEASED = config["unfinished"] and not all(map(Path.exists, SHOWN_RESPONSES))
+# It brings its claims too, whose own file may be nowhere else.
+CLAIMS = at("report/claims.yaml") if (PLACES.report / "claims.yaml").exists() else config["report"]["claims"]
 
 AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]
@@ -185,7 +190,7 @@ rule claims:
     input:
         script="scripts/claims.py",
         code=imports("claims"),
-        claims=config["report"]["claims"],
+        claims=CLAIMS,
         schema="workflow/schemas/claims.schema.yaml",
         problems=at("report/tables/problems.parquet"),
         tables=[table("accumulation"), table("recovery")],
@@ -264,34 +269,35 @@ if PROBED:
             "python {input.script:q} --results {params.results:q} --cells {params.cells:q} --tables {params.tables:q} 2> {log:q}"
 
 
-# What larger sizes would give: make forecast. Its tables are its own; none of it stands beside a measurement.
-rule forecast:
-    input:
-        script="scripts/forecast.py",
-        code=imports("forecast"),
-        cells=table("cells"),
-        config=at("report/config.json"),
-        reference="workflow/reference/paper_fig2.csv",
-    output:
-        report([table(name) for name in FORECAST], category="Forecast", caption="../report/forecast.rst"),
-    log:
-        at("logs/forecast.log"),
-    localrule: True
-    conda:
-        CPU_ENV
-    params:
-        tables=lambda w: at("report/tables"),
-        others=config["report"]["others"],
-    message:
-        "Forecast the sizes that are not measured"
-    shell:
-        "python {input.script:q} --cells {input.cells:q} --config {input.config:q} --others {params.others:q}"
-        " --reference {input.reference:q} --tables {params.tables:q} 2> {log:q}"
+# Other studies are no part of a released folder, and others may lie where they lay: it brings its forecast.
+if not (RELEASED and config["report"]["others"]):
+
+    # What larger sizes would give: make forecast. Its tables are its own; none of it stands beside a measurement.
+    rule forecast:
+        input:
+            script="scripts/forecast.py",
+            code=imports("forecast"),
+            cells=table("cells"),
+            config=at("report/config.json"),
+            reference="workflow/reference/paper_fig2.csv",
+        output:
+            report([table(name) for name in FORECAST], category="Forecast", caption="../report/forecast.rst"),
+        log:
+            at("logs/forecast.log"),
+        localrule: True
+        conda:
+            CPU_ENV
+        params:
+            tables=lambda w: at("report/tables"),
+            others=config["report"]["others"],
+        message:
+            "Forecast the sizes that are not measured"
+        shell:
+            "python {input.script:q} --cells {input.cells:q} --config {input.config:q} --others {params.others:q}"
+            " --reference {input.reference:q} --tables {params.tables:q} 2> {log:q}"
 
 
-# Where responses are, which a released folder lacks: it brings the examples.
-SHOWN_RESPONSES = [PLACES.responses(c, task) for c in SHOWN for task in TASKS]
-if not config["unfinished"] or all(map(Path.exists, SHOWN_RESPONSES)):
+if not RELEASED:
 
     # Texts for the page: the first seed of every run but the checkpoints along RL.
     rule examples:
@@ -450,7 +456,7 @@ rule page:
         code=imports("page"),
         template="workflow/report/page.html.jinja",
         shared=["workflow/report/macros.jinja", "workflow/report/style.css", "workflow/report/sort.js"],
-        claims=config["report"]["claims"],
+        claims=CLAIMS,
         cells=at("report/cells"),
         tables=[table(name) for name in [*AGGREGATED, *ANALYSED, *RECOVERED, *DECIDED, "costs", "floors"]],
         probes=[table("probes")] if PROBED else [],
@@ -515,6 +521,7 @@ rule release:
         code=imports("release"),
         licences="workflow/reference/licences.yaml",
         page=at("report/page.html"),
+        claims=CLAIMS,
         scores=SCORES,
         cards=CARDS,
         tasks=[at(f"data/tasks/{task}.parquet") for task in TASKS],
@@ -532,5 +539,5 @@ rule release:
         "Gather the release"
     shell:
         "python {input.script:q} --study {params.study:q} --cells {params.cells:q} --cards {input.cards:q} --tasks {input.tasks:q}"
-        " --licences {input.licences:q}"
+        " --claims {input.claims:q} --licences {input.licences:q}"
         " --out {output:q} 2> {log:q}"
