@@ -5,6 +5,7 @@ too little.
 import json
 import subprocess
 import sys
+from statistics import NormalDist
 
 import numpy
 import pandas
@@ -162,12 +163,18 @@ def study_table(curves: dict[tuple, dict[int, float]]) -> pandas.DataFrame:
 
 def test_a_pretrained_model_is_another_with_every_seed_a_fetched_one_is_not():
     config = {"models": {"S": {"source": "pretrain"}, "q": {"source": "Qwen/Qwen2.5-3B-Instruct"}}}
+    config |= {"report": {"confidence": 0.95}}
     points = {0: 0.5, 64: 0.1, 128: 0.3}
     table = study_table({("S", 0): points, ("S", 1): points, ("q", 0): points, ("q", 1): {**points, 64: 0.2}})
     found = {curve.name: curve for curve in forecast.from_cells(table, config)}
     assert [*found] == ["S/seed0", "S/seed1", "Qwen2.5-3B-Instruct"]
     assert found["Qwen2.5-3B-Instruct"].points[64] == pytest.approx(0.15)
     assert found["Qwen2.5-3B-Instruct"].noise < found["S/seed0"].noise
+    for confidence in (0.8, 0.99):  # intervals of that confidence around the same counts
+        half = 0.02 * NormalDist().inv_cdf(0.5 + confidence / 2) / NormalDist().inv_cdf(0.975)
+        table["samples_low"], table["samples_high"] = table.accuracy - half, table.accuracy + half
+        again = forecast.from_cells(table, config | {"report": {"confidence": confidence}})
+        assert again[0].noise == pytest.approx(found["S/seed0"].noise)
 
 
 def test_the_script_writes_tables_of_their_own_and_says_that_it_forecast(tmp_path, paper):

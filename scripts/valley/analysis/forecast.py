@@ -10,6 +10,7 @@ intervals cover: docs/afford.md.
 
 import math
 from collections.abc import Iterable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy
@@ -417,6 +418,7 @@ def from_cells(cells: pandas.DataFrame, config: dict) -> list[Curve]:
     """
     from valley import grid
 
+    confidence = config["report"]["confidence"]
     rows = cells[(cells.task == HEADLINE) & cells.stage.isin(["base", "sft"]) & (cells.recipe == "protocol")]
     found = []
     for model, group in rows.groupby("model", sort=False):
@@ -428,14 +430,16 @@ def from_cells(cells: pandas.DataFrame, config: dict) -> list[Curve]:
             base = means.pop(0, None)
             points = {int(n): float(a) for n, a in means.items()}
             label = f"{model}/seed{seed}" if own else name
-            found.append(Curve(label, base, points, curve_noise(part, 1 if own else seeds), model, seed))
+            noise = curve_noise(part, 1 if own else seeds, confidence)
+            found.append(Curve(label, base, points, noise, model, seed))
     return found
 
 
-def curve_noise(cells: pandas.DataFrame, seeds: float) -> float:
-    """SD of the accuracy of a curve's points: of sampling, as the scores have it, and of training by the
-    prior.
+def curve_noise(cells: pandas.DataFrame, seeds: float, confidence: float) -> float:
+    """SD of the accuracy of a curve's points: of sampling, as the scores' intervals of that confidence have it,
+    and of training by the prior.
     """
-    sampled = (cells.samples_high - cells.samples_low) / 2 / 1.96
+    errors = NormalDist().inv_cdf(0.5 + confidence / 2)
+    sampled = (cells.samples_high - cells.samples_low) / 2 / errors
     seeds = 1 if not seeds or math.isnan(seeds) else seeds
     return float(math.sqrt(((sampled**2).mean() + TRAINING**2) / seeds))
