@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from valley import check, contract, costs, flags, grid, profiles, records
+from valley import contract, costs, flags, grid, profiles, records
 
 
 def sources(config: dict) -> list[tuple[str, str, str | None, str]]:
@@ -78,8 +78,8 @@ def main():
     args = parser.parse_args()
 
     os.environ["HF_HUB_OFFLINE"] = "0"
-    config = check.load(args.configfile, profiles.config(profiles.merged(args.profile)))
-    failed = 0
+    over = profiles.config(profiles.merged(args.profile))
+    config, failed = contract.study(args.configfile, over, sources=False), 0
     for fault in contract.faults(config):
         failed += 1
         print(f"fail  {fault}", flush=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, costs, flags, grid, records
+from valley import check, contract, costs, flags, grid, records
 from valley.analysis import cells, claims, design, forged
 from valley.analysis.cells import Study
 from valley.analysis.measures import COLUMNS, Tasks
@@ -98,8 +98,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("next.yaml"), help="the config block")
     args = parser.parse_args()
 
-    config = check.load(args.configfile)
-    check.check(config)
+    config = contract.study(args.configfile, sources=False)
     study, parts, unforeseen, confidence = outlook(config, args.looks)
     measured = costs.measured_seconds(Places(config).benchmarks)
     price = design.pricing(config, study, costs.Prices(config, args.preset, measured))

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, flags, grid, records
+from valley import check, contract, flags, grid, records
 from valley.analysis import claims, forged
 from valley.analysis.cells import Study
 from valley.analysis.measures import Tasks
@@ -134,11 +134,7 @@ def main():
     )
     args = parser.parse_args()
 
-    config = check.load(args.configfile)
-    try:
-        check.check(config)
-    except grid.ConfigError as error:
-        records.fail(*args.configfile, str(error), "Name all files of the study, as for snakemake")
+    config = contract.study(args.configfile, sources=False)
     cells, asked = wanted(config, args.seeds), claims.load(check.ROOT / config["report"]["claims"], SCHEMA)
     # Responses are not forged, so the fit of p^k is not judged here.
     for claim in asked.values():

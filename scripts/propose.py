@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, costs, flags, grid, records
+from valley import check, contract, costs, flags, grid, records
 from valley.analysis import budget, claims, design, forged
 from valley.analysis.measures import Tasks
 
@@ -57,8 +57,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("proposed.yaml"))
     args = parser.parse_args()
 
-    config = check.load(args.configfile)
-    check.check(config)
+    config = contract.study(args.configfile, sources=False)
     asked = claims.load(REFERENCE / "claims.yaml", SCHEMA)
     if unknown := sorted(set(args.question) - set(asked)):
         records.fail("--question", f"no claim {', '.join(unknown)}", f"There are: {', '.join(asked)}")

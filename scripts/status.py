@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from valley import check, flags, grid, locks, plain, profiles, pulse, records
+from valley import contract, flags, grid, locks, plain, profiles, pulse, records
 from valley.grid import Cell
 from valley.places import Places
 
@@ -220,7 +220,8 @@ def main():
     )
     args = parser.parse_args()
 
-    config, now = check.load(args.configfile, profiles.config(profiles.merged(args.profile))), {}
+    over, now = profiles.config(profiles.merged(args.profile)), {}
+    config = contract.study(args.configfile, over, sources=False)  # what there is, wherever it came from
     jobs, locked = queue(Path(".")), not args.failures and any(Path(".snakemake/locks").glob("*"))
     states = {cell: state(Places(config), cell, now, jobs, locked) for cell in grid.cells(config)}
     width = max(len(f"{model} {run}") for model, run, _ in states)

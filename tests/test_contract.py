@@ -209,6 +209,26 @@ def test_a_config_file_that_does_not_say_one_thing_is_refused_with_its_line(tmp_
     assert told in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("grid: [1, 2", "broken.yaml line 1: "),
+        ("gird: {tasks: [chain]}\n", "top level: unknown key gird. Allowed: "),
+    ],
+    ids=["unclosed", "misspelt"],
+)
+@pytest.mark.parametrize("name", ["check", "fetch_check", "next", "plan", "power", "propose", "status"])
+def test_a_script_that_is_given_a_broken_config_says_so_and_nothing_else(tmp_path, name, content, told):
+    (tmp_path / "broken.yaml").write_text(content)
+    budget = ["--budget", 10] if name == "propose" else []
+    output = script(name, "--configfile", tmp_path / "broken.yaml", *budget, ok=False)
+    first, *faults = output.splitlines()
+    assert first.startswith("error: ")
+    assert all(line.startswith("  - ") for line in faults)
+    assert told in output
+    assert "cells" not in output.replace("cells.py", "")
+
+
 def test_integers_are_read_as_yaml_1_2_writes_them(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "a: [010, 0o10, 0x1F, -7, +3, 0]\nb: {<<: &m {x: 1}, x: 2}\nc: 1:30\nd: 7ae5\n"

@@ -22,12 +22,14 @@ MAX_EMPTY = 0.01  # share of the completions with next to no tokens
 CHARACTERS_A_TOKEN = 40  # more than any tokenizer packs into a token over a whole text
 
 
-def study(files: list[Path], over: dict | None = None) -> dict:
-    """The config of a study whose names and local sources are sound; ends the script with a sentence else."""
+def study(files: list[Path], over: dict | None = None, sources: bool = True) -> dict:
+    """The config of a study that can work, its local sources looked at unless `sources` is false; ends the
+    script with a sentence else.
+    """
     try:
         config = check.load(files, over)
         check.check(config)
-        check.refuse(faults(config))
+        check.refuse(faults(config) if sources else ())
     except check.ConfigError as error:
         sys.exit(f"error: {error}")
     return config
