@@ -176,6 +176,24 @@ def test_a_checkpoint_that_a_run_does_not_keep_is_refused_by_the_runs_own_settin
         check.check(with_rl(run, rl))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "names"),
+    [
+        ("tasks/more", {"source": "synthetic", "samples": 1}, ["tasks: one has source: synthetic", "chain, more"]),
+        ("tasks", {"chain": {"source": "x.jsonl", "samples": 1}}, ["tasks: one has", "none is defined"]),
+        ("rl/sets/more", {"source": "synthetic"}, ["rl.sets: one has source: synthetic", "chain, more"]),
+        ("traces/source", "x.jsonl", ["tasks.chain.source", "rl.sets.chain.source", "Set traces.source"]),
+    ],
+)  # fmt: skip
+def test_synthetic_problems_that_nothing_makes_are_refused(path, value, names):
+    config = check.load(CONFIGS["miniature"])
+    check.check(config)
+    change(config, path, value)
+    with pytest.raises(grid.ConfigError) as error:
+        check.check(config)
+    assert [name for name in names if name not in str(error.value)] == [], str(error.value)
+
+
 def test_a_size_that_yaml_reads_as_a_number_is_told_of_its_quotes():
     config = paper()
     config["sizes"][64] = config["sizes"]["8k"]

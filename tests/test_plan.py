@@ -200,6 +200,19 @@ def test_adding_a_task_trains_nothing_and_generates_that_task_alone(finished):
     assert not plan.keys() & {"pretrain", "order_traces", "subset", "preflight", "sft", "rl"}
 
 
+def test_tasks_of_any_name_and_number_may_be_arithmetic(tmp_path):
+    folder, config = checkout(tmp_path), {"root": "studies/stub", "report": {"probe": 0}}
+    cells = [{"models": ["S"], "runs": ["base"], "seeds": [0]}]
+    config["grid"] = {"tasks": ["chain", "sums", "more"], "cells": cells}
+    drawn = {"sums": {"problems": 100}, "more": {"seed": 1}}
+    config["tasks"] = {name: {"source": "arithmetic", "samples": 2} | entry for name, entry in drawn.items()}
+    output = snakemake(folder, "-n", "-p", *write(folder, config))
+    assert dict(re.findall(r"arithmetic\.py (.*) --out \S+/tasks/(\S+) 2>", output)) == {
+        "--problems 100 --seed 0": "sums.parquet",
+        "--problems 400 --seed 1": "more.parquet",
+    }
+
+
 def test_one_start_of_the_engine_serves_all_tasks_and_neither_switching_it_nor_a_new_task_makes_anything_anew(
     finished,
 ):

@@ -115,7 +115,7 @@ def check(config: dict):
     if not faults:  # the other checks rely on the shape
         names = [*name_faults(config)]
         faults += [*names, *pool_faults(config), *([] if names else trunk_faults(config))]
-        faults += [*size_faults(config), *rl_faults(config)]
+        faults += [*size_faults(config), *rl_faults(config), *synthetic_faults(config)]
     refuse(faults)
 
 
@@ -401,6 +401,24 @@ def rl_faults(config: dict):
                 f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "
                 f"{rl['save_every']} (its last step is the run itself)"
             )
+
+
+def synthetic_faults(config: dict):
+    """Synthetic problems that nothing makes: one task and one RL set are made, beside synthetic traces."""
+    made, wanted = config["traces"]["source"] == "synthetic", _valid_cells(config)
+    trained = {
+        rl_settings(config, model, run).get("problems") for model, run, _ in wanted if parse_run(run).rl
+    }
+    tested = {*config["grid"]["tasks"], *config["traces"]["decontaminate"]}
+    for key, entries, used in (
+        ("tasks", config["tasks"], tested),
+        ("rl.sets", config["rl"]["sets"], trained),
+    ):
+        named = {name for name, entry in entries.items() if entry["source"] == "synthetic"}
+        if made and len(named) != 1:
+            yield f"{key}: one has source: synthetic where traces have, and here {one_of(named)}. Give others a file"
+        for name in sorted(named & used) if not made else ():
+            yield f"{key}.{name}.source: synthetic problems come with synthetic traces. Set traces.source, or give a file"
 
 
 def _valid_cells(config: dict) -> list[tuple[str, str, int]]:

@@ -13,6 +13,7 @@ TASKS_AND_SETS = sorted(
     {*config["grid"]["tasks"], *config["traces"]["decontaminate"]}
     | {grid.rl_settings(config, model, run)["problems"] for model, run, _ in CELLS if grid.parse_run(run).rl}
 )
+ARITHMETIC_TASKS = [name for name, task in config["tasks"].items() if task["source"] == "arithmetic"]
 SYNTHETIC_TASKS = [name for name, task in config["tasks"].items() if task["source"] == "synthetic"]
 SYNTHETIC_RL = [name for name, problems in config["rl"]["sets"].items() if problems["source"] == "synthetic"]
 
@@ -112,25 +113,25 @@ rule fetch:
     localrule: True
 
 
-if config["tasks"].get("arithmetic", {}).get("source") == "arithmetic":
-
-    rule arithmetic:
-        output:
-            at("data/tasks/arithmetic.parquet"),
-        log:
-            at("logs/arithmetic.log"),
-        benchmark:
-            at("benchmarks/arithmetic.tsv")
-        localrule: True
-        conda:
-            CPU_ENV
-        params:
-            problems=config["tasks"]["arithmetic"].get("problems", 400),
-            seed=config["tasks"]["arithmetic"].get("seed", 0),
-        message:
-            "Draw the arithmetic expressions"
-        shell:
-            "python scripts/arithmetic.py --problems {params.problems:q} --seed {params.seed:q} --out {output:q} 2> {log:q}"
+rule arithmetic:
+    output:
+        at("data/tasks/{task}.parquet"),
+    log:
+        at("logs/arithmetic/{task}.log"),
+    benchmark:
+        at("benchmarks/arithmetic/{task}.tsv")
+    wildcard_constraints:
+        task="|".join(ARITHMETIC_TASKS) or "none",
+    localrule: True
+    conda:
+        CPU_ENV
+    params:
+        problems=lambda w: config["tasks"][w.task].get("problems", 400),
+        seed=lambda w: config["tasks"][w.task].get("seed", 0),
+    message:
+        "Draw the arithmetic expressions of the task {wildcards.task}"
+    shell:
+        "python scripts/arithmetic.py --problems {params.problems:q} --seed {params.seed:q} --out {output:q} 2> {log:q}"
 
 
 # The data depend on `traces` alone: neither a new model nor a new task changes the pool, or the whole grid would retrain.
