@@ -25,7 +25,7 @@ FILES = $(or $(strip $(patsubst --configfile=%,%,$(filter-out --configfile --con
 CONFIG = --configfile $(FILES)
 PROFILES = $(filter-out --profile,$(PROFILE))
 SNAKEMAKE = PYTHONPATH=workflow/plugins $(BIN)/snakemake --logger valley --profile $(PROFILE) $(CONFIG)
-CANARY = $(if $(findstring miniature,$(FILES)),config/canary-miniature.yaml,config/canary.yaml)
+CANARY = studies/canary.yaml
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
@@ -127,6 +127,7 @@ doctor: $(VENV)/complete  ## is this cluster ready? make doctor PARTITION=gpu RE
 
 canary: $(VENV)/complete  ## one cell of the study, twenty steps, ten responses, before the grid: make canary STUDY=config.yaml PROFILE=slurm
 	$(SAY_WHERE)
+	$(BIN)/python scripts/canary.py $(CONFIG) --out $(CANARY)
 	$(SNAKEMAKE) $(CANARY)
 
 status: $(VENV)/complete  ## the state of every cell of the study

@@ -13,8 +13,6 @@ CONFIGS = {
     "full": [Path("config/miniature.yaml"), Path("config/miniature-full.yaml")],
     "smoke": [Path("config/miniature.yaml"), Path("config/smoke.yaml")],
     "rehearsal": [Path("config/rehearsal.yaml")],
-    "canary": [Path("config/canary.yaml")],
-    "canary of the miniature": [Path("config/miniature.yaml"), Path("config/canary-miniature.yaml")],
 }
 
 

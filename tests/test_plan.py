@@ -37,11 +37,6 @@ CHEAP = REPORT - {"configuration", "all"} | {
 STUDIES = {
     "paper": ([], ["--configfile", "config.yaml"]),
     "miniature": ([Path("config/miniature.yaml")], MINIATURE),
-    "canary": ([Path("config/canary.yaml")], ["--configfile", "config.yaml", "config/canary.yaml"]),
-    "canary of the miniature": (
-        [Path("config/miniature.yaml"), Path("config/canary-miniature.yaml")],
-        [*MINIATURE, "config/canary-miniature.yaml"],
-    ),
     "smoke": ([Path("config/miniature.yaml"), Path("config/smoke.yaml")], SMOKE),
 }
 
@@ -89,25 +84,6 @@ def test_a_study_plans_the_jobs_that_its_config_implies(study, tmp_path):
     plan = planned(snakemake(checkout(tmp_path), "-n", *flags))
     assert plan == expected(check.load(files))
     assert time.monotonic() - start < 15 * 2  # 15 s alone; the tests run side by side
-
-
-@pytest.mark.parametrize(
-    ("study", "canary"),
-    [("config.yaml", "config/canary.yaml"), ("config/miniature.yaml", "config/canary-miniature.yaml")],
-)
-def test_each_study_has_a_canary_of_one_cell_twenty_steps_and_ten_responses(study, canary):
-    line = run(["make", "-n", "-o", ".venv/complete", "canary", f"STUDY={study}"]).strip()
-    assert line.endswith(f"--configfile {study} {canary}")
-    config = check.load([Path(study), Path(canary)])
-    [(model, cell, _)] = grid.cells(config)
-    assert grid.sft_settings(config, model, cell)["steps"] == 20
-    [task] = config["grid"]["tasks"]
-    problems = (
-        config["synthetic"]["task"]
-        if config["tasks"][task]["source"] == "synthetic"
-        else config["tasks"][task]["limit"]
-    )
-    assert problems * config["tasks"][task]["samples"] == 10
 
 
 def two_models() -> dict:

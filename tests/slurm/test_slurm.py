@@ -376,7 +376,7 @@ def test_the_canary_trains_generates_and_grades_through_the_profile(canary):
     """`make canary` as it is, data and base model included."""
     folder, process = canary
     assert finish(process, folder) == 0
-    made = folder / "studies/canary/results/S/sft-64.canary/seed0"
+    made = folder / "studies/canary/results/S/sft-8.canary/seed4"
     assert json.loads((made / "train.json").read_text())["steps"] == 20
     assert records.parquet_rows(made / "grades.parquet") == 10
     assert (made / "scores.json").exists()
