@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, checkout, run, snakemake
 
+from valley import records
+
 TOY = {"max_length": 512, "max_tokens": 512, "max_new_tokens": 64, "max_context": 512}
 
 
@@ -104,6 +106,10 @@ def test_a_model_and_traces_of_ones_own_reach_the_page_by_the_commands_of_the_do
     files = ["mine.yaml", "config/on-cpu.yaml"]
     told = run([sys.executable, "scripts/check.py", "--configfile", *files], folder)
     assert "ok: the study's own data are what it counts on" in told
+    run([sys.executable, "scripts/canary.py", "--configfile", *files], folder)
+    snakemake(folder, "--configfile", *files, "studies/canary.yaml")
+    canary = folder / "studies/canary/results/mine/sft-20.canary/seed0"
+    assert records.parquet_rows(canary / "grades.parquet") == 10
     output = snakemake(folder, "--configfile", *files)
     assert "mine, 1 seed: base" in output
     page = (folder / "studies/mine/report/page.html").read_text()
