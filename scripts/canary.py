@@ -13,11 +13,8 @@ from pathlib import Path
 from valley import contract, flags, grid, records
 from valley.analysis import design
 
-STEPS, PROBLEMS, PRETRAINING = (
-    20,
-    10,
-    60,
-)  # a base that is made here knows little after so few steps, and is there
+STEPS, PROBLEMS = 20, 10
+PRETRAINING = 60  # steps of a base that is made here: it knows little after them, and is there
 
 
 def cheapest(config: dict) -> grid.Cell:

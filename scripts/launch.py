@@ -107,8 +107,8 @@ def unlocked_extensions(named: str | None) -> Path:
 
 
 def training_command(gpus: int, deepspeed: str | None, script: list[str], variables) -> list[str]:
-    """`accelerate launch` of a training script on this node, `gpus` processes on each of the job's nodes, more
-    than one in all where there is no DeepSpeed.
+    """`accelerate launch` of a training script on this node, `gpus` processes on each of the job's nodes;
+    more than one in all where there is no DeepSpeed.
     """
     nodes = int(variables.get("SLURM_JOB_NUM_NODES", 1))
     command = [

@@ -169,8 +169,8 @@ def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path,
 
 
 def curve_rows(history: list[dict], updates: int) -> list[dict]:
-    """One row a step from TRL's log: what its responses were (reward, length, truncated share), and means over
-    its updates (KL, entropy, gradient, loss, rate); TRL logs the former with the first update alone.
+    """One row a step from TRL's log: what its responses were (reward, length, truncated share), which TRL
+    logs with the first update, and means over its updates (KL, entropy, gradient, loss, rate).
     """
     names = {"reward": "reward", "length": "completions/mean_length", "truncated": "completions/clipped_ratio", "kl": "kl",
              "entropy": "entropy", "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate"}  # fmt: skip

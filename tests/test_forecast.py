@@ -239,4 +239,5 @@ def forecast_config() -> dict:
         "sizes": {run.removeprefix("sft-"): {"examples": n} for run, n in sizes.items()},
         "grid": {"cells": [{"models": ["q", "g"], "runs": runs, "seeds": [0]}]},
         "rl": {"checkpoints": []},
+        "report": {"confidence": 0.95},
     }

@@ -144,8 +144,8 @@ def cells(config: dict) -> list[Cell]:
 
 
 def kept_steps(config: dict, model: str, run: str) -> list[int]:
-    """Those of `rl.checkpoints` that an RL run keeps, which may have fewer steps than the study's or save less
-    often; all where its names mean nothing.
+    """Those of `rl.checkpoints` that an RL run keeps, which may have fewer steps than the study's or save
+    less often; all where its names mean nothing.
     """
     recipe, steps = parse_run(run).rl_recipe, config["rl"]["checkpoints"]
     if model not in config["models"] or (recipe and recipe not in config["rl"]["recipes"]):
@@ -194,7 +194,7 @@ def is_pretrained_here(config: dict, model: str) -> bool:
 
 
 def models_needed(config: dict) -> list[str]:
-    """The models that a study needs: those of its grid, those whose tokenizers bound the traces, the judge."""
+    """The models that a study needs: of its grid, those whose tokenizers bound the traces, the judge."""
     wanted, judge = cells(config), config["report"]["judge"]
     found = {cell.model for cell in wanted} | ({judge["model"]} if judge else set())
     if any(cell.parsed.size for cell in wanted):

@@ -436,8 +436,8 @@ def from_cells(cells: pandas.DataFrame, config: dict) -> list[Curve]:
 
 
 def curve_noise(cells: pandas.DataFrame, seeds: float, confidence: float) -> float:
-    """SD of the accuracy of a curve's points: of sampling, as the scores' intervals of that confidence have it,
-    and of training by the prior.
+    """SD of the accuracy of a curve's points: of sampling, as the scores' intervals of that confidence have
+    it, and of training by the prior.
     """
     errors = NormalDist().inv_cdf(0.5 + confidence / 2)
     sampled = (cells.samples_high - cells.samples_low) / 2 / errors
