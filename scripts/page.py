@@ -143,6 +143,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:,.0f} hours" if seconds >= 7200 else f"{max(1, round(seconds / 60))} minutes"
 
 
+def spent(costs: list[dict]) -> float:
+    """Wall seconds of all jobs, by the table `costs`, which sums them in a row `all`, too."""
+    return sum(row["wall_seconds"] or 0 for row in costs if row["rule"] != "all")
+
+
 def one_training(cells: list[dict]) -> bool:
     """True where no run that was trained has two seeds."""
     trained = {(row["model"], row["run"], row["seed"]) for row in cells if row["stage"] != "base"}
@@ -201,10 +206,11 @@ def main():
         claims_of=None if own.resolve() == PAPERS_CLAIMS else own,
         one_training=one_training(tables["cells"]),
         graders=graders(tables["cells"]),
+        disputes=any(row["paper_only"] or row["headline_only"] for row in tables["cells"]),
         drop=drop(tables["drop"]),
         checkpoints=checkpoints(tables["cells"]),
         missing=missing(args.grid, tables["cells"]),
-        spent=duration(sum(row["wall_seconds"] or 0 for row in tables["costs"])),
+        spent=duration(spent(tables["costs"])),
         grid=args.grid,
         provenance=records.read_json(args.report / "provenance.json"),
         config=config,

@@ -12,7 +12,8 @@ intervals).
 from pathlib import Path
 
 from valley import flags, records
-from valley.analysis import repetition, tables
+from valley.analysis import cells, repetition, tables
+from valley.analysis.measures import Tasks
 
 
 def main():
@@ -22,7 +23,8 @@ def main():
     )
     flags.add_study(parser)
     args = parser.parse_args()
-    study, tasks = flags.study(args)
+    study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int), args.trained_bases)
+    tasks = Tasks(args.headline, args.length, args.calculations)
     table = repetition.over_both(study, records.read_json(args.config), tasks, args.confidence)
     pairs = repetition.matched(study, table, tasks, args.confidence)
     tables.write(args.tables, {"repetition": table, "repetition_matched": pairs})

@@ -23,7 +23,7 @@ from valley import grid, records
 from valley.analysis import accumulation, cells, outcomes, recovery, summary, tables
 from valley.analysis.measures import Tasks
 from valley.analysis.paper import beside_paper
-from valley.figures import style, svg, tidy
+from valley.figures import runs, sizes, style, svg, tidy
 
 TASKS = Tasks(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
 PROBLEMS = {
@@ -386,6 +386,20 @@ def test_responses_without_reflection_are_said_to_be(paper, tmp_path):
     cells = paper["cells"].assign(reflection=0.0, length_reflective=numpy.nan)
     _, _, text = drawn("reflection", paper | {"cells": cells[cells.model == "gemma3-1b"]}, tmp_path)
     assert b"no response is reflective" in text
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"), [("keywords", "occurs."), ("keywords and judge", "the judge agrees.")]
+)
+def test_what_counts_as_reflective_is_said_as_the_study_has_it(paper, measure, said):
+    cells = paper["cells"].assign(reflection_measure=measure)
+    drawing, _ = sizes.reflection(paper | {"cells": cells}, TASKS)
+    assert said in " ".join(text.get_text() for text in drawing.texts)
+
+
+def test_what_the_test_of_errors_found_of_rl_runs_alone_makes_no_empty_line():
+    fits = pandas.DataFrame({"run": ["sft-8k", "base+rl"], "verdict": ["fails", "no spread"]})
+    assert runs.of_fits(fits) == "p^k fails: 8k"
 
 
 def test_what_the_fit_of_errors_says_is_named_in_the_panel(paper, tmp_path):

@@ -177,7 +177,7 @@ def test_a_reader_finds_what_matters_in_few_steps(smoke, width, most):
     assert all(why for _, badge, why in said if "fails" in badge)
     assert tables["claims"].text[tables["claims"].part.notna()].iloc[0] in read["with what numbers"]
     words, row = read["what did it cost"]
-    assert page.duration(tables["costs"].wall_seconds.sum()) in words
+    assert page.duration(tables["costs"].set_index("rule").wall_seconds["all"]) in words
     assert float(row[2]) == tables["costs"].wall_seconds.iat[-1]
     assert of_cell["a response that went wrong"][0] == outcome
     assert "right is" in of_cell["a response that went wrong"][1]
@@ -197,6 +197,15 @@ HARM = """
   found.texts = [...document.querySelectorAll("pre, td, p.soft")].map(e => e.textContent).filter(t => t.includes("onerror"));
   found.elements = document.querySelectorAll("img, pre script, pre svg, p script, td script").length;
 """
+
+
+def test_all_jobs_together_took_what_the_table_of_costs_sums_them_to():
+    """The page counted the row of the sum once more."""
+    rows = [
+        {"rule": rule, "wall_seconds": seconds}
+        for rule, seconds in (("sft", 60.0), ("grade", None), ("all", 60.0))
+    ]
+    assert page.spent(rows) == 60.0
 
 
 @browser.needed

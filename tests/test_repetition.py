@@ -2,16 +2,18 @@
 many.
 """
 
+import forge
 import numpy
+import pandas
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, script
 
-from valley import check, costs, grid
-from valley.analysis import forged, repetition
+from valley import check, costs, grid, places, records
+from valley.analysis import cells, forged, repetition
 from valley.analysis.cells import Study
 from valley.analysis.measures import Tasks
+from valley.figures import html, tidy
 from valley.figures import repetition as figures
-from valley.figures import tidy
 
 TASKS = Tasks(["aime24", "amc23", "math500"], ["math500"], [])
 
@@ -21,17 +23,21 @@ def config() -> dict:
     return check.load([REPOSITORY / "config/repetition.yaml"])
 
 
-def study_of(config: dict, accuracy, models=("qwen2.5-1.5b",)) -> Study:
+def study_of(config: dict, accuracy, models=("qwen2.5-1.5b",), problems: int | None = None) -> Study:
     """A study in which a run's accuracy is a function of its examples and epochs."""
-    cells = [cell for cell in grid.cells(config) if cell.model in models]
+    wanted = [cell for cell in grid.cells(config) if cell.model in models]
     examples = {size: grid.examples_of(config, size) for size in config["sizes"]}
     truths = {}
-    for cell in cells:
+    for cell in wanted:
         n = examples[cell.parsed.size] if cell.parsed.size else 0
         truths[cell] = forged.Truth(accuracy(n, grid.passes(config, cell.model, cell.run)) if n else 0.28)
-    made = {task: forged.PAPER_DESIGN[task] for task in TASKS.headline}
+    made = {
+        task: (problems or count, samples)
+        for task, (count, samples) in forged.PAPER_DESIGN.items()
+        if task in TASKS.headline
+    }
     answers = forged.forged_answers(truths, made, tuple(TASKS.headline), 0.005, numpy.random.default_rng(0))
-    return Study(answers, cells, examples)
+    return Study(answers, wanted, examples)
 
 
 def test_every_diagonal_of_the_study_sees_equally_many_traces_in_equally_many_steps(config):
@@ -88,3 +94,21 @@ def test_the_map_draws_every_run_once_at_its_examples_and_epochs(config):
     assert set(tidy.NEEDED["repetition"]) <= set(table.columns)
     empty = {"repetition": table.iloc[:0], "cells": tables["cells"]}
     assert figures.repetition(empty, TASKS)[1].empty
+
+
+def test_the_script_writes_both_tables_and_a_page_can_tell_of_the_figure_that_is_read_back(config, tmp_path):
+    """Its epochs come back from the table as numbers."""
+    study = study_of(config, lambda n, epochs: 0.3, problems=20)
+    forge.on_disk(study.cells, tmp_path, {"math500": (20, 4)})
+    problems = cells.by_problem(cells.load_grades(places.all_grades(tmp_path)))
+    records.write_parquet(tmp_path / "problems.parquet", problems.to_dict("records"))
+    records.write_json(tmp_path / "config.json", config)
+    sizes = [f"{size}={count}" for size, count in study.examples.items()]
+    script("repetition", "--tables", tmp_path, "--config", tmp_path / "config.json", "--grid", *study.cells, "--examples",
+           *sizes, "--headline", "math500", "--length", "math500")  # fmt: skip
+    table = tidy.read_table(tmp_path / "repetition.csv")
+    assert set(table.run) == {cell.run for cell in study.cells} - {"base"}
+    assert len(pandas.read_csv(tmp_path / "repetition_matched.csv")) > 0
+    tables = {"repetition": table, "cells": table.assign(task="headline")}
+    figures.repetition(tables, TASKS)[1].to_csv(tmp_path / "figure.csv", index=False)
+    assert "qwen2.5-1.5b" in html.alt(pandas.read_csv(tmp_path / "figure.csv"))

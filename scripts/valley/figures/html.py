@@ -72,7 +72,7 @@ def alt(rows: pandas.DataFrame, models: int = 4) -> str:
         for model, group in of_measure.groupby("model", sort=False):
             means = group.groupby(["run", "series"], sort=False).value.mean()
             chosen = dict.fromkeys([0, min(1, len(means) - 1), len(means) - 1])
-            names = [" ".join(dict.fromkeys(means.index[i])) for i in chosen]
+            names = [" ".join(dict.fromkeys(map(str, means.index[i]))) for i in chosen]
             told.append(
                 f"{model} "
                 + ", ".join(f"{n} {means.iloc[i]:.3g}" for n, i in zip(names, chosen, strict=True))

@@ -160,9 +160,11 @@ def curves(fits: pandas.DataFrame, steps: pandas.DataFrame) -> pandas.DataFrame:
 
 def of_fits(fits: pandas.DataFrame) -> str:
     """What the test says of p^k, and for which runs: `fails: 8k, 16k`; a line each."""
-    short = sft_runs(fits).run.str.removeprefix("sft-")
-    told = dict.fromkeys(fits.verdict.dropna())
-    return "\n".join(f"p^k {found}: {', '.join(short[fits.verdict == found])}" for found in told)
+    shown = sft_runs(fits)
+    return "\n".join(
+        f"p^k {found}: {', '.join(runs.run.str.removeprefix('sft-'))}"
+        for found, runs in shown.groupby("verdict", sort=False)
+    )
 
 
 def along_rl(cells: pandas.DataFrame, curve: pandas.DataFrame) -> pandas.DataFrame:

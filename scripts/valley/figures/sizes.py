@@ -129,6 +129,13 @@ def efficiency(tables: dict, tasks: Tasks):
     return figure, data
 
 
+def what_reflects(tables: dict) -> str:
+    """What makes a response reflective in a study, in words."""
+    told = tables["cells"].get("reflection_measure", pandas.Series(dtype=object))
+    judged = " and the judge agrees" if told.astype(str).str.contains("judge").any() else ""
+    return f"one of the paper's keywords occurs{judged}"
+
+
 def reflection(tables: dict, tasks: Tasks):
     """Share of reflective responses, and lengths of these and of the others, against data size."""
     table = tidy.sft_cells(tables)
@@ -150,7 +157,7 @@ def reflection(tables: dict, tasks: Tasks):
                 panels.remark(ax, "no response is reflective")
             ax.set_ylim(-0.03, 1.03 if shares.max() > 0.5 or shares.max() == 0 else None)
     notes = [
-        f"Responses to {mean_of(tasks.length)}; reflective: one of the paper's keywords occurs.",
+        f"Responses to {mean_of(tasks.length)}; reflective: {what_reflects(tables)}.",
         OVER_PROBLEMS,
         panels.seeds(data),
         "Lengths: the protocol alone.",
