@@ -1,8 +1,11 @@
 """Names of runs, expansion of the grid, and configs that cannot work."""
 
 import copy
+import io
+import re
 from pathlib import Path
 
+import pandas
 import pytest
 
 from valley import check, flags, grid
@@ -190,6 +193,45 @@ def test_synthetic_problems_that_nothing_makes_are_refused(path, value, names):
     with pytest.raises(grid.ConfigError) as error:
         check.check(config)
     assert [name for name in names if name not in str(error.value)] == [], str(error.value)
+
+
+def with_names(model: str = "some-model", task: str = "some-task", recipe: str = "some") -> dict:
+    """The paper's config with another model, task and recipe in its catalogues."""
+    config = paper()
+    config["models"][model] = config["models"]["qwen2.5-0.5b"]
+    config["tasks"][task] = config["tasks"]["math500"]
+    config["sft"]["recipes"][recipe] = {"batch": 64}
+    return config
+
+
+def refusal(config: dict) -> str:
+    """Why a config is refused; nothing where it can work."""
+    try:
+        check.check(config)
+    except grid.ConfigError as error:
+        return str(error)
+    return ""
+
+
+ODD = "135 1.50 7. 007 -3 1e5 2E-3 inf -Infinity True FALSE true"
+PLAIN = "none 0x1F 1_000 2024-01-01 1.5b e5 1e - S yes NAN infinite 1.2.3 na"
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("model", grid.MODEL), ("task", grid.TASK)])
+def test_a_name_is_refused_where_tables_would_be_read_with_something_else(kind, allowed):
+    """As pandas itself reads each name."""
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    names = [*ODD.split(), *PLAIN.split(), *STR_NA_VALUES]
+    for name in filter(re.compile(allowed).fullmatch, names):
+        (read,) = pandas.read_csv(io.StringIO(f"name\n{name}\n")).name
+        said = f"{kind}s.{name}: tables would be read with" in refusal(with_names(**{kind: name}))
+        assert said == (read != name), name
+
+
+def test_a_recipe_may_be_called_as_a_number_and_not_as_a_missing_value():
+    assert refusal(with_names(recipe="64")) == ""
+    assert "sft.recipes.null: tables would be read with a missing" in refusal(with_names(recipe="null"))
 
 
 def test_a_size_that_yaml_reads_as_a_number_is_told_of_its_quotes():

@@ -30,6 +30,9 @@ from valley.grid import (
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+# Names that tables are read back with as something else (pandas.read_csv, its defaults): as numbers and truth values …
+NUMBERS = re.compile(r"-?([0-9]+\.?[0-9]*(e-?[0-9]+)?|inf|infinity)|true|false", re.IGNORECASE)
+MISSING = {"NA", "NULL", "NaN", "None", "nan", "null", "-NaN", "-nan"}  # … and as no value
 
 
 class Loader(yaml.SafeLoader):
@@ -197,9 +200,29 @@ def one_of(names) -> str:
     return ", ".join(sorted(map(str, names))) or "none is defined"
 
 
+def unreadable_names(config: dict):
+    """Names that stand in columns of tables, from where they would come back as something else than names.
+
+    A recipe's column is of texts all the same, since it holds the protocol's too.
+    """
+    for key, names, kind in (
+        ("models", config["models"], "model"),
+        ("tasks", config["tasks"], "task"),
+        ("sft.recipes", config["sft"]["recipes"], "recipe"),
+    ):
+        for name in names:
+            what = "a missing value" if name in MISSING else "a number or truth value"
+            if name in MISSING or (kind != "recipe" and NUMBERS.fullmatch(name)):
+                good = f"{kind}{'' if kind == 'recipe' else '-'}{name.lower()}"
+                yield f"{key}.{name}: tables would be read with {what} in place of this name. Write more of a name, as {good}"
+
+
 def name_faults(config: dict):
-    """Names in the grid, and in the lists that the data depend on, that nothing defines."""
+    """Names that tables or figures would take for something else; names in the grid, and in the lists that
+    the data depend on, that nothing defines.
+    """
     models, tasks = config["models"], config["tasks"]
+    yield from unreadable_names(config)
     known = {"grid.tasks": set(tasks), "traces.decontaminate": {*tasks, *config["rl"]["sets"]}}
     for key, listed in (
         ("grid.tasks", config["grid"]["tasks"]),
