@@ -234,6 +234,15 @@ def test_a_recipe_may_be_called_as_a_number_and_not_as_a_missing_value():
     assert "sft.recipes.null: tables would be read with a missing" in refusal(with_names(recipe="null"))
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("tasks", grid.HEADLINE), *(("sft.recipes", name) for name in ("base", "protocol", "paper"))],
+)
+def test_a_name_that_means_something_else_in_tables_and_figures_is_refused(key, name):
+    kind = {"tasks": "task", "sft.recipes": "recipe"}[key]
+    assert f"{key}.{name}: tables and figures call" in refusal(with_names(**{kind: name}))
+
+
 def test_a_size_that_yaml_reads_as_a_number_is_told_of_its_quotes():
     config = paper()
     config["sizes"][64] = config["sizes"]["8k"]

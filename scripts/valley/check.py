@@ -14,6 +14,7 @@ import yaml
 
 from valley import records
 from valley.grid import (
+    HEADLINE,
     TRUNK,
     ConfigError,
     cells,
@@ -30,9 +31,18 @@ from valley.grid import (
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
-# Names that tables are read back with as something else (pandas.read_csv, its defaults): as numbers and truth values …
+# Names that tables are read back with as something else (pandas.read_csv): as numbers and truth values …
 NUMBERS = re.compile(r"-?([0-9]+\.?[0-9]*(e-?[0-9]+)?|inf|infinity)|true|false", re.IGNORECASE)
 MISSING = {"NA", "NULL", "NaN", "None", "nan", "null", "-NaN", "-nan"}  # … and as no value
+# Names that tables and figures have for something else: own rows would be taken for it without a word.
+RESERVED = {
+    "tasks": {HEADLINE: "the mean over the headline tasks"},
+    "sft.recipes": {
+        "base": "models before training",
+        "protocol": "SFT without a recipe",
+        "paper": "the paper's values",
+    },
+}
 
 
 class Loader(yaml.SafeLoader):
@@ -200,8 +210,9 @@ def one_of(names) -> str:
     return ", ".join(sorted(map(str, names))) or "none is defined"
 
 
-def unreadable_names(config: dict):
-    """Names that stand in columns of tables, from where they would come back as something else than names.
+def taken_names(config: dict):
+    """Names that stand in columns of tables, where they mean something else already, or from where they would
+    come back as no names.
 
     A recipe's column is of texts all the same, since it holds the protocol's too.
     """
@@ -210,6 +221,9 @@ def unreadable_names(config: dict):
         ("tasks", config["tasks"], "task"),
         ("sft.recipes", config["sft"]["recipes"], "recipe"),
     ):
+        for name, meant in RESERVED.get(key, {}).items():
+            if name in names:
+                yield f"{key}.{name}: tables and figures call {meant} {name!r}. Give the {kind} another name, as my{name}"
         for name in names:
             what = "a missing value" if name in MISSING else "a number or truth value"
             if name in MISSING or (kind != "recipe" and NUMBERS.fullmatch(name)):
@@ -222,7 +236,7 @@ def name_faults(config: dict):
     the data depend on, that nothing defines.
     """
     models, tasks = config["models"], config["tasks"]
-    yield from unreadable_names(config)
+    yield from taken_names(config)
     known = {"grid.tasks": set(tasks), "traces.decontaminate": {*tasks, *config["rl"]["sets"]}}
     for key, listed in (
         ("grid.tasks", config["grid"]["tasks"]),
