@@ -409,6 +409,14 @@ def test_what_the_fit_of_errors_says_is_named_in_the_panel(paper, tmp_path):
     assert "p^k fails: base, 8k, 16k, 32k, 64k, 128k, 220k" in text.decode()
 
 
+def test_a_recipe_called_other_is_not_taken_for_the_other_responses(paper):
+    """config/teachers.yaml has one."""
+    cells = paper["cells"].replace({"recipe": {"wide": "other"}, "run": {"sft-8k.wide": "sft-8k.other"}})
+    picture, data = figure.FIGURES["reflection"](paper | {"cells": cells}, TASKS)
+    assert {text.get_text() for text in picture.legends[0].get_texts()} >= {"other", "length of the others"}
+    assert set(data[data.series == "other"].run) == {"sft-8k.other"}
+
+
 def test_a_recipe_has_one_colour_in_all_figures(paper):
     looks = style.looks(paper["cells"])
     assert looks["sft-8k.short"]["color"] == looks["short"]["color"]

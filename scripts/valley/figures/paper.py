@@ -15,7 +15,7 @@ import pandas
 from valley.analysis.measures import Tasks
 from valley.figures import panels, sizes, tidy
 from valley.figures.runs import along_rl
-from valley.figures.style import GREY, MARKERS, PALETTE, look
+from valley.figures.style import GREY, LENGTHS, MARKERS, PALETTE, look
 from valley.grid import HEADLINE
 
 OURS = {"accuracy": look(PALETTE[0], "o"), "length": look(PALETTE[1], "s", "--")}
@@ -23,7 +23,6 @@ PAPERS = {
     "accuracy": look(PALETTE[0], "o", ":", 0.12, False),
     "length": look(PALETTE[1], "s", ":", 0.12, False),
 }
-LENGTHS = {"reflective": look(PALETTE[5], "D"), "other": look(PALETTE[9], "v", "--")}
 SIDES = {"accuracy": "accuracy (avg@k)", "length": "length (tokens)"}
 WIDE = 3  # models side by side where each has two axes
 COLOURS = 10  # of the palette, that lines of models have before they are told apart by marks alone
@@ -138,7 +137,9 @@ def figure_4(tables: dict, tasks: Tasks):
     """Lengths of reflective and of other responses against data size, a panel a model."""
     table = protocol(tables)
     table = table[table.task == HEADLINE]
-    data = tidy.join(*(tidy.rows(table, "length", f"length_{s}", f"length_{s}_", series=s) for s in LENGTHS))
+    data = tidy.join(
+        *(tidy.rows(table, "length", column, f"{column}_", series=s) for s, column in tidy.LENGTHS.items())
+    )
     if data.empty:
         return None, data
     place, ticks = tidy.axis_of(data)
@@ -149,7 +150,7 @@ def figure_4(tables: dict, tasks: Tasks):
         panels.from_zero(ax, rows)
         ax.set_xticks(list(ticks), list(ticks.values()), rotation=40)
     panels.label(axes, {"length": SIDES["length"]}, "training examples")
-    names = {"reflective": "reflective responses, ours", "other": "the others, ours"}
+    names = dict(zip(tidy.LENGTHS, ["reflective responses, ours", "the others, ours"], strict=True))
     notes = [
         f"Responses to {sizes.mean_of(tasks.length)}.",
         "The paper's text has some 2,000 tokens between the two (Qwen 1.5B and 3B); its curves are not known as numbers.",

@@ -248,5 +248,5 @@ def looks_of_starts(data: pandas.DataFrame, cells: pandas.DataFrame) -> dict[str
     known, found = looks(cells), {}
     for series in dict.fromkeys(data.series):
         name, _, recipe = series.partition(", ")
-        found[series] = known.get(name, known["other"]) | {"linestyle": ":" if recipe else "-"}
+        found[series] = known[name] | {"linestyle": ":" if recipe else "-"}
     return found

@@ -143,8 +143,10 @@ def reflection(tables: dict, tasks: Tasks):
     protocol = table[table.recipe == "protocol"]
     data = tidy.join(
         tidy.rows(table, "share", "reflection", "reflection_"),
-        tidy.rows(protocol, "length", "length_reflective", "length_reflective_", series="reflective"),
-        tidy.rows(protocol, "length", "length_other", "length_other_", series="other"),
+        *(
+            tidy.rows(protocol, "length", column, f"{column}_", series=s)
+            for s, column in tidy.LENGTHS.items()
+        ),
     )
     if data.empty:
         return panels.empty("reflection"), data
@@ -162,7 +164,7 @@ def reflection(tables: dict, tasks: Tasks):
         panels.seeds(data),
         "Lengths: the protocol alone.",
     ]
-    names = {"reflective": "length of reflective responses", "other": "length of the others"}
+    names = dict(zip(tidy.LENGTHS, ["length of reflective responses", "length of the others"], strict=True))
     panels.finish(figure, panels.legend(data, found, names), notes)
     return figure, data
 

@@ -11,6 +11,7 @@ import pandas
 import seaborn
 
 from valley import grading
+from valley.figures import tidy
 from valley.grid import HEADLINE
 
 seaborn.set_theme(context="paper", style="whitegrid", font_scale=1.05)
@@ -40,6 +41,9 @@ def look(color, marker="o", linestyle="-", shift=0.0, fill=True) -> dict:
     return {"color": color, "marker": marker, "linestyle": linestyle, "shift": shift, "fill": fill}
 
 
+LENGTHS = dict(zip(tidy.LENGTHS, [look(PALETTE[5], "D"), look(PALETTE[9], "v", "--")], strict=True))
+
+
 def looks(cells: pandas.DataFrame) -> dict[str, dict]:
     """The look of every recipe, run and task of a study: the same in all its figures."""
     found = collections.defaultdict(lambda: look("0.5"))  # a run whose cell is not there yet
@@ -47,8 +51,7 @@ def looks(cells: pandas.DataFrame) -> dict[str, dict]:
         "base": look(GREY, "o", "--"),
         "protocol": look(PALETTE[0], "o"),
         "paper": look("black", "o", "none", 0.2, False),
-        "reflective": look(PALETTE[5], "D"),
-        "other": look(PALETTE[9], "v", "--"),
+        **LENGTHS,
     }
     for i, name in enumerate(sorted(set(cells.recipe.dropna()) - {"protocol"})):
         shift = 0.11 * (i // 2 + 1) * (-1) ** (i + 1)

@@ -35,6 +35,8 @@ NEEDED = {
     "forecast": ["model", "seed", "run", "examples", "forecast", "low", "high"],
     "hazard": ["model", "run", "first", "last", "hazard", "low", "high"],
 }  # fmt: skip
+# Series of lengths, and their column in `cells`: in words that no recipe can have as its name.
+LENGTHS = {"reflective responses": "length_reflective", "other responses": "length_other"}
 
 
 def read_table(path: Path) -> pandas.DataFrame:
@@ -113,7 +115,7 @@ def hover(row, what: str) -> str:
     """The hover text of a row: what it is (`{x}` in it stands for where), its value and interval."""
     run = "paper" if row.series == "paper" else row.run
     seed = "" if pandas.isna(row.seed) else f", seed {row.seed:g}"
-    several = f", {row.series}" if row.series in (*grading.OUTCOMES, "reflective", "other") else ""
+    several = f", {row.series}" if row.series in (*grading.OUTCOMES, *LENGTHS) else ""
     known = pandas.notna(row.low) and pandas.notna(row.high)
     interval = f" [{short(row.low)}, {short(row.high)}]" if known else ""
     return f"{row.model}, {run}{seed}{several}: {what.format(x=short(row.x))} = {short(row.value)}{interval}"
