@@ -24,6 +24,7 @@ from valley.analysis import accumulation, cells, outcomes, recovery, summary, ta
 from valley.analysis.measures import Tasks
 from valley.analysis.paper import beside_paper
 from valley.figures import runs, sizes, style, svg, tidy
+from valley.figures.paper import figure_7
 
 TASKS = Tasks(headline=["aime24", "amc23", "math500"], length=["math500"], calculations=["arithmetic"])
 PROBLEMS = {
@@ -407,6 +408,19 @@ def test_what_the_fit_of_errors_says_is_named_in_the_panel(paper, tmp_path):
     one = {key: table[table.model == "qwen2.5-3b"] for key, table in (paper | {"accumulation": fits}).items()}
     _, _, text = drawn("errors", one, tmp_path)
     assert "p^k fails: base, 8k, 16k, 32k, 64k, 128k, 220k" in text.decode()
+
+
+def test_twelve_starts_of_rl_are_drawn_and_told_apart_beside_the_papers(paper):
+    cells, curves = paper["cells"], paper["rl_curves"]
+    more = [cells[(cells.model == "qwen2.5-1.5b") & ~cells.run.str.contains("8k")]]  # base and base+rl
+    for i in range(12):
+        rows = cells[(cells.model == "qwen2.5-1.5b") & (cells.start == "sft-8k")]
+        more.append(rows.replace(r"^sft-8k(?=\+|$)", f"sft-{i}", regex=True))
+    tables = {"cells": pandas.concat(more), "rl_curves": curves[curves.run == "base+rl"]}
+    picture, data = figure_7(tables, TASKS)
+    assert set(data.series) == {"base", *(f"sft-{i}" for i in range(12))}
+    handles = picture.legends[0].legend_handles
+    assert len({(line.get_color(), line.get_marker()) for line in handles}) == 13
 
 
 def test_a_recipe_called_other_is_not_taken_for_the_other_responses(paper):

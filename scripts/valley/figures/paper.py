@@ -25,7 +25,7 @@ PAPERS = {
 }
 SIDES = {"accuracy": "accuracy (avg@k)", "length": "length (tokens)"}
 WIDE = 3  # models side by side where each has two axes
-COLOURS = 10  # of the palette, that lines of models have before they are told apart by marks alone
+COLOURS = 10  # of the palette, that lines have before they are told apart by marks alone
 
 
 def protocol(tables: dict) -> pandas.DataFrame:
@@ -194,8 +194,10 @@ def figure_7(tables: dict, tasks: Tasks):
         return None, data
     examples = cells.drop_duplicates("start").set_index("start").examples
     order = sorted(set(data.series), key=lambda name: examples.get(name.split(",")[0], 0))
+    marks = ["o", *MARKERS]
     looks = {
-        name: look(GREY if name == "base" else PALETTE[i], ["o", *MARKERS][i]) for i, name in enumerate(order)
+        name: look(GREY if name == "base" else PALETTE[i % COLOURS], marks[i % len(marks)])
+        for i, name in enumerate(order)
     }
     figure, axes = panels.lay_out(tidy.in_order(data, tables), ["accuracy", "length"])
     for (model, measure), ax in axes.items():
