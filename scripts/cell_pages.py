@@ -115,7 +115,7 @@ def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--study", required=True, type=Path, help="root of the study")
     parser.add_argument("--config", required=True, type=Path, help="its configuration (report/config.json)")
-    parser.add_argument("--cells", required=True, nargs="+", help="model/run/seed")
+    parser.add_argument("--cells", required=True, nargs="*", help="model/run/seed")
     parser.add_argument("--template", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
@@ -123,6 +123,7 @@ def main():
     cells, config = [grid.parse_cell(name) for name in args.cells], records.read_json(args.config)
     bases = {cell: responses.load(args.study / "results", cell) for cell in cells if cell.run == "base"}
     with records.whole(args.out) as folder:
+        folder.mkdir()  # empty where checkpoints along RL are all that is scored
         for cell in cells:
             file = folder / Path(places.page_of(cell)).relative_to("cells")
             file.parent.mkdir(parents=True, exist_ok=True)

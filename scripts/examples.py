@@ -49,7 +49,7 @@ def beside(cells: dict[str, pandas.DataFrame]) -> list[pandas.DataFrame]:
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--results", required=True, type=Path)
-    parser.add_argument("--cells", required=True, nargs="+", help="model/run/seed of the cells to show")
+    parser.add_argument("--cells", required=True, nargs="*", help="model/run/seed of the cells to show")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
@@ -63,7 +63,9 @@ def main():
         if "base" in cells and len(cells) > 1:
             runs = list(cells)  # in the order of the command line: base, then by size
             found += beside({run: cells[run] for run in dict.fromkeys(["base", runs[1], runs[-1]])})
-    table = responses.in_pieces(pandas.concat(found, ignore_index=True))
+    # none yet where checkpoints along RL are all that is scored
+    nothing = pandas.DataFrame(columns=COLUMNS)
+    table = responses.in_pieces(pandas.concat(found, ignore_index=True)) if found else nothing
     with records.whole(args.out) as temporary:
         table[COLUMNS].to_parquet(temporary, index=False)
     records.done(f"{len(table)} examples", args.out)

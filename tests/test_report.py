@@ -1,5 +1,6 @@
 """Tables, finding, figures and page."""
 
+import page
 import pandas
 import pytest
 from conftest import script
@@ -116,3 +117,14 @@ def test_beside_a_cell_stands_the_base_of_its_seed_or_the_only_one_and_never_ano
         text = (tmp_path / places.page_of(cell)).read_text()
         assert [name for name in map(str, cells[:3]) if f">{name}</a>" in text] == ([base] if base else [])
         assert ("the base's first response" in text) == bool(base)
+
+
+def test_where_checkpoints_of_rl_are_all_that_is_scored_there_are_no_examples_and_no_pages_of_cells(tmp_path):
+    """The rules name no cell then: those along RL are not shown. The page takes what is made of none."""
+    config = tmp_path / "config.json"
+    records.write_json(config, {})
+    script("examples", "--results", tmp_path / "results", "--cells", "--out", tmp_path / "examples.parquet")
+    script("cell_pages", "--study", tmp_path, "--config", config, "--cells",
+           "--template", "workflow/report/cell.html.jinja", "--out", tmp_path / "cells")  # fmt: skip
+    assert page.read(tmp_path)["examples"] == []
+    assert list((tmp_path / "cells").iterdir()) == []
