@@ -74,6 +74,14 @@ def margins(config: dict, planned: list[dict], card: dict, constants: dict, widt
     return [*lines, ""]
 
 
+def uncounted(config: dict) -> list[str]:
+    """A line on the tasks of the grid whose number of problems is assumed, where there are any."""
+    if not (tasks := [task for task in config["grid"]["tasks"] if costs.problems(config, task) is None]):
+        return []
+    what = f"{costs.PROBLEMS} problems each, until they are fetched or tasks.*.problems says how many"
+    return [f"assumed          {', '.join(tasks)}: {what}", ""]
+
+
 def main():
     parser = flags.parser(__doc__)
     flags.add_configs(parser)
@@ -124,6 +132,8 @@ def main():
     print(f"wall time        {wall:,.1f} h on {args.gpus} GPUs ({kind})")
     print(f"critical path    {costs.critical_seconds(planned) / 3600:,.1f} h, however many GPUs")
     print(f"disk             {end:,.0f} GB at the end, {peak:,.0f} GB at the peak\n")
+    for line in uncounted(config):
+        print(line)
     flops = preset["peak_flops"] * preset["sft_mfu"] * 3600  # of a GPU-hour
     for recipe, together, apart in costs.trunk_savings(config, constants):
         print(

@@ -1,5 +1,6 @@
 """plan.py: the jobs are Snakemake's, the totals the paper's, and finished work counts as measured."""
 
+import json
 import math
 import re
 import resource
@@ -11,7 +12,8 @@ import pytest
 import yaml
 from conftest import checkout, planned, run, script, snakemake
 
-from valley import check, costs, environment, grid, profiles
+from valley import check, costs, environment, grid, profiles, records
+from valley.analysis import forged
 
 COSTS = costs.load()
 
@@ -106,6 +108,57 @@ def test_more_data_larger_models_and_longer_answers_cost_more():
         "generate", "qwen2.5-7b", "base", task="math500"
     )
     assert costs.responses(config, "aime24") == 240
+
+
+def with_task(root, **entry) -> dict:
+    """The miniature with a task of one's own, each problem asked twice, below another root."""
+    config = check.load([check.ROOT / "config/miniature.yaml"]) | {"root": str(root)}
+    config["tasks"]["mine"] = {"samples": 2, **entry}
+    config["grid"]["tasks"] = [*config["grid"]["tasks"], "mine"]
+    return config
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
+def test_a_task_of_ones_own_costs_what_its_file_holds(tmp_path, form):
+    """Beside a synthetic task too, whose number it had, and without one, where it had none."""
+    rows, file = (
+        [{"problem": f"{i}?", "answer": "1", "from": f"book {i % 3}"} for i in range(30)],
+        f"mine.{form}",
+    )
+    if form == "parquet":
+        records.write_parquet(tmp_path / file, rows)
+    else:
+        text = json.dumps(rows) if form == "json" else "\n".join(map(json.dumps, rows))
+        (tmp_path / file).write_text(text)
+    own = {"source": str(tmp_path / file)}
+    for entry, count in (
+        ({}, 30),
+        ({"where": {"from": "book 1"}}, 10),
+        ({"limit": 4}, 4),
+        ({"limit": 40}, 30),
+    ):
+        config = with_task(tmp_path, **own, **entry)
+        assert costs.responses(config, "mine") == 2 * count, entry
+        assert plan.uncounted(config) == []
+
+
+def test_a_task_costs_what_was_fetched_of_it_and_before_that_what_the_plan_says_it_assumes(tmp_path):
+    config = with_task(tmp_path, source="someone/problems", revision="0" * 40)
+    assert costs.responses(config, "mine") == 2 * forged.design(config)["mine"][0] == 200
+    assert plan.uncounted(config)[0].startswith("assumed          mine: 100 problems each")
+    records.write_parquet(tmp_path / "data/tasks/mine.parquet", [{"problem": "?", "answer": "1"}] * 7)
+    assert costs.responses(config, "mine") == 14
+    assert plan.uncounted(config) == []
+
+
+def test_the_number_of_problems_is_the_configs_where_it_says_one(tmp_path):
+    (tmp_path / "broken.jsonl").write_text("no rows")
+    assert costs.problems(with_task(tmp_path, source="a/b", problems=50, limit=60), "mine") == 50
+    assert costs.problems(with_task(tmp_path, source="a/b", limit=60), "mine") == 60
+    assert costs.problems(with_task(tmp_path, source="arithmetic"), "mine") == 400
+    assert costs.problems(with_task(tmp_path, source=str(tmp_path / "broken.jsonl")), "mine") is None
+    made = with_task(tmp_path, source="arithmetic")
+    assert costs.problems(made, "chain") == made["synthetic"]["task"]
 
 
 def test_one_start_for_all_tasks_of_a_cell_saves_the_others_and_a_task_that_comes_later_pays_its_own():

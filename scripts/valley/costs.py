@@ -4,13 +4,16 @@ The model and its constants, with their sources, stand in workflow/reference/cos
 """
 
 import collections
+import functools
 import heapq
 import math
 from pathlib import Path
 
-from valley import check, grid, records
+from valley import check, grid, intake, records
+from valley.places import Places
 
 GIGA = 1e9
+PROBLEMS = 100  # of a task whose number is not known yet, as forged.design has it
 TRAINING = ("sft", "trunk", "branch")  # the rules that fine-tune
 
 
@@ -187,11 +190,41 @@ def response_length(costs: dict, run: str) -> int:
     return costs["lengths"][grid.parse_run(run).stage]
 
 
-def responses(config: dict, task: str) -> int:
-    """Responses a cell gives to a task, by the numbers in the config."""
+def problems(config: dict, task: str) -> int | None:
+    """Problems of a task: what the config says, else the rows of its file, fetched or local; None where
+    neither tells, as of one on a hub.
+    """
     entry = config["tasks"][task]
-    synthetic = config.get("synthetic", {}).get("task", 0)
-    return entry["samples"] * (entry.get("limit") or entry.get("problems") or synthetic)
+    if entry["source"] == "synthetic":
+        return config.get("synthetic", {}).get("task")
+    given = entry.get("problems") or (400 if entry["source"] == "arithmetic" else None)  # as its rule has it
+    if given is None:
+        fetched, own = Places(config).task(task), intake.local_file(entry["source"])
+        if fetched.exists():
+            return counted_rows(fetched)
+        given = counted_rows(own, *entry.get("where", {}).items()) if own and own.is_file() else None
+    return min(filter(None, (given, entry.get("limit"))), default=None)
+
+
+@functools.cache
+def counted_rows(file: Path, where: tuple[str, str] | None = None) -> int | None:
+    """Rows of a file whose column contains a text (column, text), all without; None where it cannot be read,
+    of which fetching says why. Read once: a plan asks for every cell.
+    """
+    column, text = where or (None, "")
+    try:
+        if where is None and file.suffix == ".parquet":
+            return records.parquet_rows(file)
+        rows = intake.read_rows(file, also=(column,) if column else None)
+        rows = intake.each_checked(file, rows, lambda row: row)
+        return sum(column is None or text in str(row.get(column, "")) for row in rows)
+    except SystemExit:
+        return None
+
+
+def responses(config: dict, task: str) -> int:
+    """Responses that a cell gives to a task."""
+    return config["tasks"][task]["samples"] * (problems(config, task) or PROBLEMS)
 
 
 def sampled_by(task: str, config: dict, served: bool = False) -> list[str]:
