@@ -20,6 +20,20 @@ from valley.grid import Cell
 from valley.places import Places
 
 SCRIPTS = Path(__file__).resolve().parent
+# The rules whose jobs are of one cell, in their order.
+OF_CELL = (
+    "preflight",
+    "sft",
+    "trunk",
+    "branch",
+    "rl",
+    "export_step",
+    "probe",
+    "generate",
+    "judge",
+    "grade",
+    "score",
+)
 
 
 def other_code(record: dict, now: dict[str, str]) -> list[str]:
@@ -79,12 +93,14 @@ def stalls(folder: Path) -> list[str]:
     return found
 
 
-def activity(places: Places, jobs: dict[str, str], locked: bool, cell: Cell, done: set[str]) -> list[str]:
+def activity(
+    places: Places, jobs: dict[str, str], locked: bool, cell: Cell, done: set[str], rules=OF_CELL
+) -> list[str]:
     """What the steps of a cell that are not finished are doing: running (job, progress) or failed (why,
     log).
     """
     found = []
-    for rule in ("preflight", "sft", "trunk", "branch", "rl", "generate", "judge", "grade", "score"):
+    for rule in rules:
         name = f"rule_{rule}_wildcards_{cell.model}_{cell.run}_{cell.seed}"
         running = [
             f"{rule} {text}"
@@ -135,13 +151,19 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
         notes.append(f"stale code ({', '.join(sorted(changed))})")
     if cell.run != "base" and responses and not (folder / "model").is_dir():
         notes.append("weights deleted")
+    if without := unprobed(places, cell, locked):
+        notes.append(without)
+    probed = (folder / "probe.json").exists() or not to_probe(places, cell)
     if (folder / "scores.json").exists():
-        return ", ".join(["done", *notes])
+        probing = [] if probed else activity(places, jobs, locked, cell, set(), ("probe",))
+        return ", ".join(["done", *probing, *notes])
     finished = {f"generate {file.stem}" for file in responses} | (
         {"sft", "branch", "rl", "preflight"} if record else set()
     )
     finished |= {"trunk"} if (folder / "trunk/train.json").exists() else set()
     finished |= {"preflight"} if (folder / "preflight.json").exists() else set()
+    finished |= {"probe"} if probed else set()
+    finished |= {"export_step"} if (folder / "model").is_dir() or responses else set()
     finished |= {"judge"} if judged.exists() else set()
     finished |= {"grade"} if (folder / "grades.parquet").exists() else set()
     if doing := [*stalls(folder), *activity(places, jobs, locked, cell, finished)]:
@@ -160,6 +182,40 @@ def state(places: Places, cell: Cell, now: dict[str, str], jobs: dict[str, str],
     return ", ".join([stage, *notes])
 
 
+def to_probe(places: Places, cell: Cell) -> bool:
+    """Whether a cell is probed on held-out traces, which checkpoints along RL are not."""
+    return bool(places.config["report"]["probe"]) and cell.parsed.step is None
+
+
+def unprobed(places: Places, cell: Cell, locked: bool) -> str | None:
+    """Why a cell has no probe: the job failed that holds traces out. Nothing else waits for it."""
+    if locked or not to_probe(places, cell) or places.of(cell, "probe.json").exists():
+        return None
+    order = grid.order_seed(places.config, cell.seed)
+    reason = first_failed([("held_out", places.held_out(order), places.logs / f"held_out/seed{order}.log")])
+    return reason and f"its probe {reason}"
+
+
+def first_failed(before: list[tuple[str, Path, Path]]) -> str | None:
+    """The first of these jobs (rule, what it makes, its log) that failed: its output is not there, its log
+    says something.
+    """
+    for rule, made, log in before:
+        if not made.exists() and log.exists() and (said := last_line(log)):
+            return f"waits for {rule}, which failed: {said} ({log})"
+    return None
+
+
+def bringing(places: Places, name: str, made: Path) -> tuple[str, Path, Path]:
+    """The job that makes the problems of a task or of an RL set: rule, file, log."""
+    config, is_task = places.config, made == places.task(name)
+    source = (config["tasks"] if is_task else config["rl"]["sets"])[name]["source"]
+    if source == "synthetic":
+        return "synthesize", made, places.logs / "synthesize.log"
+    rule = "arithmetic" if source == "arithmetic" else "fetch_task" if is_task else "fetch_rl"
+    return rule, made, places.logs / rule / f"{name}.log"
+
+
 def blocked(places: Places, cell: Cell) -> str | None:
     """What a cell that has nothing yet waits for: the nearest of the jobs before it that failed, with its
     last line.
@@ -174,6 +230,7 @@ def blocked(places: Places, cell: Cell) -> str | None:
         before += [
             ("synthesize", places.traces, logs / "synthesize.log"),
             ("fetch_traces", places.traces, logs / "fetch_traces.log"),
+            *(bringing(places, name, places.problems(name)) for name in config["traces"]["decontaminate"]),
             ("order_traces", places.pool(order), logs / f"order_traces/seed{order}.log"),
         ]
         named = grid.pool_of(config, cell.model, run.start)
@@ -192,9 +249,10 @@ def blocked(places: Places, cell: Cell) -> str | None:
         longest = cell.sibling(grid.trunk(config, cell.model, run.start, seed)[-1])
         log = logs / f"trunk/{longest.model}.{longest.run}.seed{seed}.log"
         before.append(("trunk", places.of(longest, "trunk/train.json"), log))
-    for task in config["grid"]["tasks"]:
-        before.append(("fetch_task", places.task(task), logs / f"fetch_task/{task}.log"))
+    before += [bringing(places, task, places.task(task)) for task in config["grid"]["tasks"]]
     if run.rl:
+        problems = grid.rl_settings(config, cell.model, run.whole)["problems"]
+        before.append(bringing(places, problems, places.rl_set(problems)))
         start = cell.sibling(run.start)
         name = f"{start.model}.{start.run}.seed{seed}.log"
         before += [
@@ -206,10 +264,7 @@ def blocked(places: Places, cell: Cell) -> str | None:
             before.append(
                 ("rl", places.of(whole, "train.json"), logs / f"rl/{whole.model}.{whole.run}.seed{seed}.log")
             )
-    for rule, made, log in before:
-        if not made.exists() and log.exists() and (said := last_line(log)):
-            return f"waits for {rule}, which failed: {said} ({log})"
-    return None
+    return first_failed(before)
 
 
 def main():

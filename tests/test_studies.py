@@ -289,3 +289,56 @@ def test_a_cell_of_a_mix_waits_for_the_pool_that_failed(tmp_path):
         places, grid.Cell("S", "sft-64.mixed", 0)
     )
     assert status.blocked(places, grid.Cell("S", "sft-64", 0)) is None
+
+
+@pytest.fixture
+def failing(tmp_path):
+    """(write, state): what writes a file of a study, a failed rule's log; what tells a cell's state."""
+    import status
+
+    from valley.places import Places
+
+    block = {"models": ["qwen2.5-0.5b"], "runs": ["base", "sft-8k", "base+rl"], "seeds": [0]}
+    over = {"root": str(tmp_path), "grid": {"cells": [block]}, "report": {"probe": 64}}
+    places = Places(check.load([], over))
+
+    def write(file, text="error: no room"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(f"{text}\n")
+
+    def state(run: str) -> str:
+        return status.state(places, grid.Cell("qwen2.5-0.5b", run, 0), {}, {}, False)
+
+    return write, state
+
+
+def test_a_failed_probe_is_named_of_a_cell_that_is_trained_and_of_one_that_is_scored(failing):
+    write, state = failing
+    for name, scored in (("sft-8k", False), ("base", True)):
+        folder = f"results/qwen2.5-0.5b/{name}/seed0"
+        write(f"{folder}/scores.json" if scored else f"{folder}/train.json", '{"seed": 0}')
+        write(f"logs/probe/qwen2.5-0.5b.{name}.seed0.log")
+        assert "failed: probe: error: no room (" in state(name)
+        assert state(name).startswith("done, " if scored else "failed")
+        write(f"{folder}/probe.json", "{}")
+        assert state(name) == ("done" if scored else "trained")
+
+
+def test_a_checkpoint_that_could_not_be_published_is_named(failing):
+    write, state = failing
+    write("logs/export_step/qwen2.5-0.5b.base+rl@10.seed0.log")
+    assert state("base+rl@10").startswith("failed: export_step: error: no room (")
+    write("results/qwen2.5-0.5b/base+rl@10/seed0/model/config.json", "{}")
+    assert state("base+rl@10") == "waiting"
+
+
+def test_a_cell_names_the_job_before_it_that_failed_held_out_traces_and_problems_among_them(failing):
+    """The problems of RL are taken out of the traces of SFT too."""
+    write, state = failing
+    write("logs/held_out/seed0.log")
+    assert state("sft-8k").startswith("waiting, its probe waits for held_out, which failed: error: no room (")
+    write("logs/fetch_rl/math-1-4.log")
+    for name in ("base+rl", "base+rl@10", "sft-8k"):
+        assert state(name).startswith("waits for fetch_rl, which failed: error: no room ("), name
+    write("logs/arithmetic/arithmetic.log", "error: no draw")
+    assert state("base").startswith("waits for arithmetic, which failed: error: no draw (")
