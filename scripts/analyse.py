@@ -38,13 +38,14 @@ def main():
     with records.whole(args.out / "problems.parquet") as temporary:
         problems.to_parquet(temporary, index=False)
     answered = rows[rows.outcome.isin(["correct", "wrong"])]
+    of_headline = answered[answered.task.isin(args.headline)]
     counted = answered[answered.task.isin(args.calculations) & (answered.calculations > 0)]
     fits, hazards = accumulation.add_up(counted, args.confidence)
     made = {
         "drop": outcomes.drop(problems, args.headline),
         "budget": outcomes.budget(rows, args.headline),
-        "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(args.headline)], "tokens"),
-        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"),
+        "accuracy_by_length": outcomes.accuracy_by(of_headline, "tokens", args.confidence),
+        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations", args.confidence),
         "accumulation": fits,
         "hazard": hazards,
     }

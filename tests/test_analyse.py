@@ -2,6 +2,7 @@
 
 import pandas
 import pytest
+from conftest import script
 
 from valley.analysis import cells, outcomes, paper, responses, summary
 from valley.grid import HEADLINE
@@ -73,6 +74,26 @@ def test_the_headline_is_the_mean_of_tasks_not_of_responses():
         rows("base", {"b": ["wrong"], "c": ["wrong"], "d": ["wrong"]}, task="u"),
     )
     assert outcomes.budget(grades, ["t", "u"]).accuracy.iloc[-1] == pytest.approx(0.5)
+
+
+def test_accuracy_in_bins_has_intervals_of_the_confidence_that_is_asked_for(tmp_path):
+    found = {
+        problem: ["correct" if n % 3 else "wrong", "correct" if n % 2 else "wrong"]
+        for n, problem in enumerate("abcdefgh")
+    }
+    grades = tmp_path / "M/base/seed0/grades.parquet"
+    grades.parent.mkdir(parents=True)
+    table(rows("base", found)).drop(columns=["model", "run", "seed", "problem"]).to_parquet(grades)
+    widths = {}
+    for confidence in (0.5, 0.95):
+        out = tmp_path / str(confidence)
+        script("analyse", "--grades", grades, "--headline", "t", "--length", "t", "--calculations", "t",
+               "--confidence", confidence, "--out", out)  # fmt: skip
+        for name in ("accuracy_by_length", "accuracy_by_steps"):
+            row = pandas.read_csv(out / f"{name}.csv").iloc[0]
+            widths[name, confidence] = row.high - row.low
+    for name in ("accuracy_by_length", "accuracy_by_steps"):  # normal intervals: 0.674 and 1.960 errors
+        assert widths[name, 0.95] / widths[name, 0.5] == pytest.approx(1.95996 / 0.67449, rel=1e-4)
 
 
 def cell(seed: int, accuracy: float, run: str = "base", examples: int = 0) -> dict:

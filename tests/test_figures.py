@@ -123,8 +123,8 @@ def study(asked: list[tuple], config: dict) -> tuple[dict[str, pandas.DataFrame]
         "cells": table, "replicates": summary.replicates(table, 0.95), "paper": beside_paper(table, reference, names),
         "rl_curves": pandas.concat(curves), "drop": outcomes.drop(problems, TASKS.headline),
         "budget": outcomes.budget(grades, TASKS.headline), "hazard": hazards, "accumulation": fits, "recipes": recipes,
-        "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens"),
-        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations"), "summary": summary.summary(table, 0.95),
+        "accuracy_by_length": outcomes.accuracy_by(answered[answered.task.isin(TASKS.headline)], "tokens", 0.95),
+        "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations", 0.95), "summary": summary.summary(table, 0.95),
         "recovery": recovery.recovery(whole, TASKS, 0.95), "crossings": summary.crossings(scores), "subsets": summary.subsets([]),
         **{name: pandas.DataFrame(columns=tidy.NEEDED[name]) for name in ("forecast", "repetition")},
     }  # fmt: skip

@@ -65,14 +65,14 @@ def budget(rows: pandas.DataFrame, headline: list[str]) -> pandas.DataFrame:
     ]
 
 
-def accuracy_by(rows: pandas.DataFrame, column: str) -> pandas.DataFrame:
+def accuracy_by(rows: pandas.DataFrame, column: str, confidence: float) -> pandas.DataFrame:
     """Accuracy in bins of a column, a row a model, run and bin (all seeds together)."""
     found = []
     for (model, run), group in rows.groupby(["model", "run"], sort=False, observed=True):
         bins = binned(group[column].to_numpy(float))
         for _, part in group.groupby(bins):
             ends = intervals.ratio(
-                part.correct.to_numpy(float), numpy.ones(len(part)), part.problem.to_numpy()
+                part.correct.to_numpy(float), numpy.ones(len(part)), part.problem.to_numpy(), confidence
             )
             found.append(
                 {
