@@ -36,6 +36,7 @@ def main():
     )
     parser.add_argument("--reference", required=True, type=Path, help="the paper's values")
     parser.add_argument("--names", nargs="*", default=[], help="our model=the paper's name of it")
+    flags.add_bases(parser)
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--tables", required=True, type=Path, help="folder of the tables, read and written")
     parser.add_argument("--finding", required=True, type=Path)
@@ -47,13 +48,12 @@ def main():
     cells = pandas.DataFrame(
         [row for cell, found in scores.items() for row in summary.cell_rows(cell, found, examples)]
     )
-    cells = summary.add_changes(
-        cells, Study(answers(problems), scores, examples), args.headline, args.confidence
-    )
+    study = Study(answers(problems), scores, examples, args.trained_bases)
+    cells = summary.add_changes(cells, study, args.headline, args.confidence)
     cells = summary.add_tokens(
         cells, {places.cell_of(path): path.with_name("train.json") for path in args.scores}
     )
-    over_seeds = summary.summary(cells, args.confidence)
+    over_seeds = summary.summary(cells, args.confidence, args.trained_bases)
     made = {
         "cells": cells,
         "summary": over_seeds,

@@ -29,6 +29,7 @@ def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--grades", required=True, type=Path, nargs="+")
     flags.add_tasks(parser)
+    flags.add_bases(parser)
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--out", required=True, type=Path, help="folder of the tables")
     args = parser.parse_args()
@@ -42,7 +43,7 @@ def main():
     counted = answered[answered.task.isin(args.calculations) & (answered.calculations > 0)]
     fits, hazards = accumulation.add_up(counted, args.confidence)
     made = {
-        "drop": outcomes.drop(problems, args.headline),
+        "drop": outcomes.drop(problems, args.headline, args.trained_bases),
         "budget": outcomes.budget(rows, args.headline),
         "accuracy_by_length": outcomes.accuracy_by(of_headline, "tokens", args.confidence),
         "accuracy_by_steps": outcomes.accuracy_by(counted, "calculations", args.confidence),

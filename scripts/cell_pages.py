@@ -91,7 +91,8 @@ def cell_page(study: Path, config: dict, cell: Cell, bases: dict, template: Path
     card = places.Places(config | {"root": study}).subset_of(cell, "json") if parsed.size else None
     stages = made(results, cell)
     kind, points = curve(folder, stages.get("training"))
-    base = base_among(bases, cell)
+    trained = [cell.model] if grid.is_pretrained_here(config, cell.model) else []
+    base = base_among(bases, cell, trained)
     return html.render(
         template,
         cell=cell,

@@ -391,6 +391,13 @@ def test_a_release_is_redrawn_by_the_claims_in_it_and_keeps_a_forecast_that_othe
     assert "my-claims.yaml" not in output
 
 
+def test_every_table_of_cells_beside_bases_is_told_which_are_trained_with_the_seed(tmp_path):
+    commands = snakemake(checkout(tmp_path), "-n", "-p", *MINIATURE)
+    for name in ("analyse", "aggregate", "recovery", "claims"):
+        [command] = re.findall(rf"python scripts/{name}\.py .*", commands)
+        assert "--trained-bases S " in command
+
+
 @pytest.mark.parametrize("target", ["forecast", "all", "paper"])
 def test_a_report_on_nothing_says_so(tmp_path, target):
     output = snakemake(checkout(tmp_path), *MINIATURE, "--config", "unfinished=True", "--", target, ok=False)

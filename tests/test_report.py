@@ -99,8 +99,40 @@ def study_of(root, cells):
         (folder / "responses").mkdir(parents=True)
         for name, there in (("grades.parquet", ""), ("scores.json", ""), ("chain.parquet", "responses")):
             (folder / there / name).write_bytes((root / name).read_bytes())
-    records.write_json(root / "config.json", check.load([check.ROOT / "config/miniature.yaml"]))
+    given = {"models": {"M": {"source": "given/M"}}}  # a base of its own alone is trained with the seed
+    config = check.load([check.ROOT / "config/miniature.yaml"], given)
+    records.write_json(root / "config.json", config)
     return root
+
+
+def test_the_only_base_so_far_of_a_model_that_is_trained_here_stands_beside_its_own_seed_alone(tmp_path):
+    """As it lies there when a report is made before all is done: of seed 1 the base is another model."""
+    seeds = [Cell(model, "sft-16", seed) for model in "SM" for seed in (0, 1)]
+    cells = [Cell("S", "base", 0), Cell("M", "base", 0), *seeds]
+    study, out = study_of(tmp_path / "study", cells), tmp_path / "tables"
+    files = {name: [places.folder(study / "results", c) / name for c in cells]
+             for name in ("grades.parquet", "scores.json")}  # fmt: skip
+    trained = ("--headline", "chain", "--trained-bases", "S")
+    script("analyse", "--grades", *files["grades.parquet"], *trained, "--length", "chain", "--out", out)
+    script("aggregate", "--scores", *files["scores.json"], *trained, "--examples", "16=16", "--tables", out,
+           "--reference", "workflow/reference/paper_fig2.csv", "--finding", out / "finding.txt")  # fmt: skip
+    tables = {name: pandas.read_csv(out / f"{name}.csv") for name in ("cells", "drop", "summary")}
+    rows = tables["cells"][(tables["cells"].task == HEADLINE) & (tables["cells"].run == "sft-16")]
+    right = tables["drop"][(tables["drop"].outcome == "correct") & (tables["drop"].run == "sft-16")]
+    for found in (rows, right):
+        beside = found.set_index(["model", "seed"]).change.notna()
+        assert [beside[model, seed] for model, _, seed in seeds] == [True, False, True, True]
+    script("cell_pages", "--study", study, "--config", study / "config.json", "--cells", *cells,
+           "--template", "workflow/report/cell.html.jinja", "--out", tmp_path / "cells")  # fmt: skip
+    shown = [(tmp_path / places.page_of(cell)).read_text() for cell in seeds]
+    assert ["the base's first response" in text for text in shown] == [True, False, True, True]
+
+
+def test_a_seed_without_its_own_trained_base_counts_in_no_change_of_the_summary():
+    cells = [cell("S", "base", 0, 0.2, "base", 0), cell("S", "sft-128", 0, 0.1), cell("S", "sft-128", 1, 0.9)]
+    for trained, change, above in (["S"], -0.1, 0), ([], 0.3, 1):
+        row = summary(pandas.DataFrame(cells), 0.95, trained).set_index("run").loc["sft-128"]
+        assert (row.change, row.below_base, row.above_base) == (pytest.approx(change), 1, above)
 
 
 def test_beside_a_cell_stands_the_base_of_its_seed_or_the_only_one_and_never_anothers(tmp_path):

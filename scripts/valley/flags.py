@@ -259,14 +259,19 @@ def add_tasks(parser: argparse.ArgumentParser):
     parser.add_argument("--calculations", nargs="*", default=[], help="tasks whose calculations are counted")
 
 
+def add_bases(parser: argparse.ArgumentParser):
+    """The flag of every script that sets cells beside their base: which bases are other models each seed."""
+    parser.add_argument(
+        "--trained-bases", nargs="*", default=[], help="models whose base is trained here, one a seed"
+    )
+
+
 def add_study(parser: argparse.ArgumentParser):
     """The flags of every script that compares cells of a whole study."""
     parser.add_argument("--tables", required=True, type=Path, help="folder of the tables, read and written")
     parser.add_argument("--grid", required=True, nargs="+", help="model/run/seed of every cell of the grid")
     parser.add_argument("--examples", nargs="*", default=[], help="size=count, the data axis")
-    parser.add_argument(
-        "--trained-bases", nargs="*", default=[], help="models whose base is trained here, one a seed"
-    )
+    add_bases(parser)
     parser.add_argument("--confidence", type=float, default=0.95)
     add_tasks(parser)
 

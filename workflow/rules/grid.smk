@@ -546,9 +546,13 @@ def study_flags():
     """The flags of scripts that compare cells of the whole study."""
     return (
         f"--grid {' '.join(grid_names())} --examples {examples_flags()}"
-        f" --confidence {config['report']['confidence']} {tasks_flags()}"
-        + flag("--trained-bases", [m for m in used_models() if grid.is_pretrained_here(config, m)])
+        f" --confidence {config['report']['confidence']} {tasks_flags()}{bases_flags()}"
     )
+
+
+def bases_flags():
+    """The flag of scripts that set cells beside their base: of which models it is trained here, one a seed."""
+    return flag("--trained-bases", [m for m in used_models() if grid.is_pretrained_here(config, m)])
 
 
 def flag(name, values):

@@ -80,13 +80,14 @@ rule aggregate:
         headline=config["report"]["headline"],
         names=paper_names(),
         confidence=config["report"]["confidence"],
+        bases=bases_flags(),
         tables=lambda w: at("report/tables"),
     message:
         "Aggregate all scores into tables"
     shell:
         "python {input.script:q} --scores {input.scores:q} --curves {input.curves:q} --cards {input.cards:q}"
         " --examples {params.examples} --headline {params.headline:q} --reference {input.reference:q} --names {params.names:q}"
-        " --confidence {params.confidence:q} --tables {params.tables:q} --finding {output.finding:q} 2> {log:q}"
+        " --confidence {params.confidence:q}{params.bases} --tables {params.tables:q} --finding {output.finding:q} 2> {log:q}"
 
 
 # What policies that solve nothing score: once a study, of the problems alone.
@@ -128,11 +129,12 @@ rule analyse:
     params:
         tasks=tasks_flags(),
         confidence=config["report"]["confidence"],
+        bases=bases_flags(),
         tables=lambda w: at("report/tables"),
     message:
         "Analyse all grades"
     shell:
-        "python {input.script:q} --grades {input.grades:q} {params.tasks} --confidence {params.confidence:q} --out {params.tables:q}"
+        "python {input.script:q} --grades {input.grades:q} {params.tasks} --confidence {params.confidence:q}{params.bases} --out {params.tables:q}"
         " 2> {log:q}"
 
 

@@ -111,11 +111,16 @@ def pooled(several: list[Answers]) -> Answers:
     )
 
 
-def base_among(cells: Iterable[Cell], cell: Cell) -> Cell | None:
-    """The base beside a cell: that of its seed, or the only one of its model, which was evaluated once."""
+def base_among(cells: Iterable[Cell], cell: Cell, trained_bases: Iterable[str] = ()) -> Cell | None:
+    """The base beside a cell: that of its seed, or the only one of its model, which was evaluated once.
+
+    Of `trained_bases`, models whose base is trained with the seed, another seed's is another model, also
+    where it is the only one so far.
+    """
     bases = [other for other in cells if other.run == "base" and other.model == cell.model]
     beside = [base for base in bases if base.seed == cell.seed]
-    return beside[0] if beside else bases[0] if len(bases) == 1 else None
+    only = len(bases) == 1 and cell.model not in trained_bases
+    return beside[0] if beside else bases[0] if only else None
 
 
 class Study:
@@ -178,7 +183,7 @@ class Study:
 
     def base_of(self, cell: Cell) -> Cell | None:
         """The base beside a cell (base_among)."""
-        return base_among(self.cells, cell)
+        return base_among(self.cells, cell, self.trained_bases)
 
     def resolve(self, model: str, selector: str, rl: bool = False) -> tuple[list[dict[str, float]], str]:
         """([weights by run] that a selector (or a run's own name) stands for, why there are none): a side

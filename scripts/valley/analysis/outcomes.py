@@ -2,6 +2,8 @@
 calculations.
 """
 
+from collections.abc import Iterable
+
 import numpy
 import pandas
 
@@ -13,17 +15,20 @@ from valley.analysis.cells import KEYS
 HALVINGS = 4  # the budgets: the largest limit, and half of it so many times
 
 
-def drop(problems: pandas.DataFrame, headline: list[str]) -> pandas.DataFrame:
+def drop(
+    problems: pandas.DataFrame, headline: list[str], trained_bases: Iterable[str] = ()
+) -> pandas.DataFrame:
     """`share`, `change` against the base, `of_solved`: a row a cell and outcome.
 
-    The base is that of the cell's seed, or the only one of its model, which was evaluated once
-    (Study.base_of).
+    The base is that of the cell's seed, or the only one of its model where that is given and was evaluated
+    once (cells.base_among).
     """
     classes = list(grading.OUTCOMES)
     table = problems[problems.task.isin(headline)]
     bases = table[table.run == "base"]
     seeds = bases.groupby("model", observed=True).seed.agg(["nunique", "first"])
-    once = table.model.map(seeds["first"].where(seeds["nunique"] == 1)).astype(float)
+    alone = (seeds["nunique"] == 1) & ~seeds.index.isin([*trained_bases])
+    once = table.model.map(seeds["first"].where(alone)).astype(float)
     table = table.assign(beside=once.fillna(table.seed))
     base = bases.rename(columns={"seed": "beside"})[["model", "beside", "task", "id", *classes]]
     paired = table.merge(base, on=["model", "beside", "task", "id"], how="left", suffixes=("", "_base"))

@@ -2,6 +2,7 @@
 sentence.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas
@@ -91,7 +92,9 @@ def end_points(cells: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.concat(kept, ignore_index=True)
 
 
-def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
+def summary(
+    cells: pandas.DataFrame, confidence: float, trained_bases: Iterable[str] = ()
+) -> pandas.DataFrame:
     """One row a model, run and task: mean over seeds, extremes, t interval, beside the same seeds' base."""
     rows = []
     ends = end_points(cells)
@@ -100,8 +103,9 @@ def summary(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
     for (model, run, task), group in ends.groupby(["model", "run", "task"], sort=False):
         accuracy = group.accuracy.tolist()
         interval = intervals.over_seeds(accuracy, confidence) or (None, None)
-        # A base that was evaluated once stands beside all seeds.
-        bases = [base.get((model, seed, task), only.get((model, task))) for seed in group.seed]
+        # A given base that was evaluated once stands beside all seeds (cells.base_among).
+        once = None if model in trained_bases else only.get((model, task))
+        bases = [base.get((model, seed, task), once) for seed in group.seed]
         pairs = [(a, b) for a, b in zip(accuracy, bases, strict=True) if pandas.notna(b)]
         rows.append(
             {
