@@ -59,7 +59,7 @@ def main():
         "summary": over_seeds,
         "rl_curves": summary.curves({places.cell_of(path): path for path in args.curves}),
         "crossings": summary.crossings(scores),
-        "replicates": summary.replicates(cells, args.confidence),
+        "replicates": summary.replicates(cells, args.confidence, args.trained_bases),
         "paper": beside_paper(cells, pandas.read_csv(args.reference), flags.pairs(args.names)),
         "subsets": summary.subsets(args.cards),
     }

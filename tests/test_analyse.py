@@ -104,18 +104,30 @@ def cell(seed: int, accuracy: float, run: str = "base", examples: int = 0) -> di
 
 def test_the_noise_band_needs_five_pairs_and_comes_from_repeated_cells():
     few = pandas.DataFrame([cell(0, 0.4), cell(1, 0.6), cell(2, 0.5)])  # three pairs
-    assert summary.replicates(few, 0.95).empty
+    assert summary.replicates(few, 0.95, ["S"]).empty
     more = pandas.concat(
         [few, pandas.DataFrame([cell(s, a, "sft-8k", 8000) for s, a in enumerate([0.1, 0.3, 0.2])])]
     )
-    found = summary.replicates(more, 0.95).set_index("measure").loc["accuracy"]
+    found = summary.replicates(more, 0.95, ["S"]).set_index("measure").loc["accuracy"]
     assert (found.pairs, found.sd) == (6, pytest.approx(0.1))
     assert found.band == pytest.approx(2.776 * 2**0.5 * 0.1, rel=1e-3)  # t with 4 degrees of freedom
     wild = pandas.DataFrame([cell(s, a, "sft-8k.short", 8000) for s, a in enumerate([0.1, 0.9, 0.5])])
     pandas.testing.assert_frame_equal(
-        summary.replicates(pandas.concat([more, wild.assign(recipe="short")]), 0.95),
-        summary.replicates(more, 0.95),
+        summary.replicates(pandas.concat([more, wild.assign(recipe="short")]), 0.95, ["S"]),
+        summary.replicates(more, 0.95, ["S"]),
     )
+
+
+def test_the_noise_band_is_of_trainings_by_the_protocol_alone():
+    """Of a given base only the sampling differs, and RL by a recipe is a control whatever it starts from."""
+    seeds = [0.1, 0.3, 0.2, 0.4]
+    sft = pandas.DataFrame([cell(s, a, "sft-8k", 8000) for s, a in enumerate(seeds)])
+    base = pandas.DataFrame([cell(s, 0.5 + a / 100) for s, a in enumerate(seeds)])
+    control = pandas.DataFrame([cell(s, 2 * a, "base+rl.16k") for s, a in enumerate(seeds)])
+    every = pandas.concat([sft, base, control.assign(stage="rl")])
+    pandas.testing.assert_frame_equal(summary.replicates(every, 0.95), summary.replicates(sft, 0.95))
+    trained = summary.replicates(every, 0.95, ["S"]).set_index("measure")
+    assert trained.pairs["accuracy"] == 12  # a base that is trained here is a training too
 
 
 def test_the_papers_values_stand_beside_ours_by_its_grader_whatever_the_case_of_names():

@@ -5,6 +5,7 @@ sentence.
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy
 import pandas
 
 from valley import grid, records
@@ -168,16 +169,21 @@ def finding(table: pandas.DataFrame) -> str:
     return "; ".join(sentences) or "no model has both a base and an SFT cell yet"
 
 
-def replicates(cells: pandas.DataFrame, confidence: float) -> pandas.DataFrame:
+def replicates(
+    cells: pandas.DataFrame, confidence: float, trained_bases: Iterable[str] = ()
+) -> pandas.DataFrame:
     """How far two trainings of a cell differ: a row a model and measure with PAIRS pairs of seeds or more.
 
-    `sd` of one run, pooled over the protocol's runs with several seeds, to which control recipes add nothing
-    as in the verdicts; `band`: what the difference of two such runs stays within.
+    `sd` of one run, pooled over the protocol's runs with several seeds, to which control recipes, of SFT or
+    RL, add nothing as in the verdicts, nor does a given base, which was sampled several times and never
+    trained; `band`: what the difference of two such runs stays within.
     """
     from scipy import stats
 
     found = []
-    table = cells[(cells.task == HEADLINE) & cells.step.isna() & (cells.recipe == "protocol")]
+    trained = (cells.stage != "base") | cells.model.isin([*trained_bases])
+    controls = [grid.parse_run(run).is_control for run in cells.run]
+    table = cells[(cells.task == HEADLINE) & cells.step.isna() & trained & ~numpy.array(controls, bool)]
     for model, group in table.groupby("model", sort=False):
         runs = [run for _, run in group.groupby("run") if len(run) > 1]
         pairs = sum(len(run) * (len(run) - 1) // 2 for run in runs)
