@@ -51,6 +51,33 @@ def test_a_base_that_was_evaluated_once_stands_beside_all_seeds_in_the_finding()
     )
 
 
+def of_seeds(base: dict, last: dict) -> list[dict]:
+    """Cells of a base, the smallest and the largest size: accuracy by seed, the smallest size's is .1."""
+    cells = [cell("S", "base", s, a, "base", 0) for s, a in base.items()]
+    cells += [cell("S", "sft-128", s, 0.1) for s in last]
+    return cells + [cell("S", "sft-2k", s, a, examples=2048) for s, a in last.items()]
+
+
+@pytest.mark.parametrize(
+    ("base", "last", "said"),
+    [
+        ({0: 0.5, 1: 0.5}, {2: 0.9}, "n=2,048"),  # of two given bases neither is its own
+        ({0: 0.5, 1: 0.5}, {2: 0.9, 3: 0.2}, "n=2,048"),
+        ({0: 0.5, 1: 0.5}, {0: 0.9, 1: 0.2, 2: 0.9}, "n=2,048, back above base in 1 of 2 with a base"),
+        ({0: 0.5}, {0: 0.5}, "n=2,048, back at base"),
+        ({0: 0.5}, {0: 0.9, 1: 0.5, 2: 0.4}, "n=2,048, back above base in 1 of 3, at it in 1"),
+    ],
+)
+def test_the_finding_counts_the_seeds_with_a_base_beside_them_and_says_nothing_of_others(base, last, said):
+    assert finding(table(*of_seeds(base, last))).endswith(said)
+
+
+def test_a_run_without_a_base_beside_it_is_neither_below_nor_above_one_in_the_summary():
+    row = table(*of_seeds({0: 0.5, 1: 0.5}, {2: 0.9})).set_index("run").loc["sft-2k"]
+    assert row.with_base == 0
+    assert pandas.isna([row.change, row.below_base, row.above_base]).all()
+
+
 @pytest.mark.parametrize(("last", "said"), [(0.7, ", back above base"), (0.4, ", not back above base")])
 def test_the_finding_of_one_seed_counts_no_seeds(last, said):
     cells = [cell("S", "base", 0, 0.5, "base", 0), cell("S", "sft-128", 0, 0.1)]

@@ -125,8 +125,9 @@ def summary(
                 "problems_low": group.problems_low.mean(),
                 "problems_high": group.problems_high.mean(),
                 "change": sum(a - b for a, b in pairs) / len(pairs) if pairs else None,
-                "below_base": sum(a < b for a, b in pairs),
-                "above_base": sum(a > b for a, b in pairs),
+                "with_base": len(pairs),
+                "below_base": sum(a < b for a, b in pairs) if pairs else None,
+                "above_base": sum(a > b for a, b in pairs) if pairs else None,
                 **group[list(ACCURACIES)].mean(),
                 "length": group.length.mean(),
                 "boxed": group.boxed.mean(),
@@ -134,7 +135,7 @@ def summary(
                 "truncated": (group["share truncated"] + group["share looping"]).mean(),
             }
         )
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame(rows).astype({"below_base": "Int64", "above_base": "Int64"})
 
 
 def short(value: float) -> str:
@@ -161,12 +162,23 @@ def finding(table: pandas.DataFrame) -> str:
         seeds = f"{count} seed{'s' if count > 1 else ''}"
         sentence = f"{model}, {seeds}: base {span(base)} → {span(low)} at n={low.examples:,}"
         if high.examples > low.examples:
-            above = f"back above base in {high.above_base} of {high.seeds}"
-            if high.seeds == 1:
-                above = "back above base" if high.above_base else "not back above base"
-            sentence += f", {span(high)} at n={high.examples:,}, {above}"
+            sentence += f", {span(high)} at n={high.examples:,}{back_of(high)}"
         sentences.append(sentence)
     return "; ".join(sentences) or "no model has both a base and an SFT cell yet"
+
+
+def back_of(row) -> str:
+    """In how many seeds of a run a model is back above its base, of those that have one beside them; nothing
+    where none has.
+    """
+    if not row.with_base:
+        return ""
+    if row.seeds == 1:
+        at = "not back above base" if row.below_base else "back at base"
+        return f", {'back above base' if row.above_base else at}"
+    of = f"{row.with_base}" + (" with a base" if row.with_base < row.seeds else "")
+    level = row.with_base - row.below_base - row.above_base
+    return f", back above base in {row.above_base} of {of}" + (f", at it in {level}" if level else "")
 
 
 def replicates(
