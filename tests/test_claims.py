@@ -9,7 +9,7 @@ import yaml
 from conftest import REPOSITORY
 
 from valley import check, grid
-from valley.analysis import accumulation, claims, estimates, recovery
+from valley.analysis import accumulation, claims, estimates, forecast, recovery
 from valley.analysis.cells import Study, answers
 from valley.analysis.measures import COLUMNS, Tasks
 from valley.grid import Cell, ConfigError
@@ -361,6 +361,28 @@ def test_the_recovery_point_lies_between_two_sizes_with_an_interval_around():
     known = recovery.recovery(study(PLAIN, count=1, samples=4000), TASKS, 0.95).iloc[0]
     # One problem a benchmark tells no interval: it may be anywhere.
     assert (known.after, known.by, known.earliest, known.latest) == (8000, 64000, 0, float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "between"),
+    [
+        ([0.0, 0.0, 0.0], (0, 8000, 0)),  # never below its base
+        ([-0.2, 0.0, 0.0], (8000, 64000, 64000)),
+        ([-0.2, -0.1, 0.0], (64000, 220000, 220000)),
+        ([-0.3, -0.2, -0.1], (220000, float("inf"), float("inf"))),
+    ],
+)
+def test_a_model_exactly_at_its_base_is_back_at_it(changes, between):
+    sizes = [*EXAMPLES.values()]
+    assert recovery.crossing(sizes, changes, [1.0, 1.0, 1.0]) == pytest.approx(between)
+    back = forecast.back_from(sizes, numpy.array(changes))
+    assert back == pytest.approx(between[2] or sizes[0])  # of a forecast: by which size, the first at least
+
+
+def test_a_study_in_which_nothing_changes_recovers_before_its_first_size():
+    answered = {("M", run, 0): {"correct": 0.5} for run in PLAIN}
+    point = recovery.recovery(study(PLAIN, extra=answered), TASKS, 0.95).iloc[0]
+    assert (point.after, point.by) == (0, 8000)
 
 
 def test_recipes_stand_beside_the_base_and_the_protocol():

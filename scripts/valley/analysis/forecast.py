@@ -243,13 +243,14 @@ def forecast_of(curve: Curve, others: list[Curve], sizes: Iterable[int], confide
 
 
 def back_from(sizes: list[int], above: numpy.ndarray) -> float:
-    """Where a curve of accuracy minus the base's crosses 0 and stays above, in the logarithm of the size.
+    """Where a curve of accuracy minus the base's reaches 0 and stays there or above, in the logarithm of the
+    size.
 
-    The first size where it is above from there on all along; infinite where it ends below.
+    The first size from which on it is nowhere below; infinite where it ends below.
     """
-    if above[-1] <= 0:
+    if above[-1] < 0:
         return math.inf
-    below = [i for i, value in enumerate(above) if value <= 0]
+    below = [i for i, value in enumerate(above) if value < 0]
     if not below:
         return float(sizes[0])
     i = below[-1]

@@ -20,15 +20,16 @@ from valley.analysis.measures import Tasks
 def crossing(sizes: list[int], changes: list[float], weights: list[float]) -> tuple[float, float, float]:
     """(the last size before, the first size after, the crossing in between) of zero by the monotone curve.
 
-    0 stands for before the first size, infinity for not within the sizes.
+    A change of zero is back at the base. 0 stands for before the first size, infinity for not within the
+    sizes.
     """
     from scipy import optimize
 
     level = optimize.isotonic_regression(changes, weights=weights).x
-    above = [i for i, value in enumerate(level) if value > 0]
-    if not above:
+    back = [i for i, value in enumerate(level) if value >= 0]
+    if not back:
         return float(sizes[-1]), math.inf, math.inf
-    first = above[0]
+    first = back[0]
     if not first:
         return 0.0, float(sizes[0]), 0.0
     logs = numpy.log(sizes[first - 1 : first + 1])
