@@ -15,13 +15,10 @@ from pathlib import Path
 
 import pandas
 
-from valley import flags, records
+from valley import claims_language, flags, records
 from valley.analysis import cells, claims, tables
 from valley.analysis.measures import Tasks
-from valley.check import ROOT
 from valley.grid import ConfigError
-
-SCHEMA = ROOT / "workflow/schemas/claims.schema.yaml"
 
 
 def main():
@@ -40,9 +37,11 @@ def main():
     args = parser.parse_args()
 
     try:
-        asked = claims.load(args.claims, SCHEMA)
+        asked = claims_language.load(args.claims)
     except ConfigError as error:
-        records.fail(args.claims, str(error), f"The language: the head of {args.claims}, and {SCHEMA}")
+        records.fail(
+            args.claims, str(error), f"The language: the head of {args.claims}, and {claims_language.SCHEMA}"
+        )
     study = cells.load(args.tables, args.grid, flags.pairs(args.examples, int), args.trained_bases)
     tasks = Tasks(args.headline, args.length, args.calculations)
     reflective = any(records.read_json(card)["reflective"] > 0 for card in args.cards)

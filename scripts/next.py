@@ -24,7 +24,6 @@ from valley.analysis.recovery import recovery
 from valley.places import Places, all_grades, cell_of
 
 REFERENCE = check.ROOT / "workflow/reference"
-SCHEMA = check.ROOT / "workflow/schemas/claims.schema.yaml"
 GOAL = 0.8  # odds that are worth waiting for
 
 
@@ -83,7 +82,7 @@ def outlook(config: dict, looks: int) -> tuple[Study, list[design.Part], list[st
         bool(report["judge"]),
         confidence=confidence,
     )
-    asked = claims.load(check.ROOT / report["claims"], SCHEMA)
+    asked = contract.asked_claims(config)
     made = [Study(one, wanted, examples, trained) for one in grids]
     parts, unforeseen = design.outlook(study, made, asked, known)
     return study, parts, unforeseen, confidence

@@ -26,7 +26,6 @@ from valley.analysis.measures import Tasks
 from valley.analysis.recovery import recovery
 
 REFERENCE = check.ROOT / "workflow/reference"
-SCHEMA = check.ROOT / "workflow/schemas/claims.schema.yaml"
 MOST_BRIEF = 2000  # cells: with more, twenty repetitions take longer than the plan that they stand under
 NOISE = (0.0, 0.015)  # standard deviations of a training's accuracy
 
@@ -135,7 +134,7 @@ def main():
     args = parser.parse_args()
 
     config = contract.study(args.configfile, sources=False)
-    cells, asked = wanted(config, args.seeds), claims.load(check.ROOT / config["report"]["claims"], SCHEMA)
+    cells, asked = wanted(config, args.seeds), contract.asked_claims(config)
     # Responses are not forged, so the fit of p^k is not judged here.
     for claim in asked.values():
         claim["parts"] = {key: part for key, part in claim["parts"].items() if part["measure"] != "fit"}

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, contract, costs, flags, grid, records
+from valley import check, claims_language, contract, costs, flags, grid, records
 from valley.analysis import budget, claims, design, forged
 from valley.analysis.measures import Tasks
 
 REFERENCE = check.ROOT / "workflow/reference"
-SCHEMA = check.ROOT / "workflow/schemas/claims.schema.yaml"
 
 
 def with_larger(config: dict, larger: dict[str, str]) -> dict:
@@ -58,7 +57,7 @@ def main():
     args = parser.parse_args()
 
     config = contract.study(args.configfile, sources=False)
-    asked = claims.load(REFERENCE / "claims.yaml", SCHEMA)
+    asked = claims_language.load(REFERENCE / "claims.yaml")
     if unknown := sorted(set(args.question) - set(asked)):
         records.fail("--question", f"no claim {', '.join(unknown)}", f"There are: {', '.join(asked)}")
     chosen = {name: claim for name, claim in asked.items() if name in args.question or not args.question}

@@ -2,20 +2,21 @@
 hold it.
 """
 
+import itertools
+
 import numpy
 import pandas
 import pytest
 import yaml
 from conftest import REPOSITORY
 
-from valley import check, grid
+from valley import check, claims_language, grid
 from valley.analysis import accumulation, claims, estimates, forecast, recovery
 from valley.analysis.cells import Study, answers
-from valley.analysis.measures import COLUMNS, Tasks
+from valley.analysis.measures import COLUMNS, MEASURES, Tasks
 from valley.grid import Cell, ConfigError
 
 CLAIMS = yaml.safe_load((REPOSITORY / "workflow/reference/claims.yaml").read_text())
-SCHEMA = REPOSITORY / "workflow/schemas/claims.schema.yaml"
 TASKS = Tasks(["a", "b"], ["b"], ["b"])
 EXAMPLES = {"8k": 8000, "64k": 64000, "220k": 220000}
 PLAIN = {"base": 0.5, "sft-8k": 0.2, "sft-64k": 0.6, "sft-220k": 0.8}
@@ -478,20 +479,45 @@ def test_a_claim_may_name_a_run_and_says_so_where_it_is_none():
         ("{rule: at least 9 of 8}", "asks for more than there are"),
         ("{minus: smallest}", "compares 'smallest' with itself"),
         ("{except: [a], models: [a, b]}", "a is among its models"),
+        ("{measure: fit, rule: on average}", "'on average' cannot be asked of fit"),
+        ("{measure: fit, rule: the lowest}", "'the lowest' cannot be asked of fit"),
+        ("{measure: fit, rule: the highest}", "'the highest' cannot be asked of fit"),
+        ("{measure: fit, expect: {above: 0.1}}", "only be expected below a value"),
+        ("{measure: fit, expect: {about: 0.1, within: 0.1}}", "only be expected below a value"),
     ],
 )
 def test_claims_in_another_language_are_refused_with_the_place(tmp_path, wrong, said):
     part = CLAIMS["C1"]["parts"]["loss"] | yaml.safe_load(wrong)
-    faults = [*claims.lint({"C1": {"claim": "…", "parts": {"loss": part}}}, SCHEMA)]
+    faults = [*claims_language.lint({"C1": {"claim": "…", "parts": {"loss": part}}})]
     assert len(faults) == 1
     assert said in faults[0]
     assert faults[0].startswith("C1.")
 
 
+def test_every_part_that_is_in_the_language_gets_a_verdict():
+    """Each measure under each rule and expectation that the language lets through, on cells and fits."""
+    of = study({(model, run, 0): value for model in "MN" for run, value in PLAIN.items()}, count=20)
+    fits = pandas.DataFrame(
+        [{"model": m, "run": "sft-8k", "deviation_low": 0.0, "deviation_high": 0.05} for m in "MN"]
+    )
+    rules = ("every", "any", "at least 1 of 2", "on average", "the lowest", "the highest")
+    expected = ({"below": 0}, {"above": 0}, {"about": 0, "within": 1})
+    asked = 0
+    for measure, rule, expect in itertools.product([*MEASURES, "fit", "order"], rules, expected):
+        sides = {} if measure == "order" else {"of": "smallest"}
+        part = {"text": "…", "measure": measure, "rule": rule, "expect": expect, "models": "all", **sides}
+        if [*claims_language.lint({"C1": {"claim": "…", "parts": {"it": part}}})]:
+            continue
+        asked += 1
+        row = judged(part, of, fits=fits, parameters={"M": 1.0, "N": 2.0})
+        assert row["verdict"] in ("holds", "fails", "undecided", "grader-dependent"), part
+    assert asked > 100
+
+
 def test_every_claim_of_the_miniature_is_asked_of_its_demo():
     """In the language of the schema, on runs that its grid has, and none that only the paper can answer."""
     config = check.load([REPOSITORY / "config/miniature.yaml"])
-    asked = claims.load(REPOSITORY / config["report"]["claims"], SCHEMA)
+    asked = claims_language.load(REPOSITORY / config["report"]["claims"])
     assert asked.keys() == CLAIMS.keys()
     cells = grid.cells(config)
     table = problems(dict.fromkeys(map(tuple, cells), 0.5), {}, numpy.random.default_rng(1), count=20)
@@ -513,7 +539,7 @@ def test_one_model_has_no_order_of_sizes():
 
 
 def test_the_papers_claims_are_in_their_language_and_speak_of_models_there_are():
-    assert [*claims.lint(CLAIMS, SCHEMA)] == []
+    assert [*claims_language.lint(CLAIMS)] == []
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
     parts = [part for claim in CLAIMS.values() for part in claim["parts"].values()]
     named = {

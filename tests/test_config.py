@@ -52,7 +52,7 @@ OTHER = {
     "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3, "generate.tensor_parallel": 2, "generate.one_start": True,
     **{f"tasks.*.{key}": None for key in ("source", "revision", "name", "split", "where", "limit")},
     "tasks.*.problems": 9, "tasks.*.seed": 9, "tasks.*.samples": 3, "tasks.*.answers": ["one", "two"], "report.confidence": 0.9, "report.headline": ["arithmetic"],
-    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.probe": None, "report.others": ["elsewhere"], "report.claims": "workflow/schemas/claims.schema.yaml",
+    "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.probe": None, "report.others": ["elsewhere"], "report.claims": "workflow/reference/claims.yaml",
 }  # fmt: skip
 NAMES = {"models": "S", "families": "chain", "sizes": "128", "tasks": "arithmetic"}  # what * stands for
 

@@ -86,6 +86,44 @@ def test_sound_data_are_shown_as_they_will_be_trained(own):
     assert lines == f"⟦[user]0+1?{suffix}[assistant]⟧<think>\nAdd 0 and 1.\n</think>\n\\boxed{{1}}<eos>"
 
 
+def claims_file(folder, **changes) -> str:
+    """A file of one claim of one's own, with some keys of its part changed."""
+    part = {"text": "p^k", "measure": "fit", "of": "smallest", "expect": {"below": 0.1}, "rule": "every",
+            "models": "all"} | changes  # fmt: skip
+    file = folder / "claims.yaml"
+    file.write_text(yaml.safe_dump({"C1": {"claim": "It adds up.", "parts": {"fit": part}}}))
+    return str(file)
+
+
+def test_claims_that_could_not_be_judged_are_refused_before_anything_is_made(own):
+    right = own(report__claims=claims_file(own.folder))
+    assert list(contract.faults(right)) == []
+    config = own(report__claims=claims_file(own.folder, rule="on average"))
+    told, file = "C1.fit.rule: 'on average' cannot be asked of fit", own.folder / "own.yaml"
+    assert [fault for fault in contract.faults(config) if told in fault]
+    for name in ("check", "plan", "next", "power"):
+        output = run([sys.executable, f"scripts/{name}.py", "--configfile", file], ok=False)
+        assert told in output
+        assert "Traceback" not in output
+    (own.folder / "page.yaml").write_text("unfinished: true\n")
+    for more in ([], [own.folder / "page.yaml"]):
+        output = run(
+            [sys.executable, "-m", "snakemake", "-n", "--cores", 1, "--configfile", file, *more], ok=False
+        )
+        assert told in output
+
+
+def test_claims_that_are_not_there_are_named_and_those_that_a_release_brings_take_their_place(own):
+    config = own(report__claims="gone.yaml")
+    assert ["report.claims: " in fault and "gone.yaml" in fault for fault in contract.faults(config)] == [
+        True
+    ]
+    report = own.folder / "study/report"
+    report.mkdir(parents=True)
+    shutil.move(claims_file(own.folder), report / "claims.yaml")
+    assert list(contract.faults(config)) == []
+
+
 def write(file, content: list[dict]):
     file.write_text("\n".join(map(json.dumps, content)))
 

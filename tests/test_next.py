@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, planned, run
 
-from valley import check, costs, grid
+from valley import check, claims_language, costs, grid
 from valley.analysis import budget, claims, design, forged, intervals
 from valley.analysis.cells import Study
 from valley.analysis.design import Purchase
@@ -32,9 +32,7 @@ class Grid:
         self.wanted = grid.cells(self.config)
         self.examples = {size: grid.examples_of(self.config, size) for size in self.config["sizes"]}
         self.tasks = Tasks(*(self.config["report"][kind] for kind in ("headline", "length", "calculations")))
-        self.asked = claims.load(
-            REFERENCE / "claims.yaml", check.ROOT / "workflow/schemas/claims.schema.yaml"
-        )
+        self.asked = claims_language.load(REFERENCE / "claims.yaml")
         self.parameters = {model: entry["parameters"] for model, entry in self.config["models"].items()}
         self.reference = pandas.read_csv(REFERENCE / "paper_fig2.csv")
         self.expected = self.study(self.answers(99))

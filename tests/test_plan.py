@@ -376,7 +376,7 @@ def test_a_release_is_redrawn_by_the_claims_in_it_and_keeps_a_forecast_that_othe
     for name in ("data/subsets", "report", "results"):
         without = shutil.ignore_patterns("responses", "model", "seed?.parquet")
         shutil.copytree(finished / "studies/stub" / name, release / name, ignore=without)
-    (release / "report/claims.yaml").touch()
+    shutil.copyfile(finished / "workflow/reference/claims.yaml", release / "report/claims.yaml")
     own = two_models() | {"report": {"claims": "my-claims.yaml", "others": others}}
     config = check.load([Path("config/miniature.yaml")], own)
     (release / "report/config.json").write_text(json.dumps(config))

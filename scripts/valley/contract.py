@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from valley import check, golds, grid, intake, prompts, records, weights
+from valley import check, claims_language, golds, grid, intake, prompts, records, weights
 from valley.places import Places
 
 ROWS = 5000  # rows of traces that are looked at; fetch_traces looks at all
@@ -106,11 +106,38 @@ def folder_faults(key: str, folder: Path):
         yield f"{key}: {lacking}"
 
 
+def claims_of(config: dict) -> dict:
+    """The claims that a study is held against; ConfigError where they are not in their language."""
+    file = Places(config).claims
+    return claims_language.load(file if file.exists() else check.ROOT / file)
+
+
+def asked_claims(config: dict) -> dict:
+    """The claims that a study is held against; ends the script with a sentence where they are not in their
+    language.
+    """
+    try:
+        return claims_of(config)
+    except check.ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+def claims_faults(config: dict):
+    """What is wrong with the claims of a study: asked before anything is trained, for its report would end in
+    it.
+    """
+    try:
+        claims_of(config)
+    except check.ConfigError as error:
+        yield f"report.claims: {error}"
+
+
 def faults(config: dict):
-    """What is wrong with the local sources of a study, at a glance; those that were fetched already are
-    past.
+    """What is wrong with the claims and the local sources of a study, at a glance; sources that were fetched
+    already are past.
     """
     places = Places(config)
+    yield from claims_faults(config)
     for name, folder in models(config).items():
         if not unset(folder) and not places.base(name, 0).exists():
             yield from folder_faults(f"models.{name}.source", folder)
@@ -299,8 +326,8 @@ def look_at_problems(key: str, file: Path, entry: dict, say) -> list[str]:
 
 
 def examined(config: dict, say) -> list[str]:
-    """All faults of the local sources of a study; tells what it saw by `say(line)`."""
-    found, tokenizers = [], {}
+    """All faults of the claims and the local sources of a study; tells what it saw by `say(line)`."""
+    found, tokenizers = [*claims_faults(config)], {}
     for name, folder in models(config).items():
         tokenizer, more = look_at_model(config, name, folder, say)
         found += more

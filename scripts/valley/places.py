@@ -51,6 +51,14 @@ class Places:
         self.logs, self.benchmarks = self.root / "logs", self.root / "benchmarks"
         self.traces = self.root / "data/traces.parquet"
 
+    @property
+    def claims(self) -> Path:
+        """The claims that the study is held against: those that a release brings, whose own file may be
+        nowhere else, or the config's.
+        """
+        brought = self.report / "claims.yaml"
+        return brought if brought.exists() else Path(self.config["report"]["claims"])
+
     def of(self, cell: Cell, file: str = "") -> Path:
         """A file of a cell, or its folder."""
         return folder(self.results, cell) / file

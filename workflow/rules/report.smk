@@ -21,8 +21,7 @@ CARDS = sorted({str(PLACES.subset_of(c, "json")) for c in DONE if c.parsed.size}
 # A released folder lacks responses where a study has them: it brings what is made of them.
 SHOWN_RESPONSES = [PLACES.responses(c, task) for c in SHOWN for task in TASKS]
 RELEASED = config["unfinished"] and not all(map(Path.exists, SHOWN_RESPONSES))
-# It brings its claims too, whose own file may be nowhere else.
-CLAIMS = at("report/claims.yaml") if (PLACES.report / "claims.yaml").exists() else config["report"]["claims"]
+CLAIMS = str(PLACES.claims)
 
 AGGREGATED = ["cells", "summary", "rl_curves", "crossings", "replicates", "paper", "subsets"]
 ANALYSED = ["drop", "budget", "accuracy_by_length", "accuracy_by_steps", "accumulation", "hazard"]

@@ -1,5 +1,4 @@
-"""What the paper claims, held against a study: the language of claims.yaml, and the verdict on every part of
-it.
+"""What the paper claims, held against a study: the verdict on every part of claims.yaml.
 
 A part speaks of several models at once; its rule, written beside it before any data, says how many must
 agree. Verdicts count the noise of training; what the trainings of this study show by themselves stands beside
@@ -7,13 +6,11 @@ them. How intervals and rules work: intervals.py; what could make a verdict mean
 """
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy
 import pandas
 
-from valley import grid
 from valley.analysis import estimates, intervals, sanity
 from valley.analysis.cells import Study
 from valley.analysis.estimates import Row
@@ -45,43 +42,6 @@ class Known(NamedTuple):
         says so.
         """
         return Tasks(*[self.tasks.calculations] * 3) if part.get("tasks") == "calculations" else self.tasks
-
-
-def load(path: Path, schema: Path) -> dict:
-    """The claims; ConfigError with every place where they are not in the language of the schema."""
-    import yaml
-
-    claims = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if problems := [*lint(claims, schema)]:
-        raise grid.ConfigError(
-            f"{path}: not in the language of claims:\n" + "\n".join(f"  - {p}" for p in problems)
-        )
-    return claims
-
-
-def lint(claims: dict, schema: Path):
-    """Sentences on what is wrong with claims: keys, types and selectors by the schema, and what a schema
-    cannot say.
-    """
-    import jsonschema
-    import yaml
-
-    rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
-    for error in jsonschema.Draft202012Validator(rules).iter_errors(claims):
-        error = jsonschema.exceptions.best_match([error])
-        odd = isinstance(error.instance, dict) and not all(isinstance(key, str) for key in error.instance)
-        hint = ". YAML reads on, off, yes and no as true and false: quote them" if odd else ""
-        yield f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}{hint}"
-        return
-    for name, claim in claims.items():
-        for key, part in claim["parts"].items():
-            here, words = f"{name}.{key}", part["rule"].split()
-            if words[:2] == ["at", "least"] and int(words[2]) > int(words[4]):
-                yield f"{here}.rule: {part['rule']!r} asks for more than there are"
-            if "of" in part and part["of"] in (part.get("minus"), part.get("over")):
-                yield f"{here}: compares {part['of']!r} with itself"
-            if part["models"] != "all" and (both := set(part["models"]) & set(part.get("except", []))):
-                yield f"{here}.except: {', '.join(sorted(both))} is among its models"
 
 
 def asked_of(study: Study, part: dict) -> list[str]:
