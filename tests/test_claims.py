@@ -202,6 +202,55 @@ def test_an_order_of_model_sizes_needs_enough_models(models, expected):
     )
 
 
+def ordered(points: dict[str, float], expect: dict, models="all", **part) -> dict:
+    """The row of a part on the order of models, the first the smallest, by where each recovers."""
+    of = Study({}, [Cell(model, run, 0) for model in points for run in PLAIN], EXAMPLES)
+    table = pandas.DataFrame({"model": list(points), "by": list(points.values())})
+    known = claims.Known(TASKS, None, table, {model: i + 1.0 for i, model in enumerate(points)})
+    asked = {"measure": "order", "expect": expect, "rule": "every", "models": models}
+    return claims.judge(of, asked | part, known)[0]
+
+
+def test_an_order_is_in_the_direction_that_is_expected():
+    sooner = {model: 1000.0 * (6 - i) for i, model in enumerate("abcdef")}
+    later = {model: 1000.0 * (1 + i) for i, model in enumerate("abcdef")}
+    said = [ordered(points, expect)["verdict"] for points in (sooner, later)
+            for expect in ({"below": 0}, {"above": 0})]  # fmt: skip
+    assert said == ["holds", "fails", "fails", "holds"]
+
+
+def test_an_order_is_of_the_models_that_are_meant():
+    """The last three would turn it round."""
+    points = dict(zip("abcdefxyz", [60.0, 50, 40, 30, 20, 10, 900, 800, 700], strict=True))
+    assert ordered(points, {"below": 0})["verdict"] == "undecided"
+    for meant in ({"models": [*"abcdef"]}, {"except": [*"xyz"]}):
+        row = ordered(points, {"below": 0}, **meant)
+        assert row["verdict"] == "holds"
+        assert "6 models" in row["why"]
+    two = ordered(points, {"below": 0}, models=["a", "b"])
+    assert two["verdict"] == "undecided"
+    assert "no order of so few models can decide" in two["why"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"expect": {"about": 0, "within": 1}}, "an order is below 0"),
+        ({"expect": {"below": -0.5}}, "an order is below 0"),
+        ({"models": ["a"]}, "one model has no order of sizes"),
+    ],
+)
+def test_an_order_without_a_direction_or_of_one_model_is_refused(wrong, said):
+    part = CLAIMS["C2"]["parts"]["sooner"]
+    for expect in ({"below": 0}, {"above": 0}):
+        right = part | {"expect": expect, "models": ["a", "b"]}
+        assert [*claims_language.lint({"C2": {"claim": "…", "parts": {"it": right}}})] == []
+    faults = [*claims_language.lint({"C2": {"claim": "…", "parts": {"it": part | wrong}}})]
+    assert len(faults) == 1
+    assert faults[0].startswith("C2.it.")
+    assert said in faults[0]
+
+
 def test_one_model_refutes_every_model_and_a_missing_cell_leaves_it_open():
     both = {("A", run, 0): value for run, value in PLAIN.items()} | {
         ("B", run, 0): value for run, value in PLAIN.items()

@@ -51,6 +51,8 @@ def lint(claims: dict, schema: Path = SCHEMA):
                 yield f"{here}.except: {', '.join(sorted(both))} is among its models"
             if part["measure"] == "fit":
                 yield from fit_faults(here, part)
+            if part["measure"] == "order":
+                yield from order_faults(here, part)
 
 
 def fit_faults(here: str, part: dict):
@@ -59,3 +61,11 @@ def fit_faults(here: str, part: dict):
         yield f"{here}.rule: {part['rule']!r} cannot be asked of fit, only how many fit: every, any, at least m of n"
     if "below" not in part["expect"]:
         yield f"{here}.expect: fit is how far p^k is off at most, which can only be expected below a value"
+
+
+def order_faults(here: str, part: dict):
+    """What the order of recovery cannot be asked: it is a direction, and of several models."""
+    if part["expect"] not in ({"below": 0}, {"above": 0}):
+        yield f"{here}.expect: an order is below 0 (larger models recover at smaller sizes) or above 0"
+    if part["models"] != "all" and len(part["models"]) == 1:
+        yield f"{here}.models: one model has no order of sizes"

@@ -72,16 +72,17 @@ def decide(
     return intervals.verdict(*p_values, confidence)
 
 
-def order(known: Known) -> tuple[str, str]:
-    """(verdict, why): do larger models recover at smaller sizes? Kendall's tau of parameters and recovery, by
-    permutation.
+def order(study: Study, known: Known, part: dict) -> tuple[str, str]:
+    """(verdict, why): of the models that a part speaks of, do larger ones recover at smaller sizes (`below`
+    0), or at larger ones (`above`)? Kendall's tau of parameters and recovery, by permutation.
 
     Recovery is known to lie between two sizes, before the first, or beyond the last: models in one of these
     intervals tie, and those that are not back within the grid come after all others (Gehan 1965).
     """
     from scipy import stats
 
-    points = known.points[known.points.model.isin(known.parameters)]
+    meant = set(asked_of(study, part)) & set(known.parameters)
+    points = known.points[known.points.model.isin(meant)]
     if len(points) < 2:
         return "undecided", "fewer than two models with all their sizes"
     size, ranks = points.model.map(known.parameters).to_numpy(float), stats.rankdata(points.by)
@@ -102,7 +103,8 @@ def order(known: Known) -> tuple[str, str]:
     beyond = int(numpy.isinf(points.by.to_numpy(float)).sum())
     why = f"tau {result.statistic:+.2f}, p {result.pvalue:.2f}, {len(points)} models, {beyond} of them not back within the grid"
     if result.pvalue <= 1 - known.confidence:
-        return "holds" if result.statistic < 0 else "fails", why
+        sign = 1 if "above" in part["expect"] else -1
+        return "holds" if sign * result.statistic > 0 else "fails", why
     few = 2 / math.factorial(len(points)) > 1 - known.confidence
     return "undecided", why + (
         ": no order of so few models can decide; more models" if few else ": more models"
@@ -161,7 +163,7 @@ def judge(study: Study, part: dict, known: Known) -> tuple[dict, list[Row]]:
     if why := not_applicable(study, part, known):
         return {"verdict": "not applicable", "why": why}, []
     if part["measure"] in ("order", "fit"):
-        found = order(known) if part["measure"] == "order" else adds_up(study, known, part)
+        found = order(study, known, part) if part["measure"] == "order" else adds_up(study, known, part)
         return dict(zip(("verdict", "why"), found, strict=True)), []
     rows, gaps, why = rows_of(study, part, known, grader)
     if not rows:

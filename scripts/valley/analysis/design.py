@@ -156,7 +156,8 @@ def outlook(
                 unforeseen.append(f"{name} {key}")
                 continue
             if part["measure"] == "order":
-                found.append(Part(name, key, part, claims.order(known)[0], [], _order(study, forged, known)))
+                now = claims.order(study, known, part)[0]
+                found.append(Part(name, key, part, now, [], _order(study, forged, known, part)))
                 continue
             grader = part.get("grader", "headline")
             rows, *expected = (claims.rows_of(one, part, known, grader)[0] for one in (study, *forged))
@@ -172,15 +173,19 @@ def outlook(
     return found, unforeseen
 
 
-def _order(study: Study, forged: list[Study], known: claims.Known) -> tuple[frozenset[Cell], float]:
+def _order(
+    study: Study, forged: list[Study], known: claims.Known, part: dict
+) -> tuple[frozenset[Cell], float]:
     """(what the order of recovery by model size needs, the odds that it is decided then).
 
-    It needs every model's base and sizes; the odds are the share of forged studies in which it is decided.
+    It needs the base and sizes of every model that is meant; the odds are the share of forged studies in
+    which it is decided.
     """
     cells = [cell for cell in study.wanted if cell.run == "base" or cell.parsed.is_protocol]
     found = [known._replace(points=recovery(one, known.tasks, known.confidence)) for one in forged]
-    decided = [claims.order(one)[0] in ("holds", "fails") for one in found]
-    missing = frozenset(cell for cell in cells if cell not in study.cells and cell.model in known.parameters)
+    decided = [claims.order(study, one, part)[0] in ("holds", "fails") for one in found]
+    meant = set(claims.asked_of(study, part)) & set(known.parameters)
+    missing = frozenset(cell for cell in cells if cell not in study.cells and cell.model in meant)
     return missing, float(numpy.mean(decided))
 
 
