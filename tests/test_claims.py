@@ -305,6 +305,38 @@ def test_a_verdict_of_one_training_says_so_and_an_open_one_says_what_would_decid
     assert "times the" in near["why"]
 
 
+def test_an_open_verdict_says_where_what_is_asked_is_not_defined():
+    """No number of seeds and problems makes it so, and no interval of it is said."""
+    longer = CLAIMS["C4"]["parts"]["longer"] | {"models": "all"}
+    row = judged(longer, study(PLAIN))  # no response is reflective
+    assert row["verdict"] == "undecided"
+    assert row["why"] == "the measure is not defined in 3 of 3 comparisons, M sft-8k first"
+    none = study(PLAIN | {"base": 0.0})
+    row = judged(CLAIMS["C1"]["parts"]["depth"], none)
+    assert row["why"] == "the ratio is not defined in 1 of 1 comparisons, M sft-8k against base first"
+    uncounted = {("M", run, 0): {"calculations": 0.0, "wrong_calculations": 0.0} for run in PLAIN}
+    part = CLAIMS["C5"]["parts"]["no worse a step"] | {"tasks": "headline"}
+    assert "the measure is not defined in 1 of 1" in judged(part, study(PLAIN, extra=uncounted))["why"]
+    some = {("M", "sft-8k", 0): {"reflective": 0.5, "tokens_reflective": 550.0}}
+    why = judged(longer, study(PLAIN, extra=some))["why"]
+    assert why.startswith("surely so in at least 1 of 3")
+    assert why.endswith("the measure is not defined in 2 of 3 comparisons, M sft-64k first")
+
+
+def test_an_open_verdict_names_missing_cells_only_where_some_are():
+    recovery_ = CLAIMS["C2"]["parts"]["recovery"]
+    seeds = {("M", "base", 0): 0.5, ("M", "sft-8k", 0): 0.2, ("M", "sft-220k", 1): 0.8}
+    alone = judged(recovery_, study(seeds))
+    assert alone["verdict"] == "undecided"
+    assert alone["why"] == "runs of it have no training seed in common that counts"
+    other = {("N", run, 0): 0.5 for run in ("base", "sft-8k", "sft-220k")}
+    assert "missing" not in judged(recovery_, study(seeds | other))["why"]
+    lacking = judged(recovery_, study(seeds | other, missing=(("N", "sft-8k", 0),)))
+    assert lacking["why"] == "1 cells are missing, N/sft-8k/0 first"
+    single = judged(CLAIMS["C1"]["parts"]["loss"], study(PLAIN, count=1))
+    assert "a single problem of a task tells no interval" in single["why"]
+
+
 def seeds_of(spread: dict[str, float]) -> dict:
     """Accuracies of PLAIN with four seeds each but for the base, up and down by `spread` of a run."""
     ups = [1, -1, 1, -1]

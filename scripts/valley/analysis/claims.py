@@ -169,7 +169,8 @@ def judge(study: Study, part: dict, known: Known) -> tuple[dict, list[Row]]:
     if not rows:
         return {"verdict": "not applicable", "why": why}, []
     verdict, there = decide(part, rows, confidence), [row for row in rows if row.estimate]
-    said = [sentence(part, there, len(rows), confidence)] if there else []
+    defined = [row for row in there if not math.isnan(row.estimate.value)]
+    said = [sentence(part, defined, len(rows), confidence)] if defined else []
     if gaps:
         said.append(f"{len(gaps)} cells are missing, {gaps[0]} first")
     if uneven := sorted({task for row in there for task, k in row.samples.items() if len(k) > 1}):
@@ -180,8 +181,8 @@ def judge(study: Study, part: dict, known: Known) -> tuple[dict, list[Row]]:
             said.append(", ".join(f"{name}: {other}" for name, other in others.items()))
             return {"verdict": "grader-dependent", "why": "; ".join(said)}, rows
     but = sanity.doubts(study, part, rows, known, verdict)
-    if verdict == "undecided" and there:
-        said.append(would_decide(part, [row.estimate for row in rows], confidence))
+    if verdict == "undecided" and (there or not gaps):
+        said.append(would_decide(part, rows, bool(gaps), confidence))
     return {
         "verdict": verdict + (", but" if but and verdict != "undecided" else ""),
         "why": "; ".join(said),
@@ -216,10 +217,13 @@ def sentence(part: dict, rows: list[Row], total: int, confidence: float) -> str:
     return said
 
 
-def would_decide(part: dict, estimates: list, confidence: float) -> str:
-    """How many times the seeds, the problems, or both would decide, were the estimates the truth."""
+def would_decide(part: dict, rows: list[Row], gaps: bool, confidence: float) -> str:
+    """How many times the seeds, the problems, or both would decide, were the estimates the truth; or why
+    there is no estimate. `gaps`: cells of the part are missing.
+    """
+    estimates = [row.estimate for row in rows]
     if None in estimates:
-        return "the missing cells first"
+        return "the missing cells first" if gaps else "runs of it have no training seed in common that counts"
     for what, problems, seeds in (("seeds", 0, 1), ("problems", 1, 0), ("seeds and problems", 1, 1)):
         for times in MORE:
             scaled = [
@@ -234,6 +238,12 @@ def would_decide(part: dict, estimates: list, confidence: float) -> str:
                 != "undecided"
             ):
                 return f"were these estimates the truth, {times} times the {what} would decide"
+    if undefined := [row for row in rows if math.isnan(row.estimate.value)]:
+        what, one = "ratio" if "over" in part else "measure", undefined[0]
+        first = f"{one.model} {' against '.join(filter(None, one.names))}"
+        return f"the {what} is not defined in {len(undefined)} of {len(rows)} comparisons, {first} first"
+    if any(math.isnan(one.error()[0]) for one in estimates):
+        return "a single problem of a task tells no interval: more problems"
     return "the estimates lie too near the threshold for any number of seeds and problems"
 
 
