@@ -27,10 +27,12 @@ PARQUET = ("examples",)  # tables with texts that no CSV should hold
 
 
 def read(folder: Path) -> dict[str, list[dict]]:
-    """All tables of a report as rows; NaN is None."""
+    """All tables of a report as rows; NaN is None, and counts stay counts where one is missing."""
     files = [*folder.glob("*.csv"), *(folder / f"{name}.parquet" for name in PARQUET)]
     tables = {
-        file.stem: pandas.read_csv(file) if file.suffix == ".csv" else records.read_parquet(file).to_pandas()
+        file.stem: pandas.read_csv(file, dtype_backend="numpy_nullable")
+        if file.suffix == ".csv"
+        else records.read_parquet(file).to_pandas()
         for file in files
         if file.exists()
     }

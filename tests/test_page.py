@@ -17,6 +17,7 @@ import yaml
 from conftest import SMOKE, TOKEN, run, snakemake
 
 from valley import places, plain, records
+from valley.figures import html
 from valley.grid import Cell
 
 STUDY = Path("studies/smoke")
@@ -197,6 +198,16 @@ HARM = """
   found.texts = [...document.querySelectorAll("pre, td, p.soft")].map(e => e.textContent).filter(t => t.includes("onerror"));
   found.elements = document.querySelectorAll("img, pre script, pre svg, p script, td script").length;
 """
+
+
+def test_counts_stay_counts_on_the_page_where_one_is_missing(tmp_path):
+    table = pandas.DataFrame(
+        {"run": ["base", "sft-8"], "above_base": pandas.array([None, 2], "Int64"), "change": [None, 0.5]}
+    )
+    table.to_csv(tmp_path / "summary.csv", index=False)
+    [base, sft] = page.read(tmp_path)["summary"]
+    assert [html.number(value) for value in base.values()] == ["base", "–", "–"]
+    assert [html.number(value) for value in sft.values()] == ["sft-8", "2", "0.500"]
 
 
 def test_all_jobs_together_took_what_the_table_of_costs_sums_them_to():
