@@ -13,14 +13,15 @@ reasoning alone.
         --card /tmp/pool.json
 
 A third is one of all the traces, so it does not move with a size. `--leave` keeps away from the last traces
-of the order, on which models are probed.
+of the order, on which models are probed: a pool of the study's traces leaves out its own last ones; one of
+another source, which may hold the same problems anywhere, those of the study's order (`--leave-of`).
 """
 
 import hashlib
 import sys
 from pathlib import Path
 
-from valley import flags, records
+from valley import flags, overlaps, records
 
 COLUMNS = ["problem", "answer", "solution", "source", "trace", "tokens", "characters", "leaks_before"]
 BATCH = 1000  # rows held at once, of each pool that is mixed
@@ -76,6 +77,21 @@ def mixed(pools: list, shares: list[float]):
         yield row
 
 
+def left_out(path: Path, last: int, of: Path | None):
+    """Which rows of a pool are held back for probes, as a numpy array of truths: its `last` ones, or wherever
+    they stand those whose problem is among the last ones of the order `of`.
+    """
+    import numpy
+
+    if not last or of is None:
+        count = records.parquet_rows(path)
+        return numpy.arange(count) >= count - last
+    held = records.read_parquet(of, ["problem"])["problem"][-last:].to_pylist()
+    probed = set(map(overlaps.evened, held))
+    problems = records.read_parquet(path, ["problem"])["problem"]
+    return numpy.array([overlaps.evened(problem.as_py()) in probed for problem in problems], bool)
+
+
 def in_batches(rows):
     """Lists of up to BATCH rows."""
     held = []
@@ -95,7 +111,7 @@ def plain(args):
     (path,) = args.pools
     counted = records.read_parquet(path, ["tokens", "source"])
     kept = kept_rows(counted, args.length, args.tokens, args.sources)
-    kept[len(kept) - args.leave :] = False
+    kept &= ~left_out(path, args.leave, args.leave_of)
     batches = taken(path, kept, args.completion)
     if args.completion == "trace":
         yield from (rows for _, rows in batches)
@@ -122,6 +138,7 @@ def main():
     parser.add_argument("--shares", type=float, nargs="+", help="of each pool that is mixed")
     flags.add(parser, flags.POOL)
     parser.add_argument("--leave", type=int, default=0, help="so many of the last rows are not taken")
+    parser.add_argument("--leave-of", type=Path, help="the order whose last problems these are; else its own")
     parser.add_argument(
         "--tokenizers", type=Path, nargs="+", default=[], help="count the tokens of solutions"
     )

@@ -4,6 +4,7 @@ size.
 
 import importlib.util
 import random
+import re
 import sys
 
 import pool
@@ -197,6 +198,54 @@ def test_three_thirds_hold_every_trace_once():
     assert pool.kept_rows(counted, None, [100, 155], ["a"]).sum() == sum(
         100 <= n < 155 for n in counted["tokens"].to_pylist()[::2]
     )
+
+
+def pool_of(folder, source: str, problems: list[str]):
+    """A file of ordered traces of one source."""
+    rows = [
+        {"problem": problem, "answer": "1", "solution": "s", "source": source, "trace": source, "tokens": 9, "characters": 1, "leaks_before": 0}
+        for problem in problems
+    ]  # fmt: skip
+    file = folder / f"{source}.parquet"
+    records.write_parquet(file, rows, provenance={"card": {"dropped": {}}})
+    return file
+
+
+def test_no_pool_holds_a_problem_that_models_are_probed_on_whoever_wrote_its_traces(tmp_path):
+    problems = [f"What is {number} + 1?" for number in range(20)]
+    study = pool_of(tmp_path, "study", problems)
+    held = {problem.casefold() for problem in problems[-6:]}
+    other = [problem.upper() for problem in problems]  # the same in another teacher's writing and order
+    random.Random(1).shuffle(other)
+    for name, file, more in (
+        ("one", study, []),
+        ("two", pool_of(tmp_path, "teacher", other), ["--leave-of", study]),
+    ):
+        out = tmp_path / f"{name}.parquet"
+        script("pool", "--pools", file, "--leave", 6, *more, "--out", out, "--card", tmp_path / "card.json")
+        kept = {row.casefold() for row in records.read_parquet(out)["problem"].to_pylist()}
+        assert kept == {problem.casefold() for problem in problems} - held
+
+
+def test_a_pool_with_traces_of_its_own_is_told_the_order_that_probes_end_and_no_other_pool_is(tmp_path):
+    folder = checkout(tmp_path)
+    own_files("teachers", folder)
+    config = {
+        "pools": {"brief": {"completion": "solution"}},
+        "sft": {"recipes": {"brief": {"pool": "brief"}}},
+    }
+    config["grid"] = {"cells": [{"models": ["S"], "runs": ["sft-64.other", "sft-64.brief"], "seeds": [0]}]}
+    told = {}
+    for probe in (0, 16):
+        (folder / "mine.yaml").write_text(yaml.safe_dump(config | {"report": {"probe": probe}}))
+        output = snakemake(folder, "-n", "-p", *MINIATURE, "config/teachers.yaml", "mine.yaml")
+        lines = re.findall(r"scripts/pool\.py .*", output)
+        told[probe] = {
+            re.search(r"pools/(\w+)/seed", line)[1]: re.search(r"--leave-of (\S+)", line) for line in lines
+        }
+    assert told[0] == {"other": None, "brief": None}
+    assert told[16]["brief"] is None
+    assert told[16]["other"][1] == "studies/teachers/data/ordered/seed0.parquet"
 
 
 @pytest.mark.parametrize(

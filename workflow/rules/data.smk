@@ -228,10 +228,13 @@ rule pool:
     params:
         flags=pool_flags,
         leave=lambda w, resources: config["report"]["probe"],  # a pool's end, which no subset reaches: of operation
+        leave_of=lambda w, input, resources: (
+            f"--leave-of {shlex.quote(input.study)}" if input.get("study") else ""
+        ),
     message:
         "Take the pool {wildcards.pool} (order {wildcards.order})"
     shell:
-        "python scripts/pool.py --pools {input.pools:q} {params.flags} --leave {params.leave:q}"
+        "python scripts/pool.py --pools {input.pools:q} {params.flags} --leave {params.leave:q} {params.leave_of}"
         " --out {output.pool:q} --card {output.card:q} 2> {log:q}"
 
 

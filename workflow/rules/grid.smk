@@ -117,6 +117,8 @@ def pool_inputs(wildcards):
     if "mix" in pool:
         return {"pools": [str(PLACES.pool(order, name=part)) for part in pool["mix"]]}
     found = {"pools": [str(PLACES.ordered(order, wildcards.pool))]}
+    if "traces" in pool and config["report"]["probe"]:
+        found["study"] = str(PLACES.pool(order))  # whose end is held out, and whose problems may be here too
     if pool.get("completion", "trace") != "trace":
         found["tokenizers"] = [base_model(model, order) for model in config["traces"]["tokenizers"]]
     return found
