@@ -19,10 +19,12 @@ from pathlib import Path
 from valley import equality, flags, golds, intake, records
 
 
-def rows_of(source: str, revision: str | None, name: str | None, split: str | None) -> list[dict]:
-    """The rows of a local .jsonl, .json or .parquet file, or of a hub data set at a pinned commit."""
+def rows_of(source, revision=None, name=None, split=None, where=None) -> list[dict]:
+    """The rows of a local .jsonl, .json or .parquet file, or of a hub data set at a pinned commit; those that
+    `where` keeps.
+    """
     if local := intake.local_file(source):
-        return list(intake.each_checked(local, intake.read_rows(local), lambda row: row))
+        return list(intake.each_checked(local, intake.read_rows(local), lambda row: row, where))
     if not revision:
         records.fail(
             source,
@@ -32,7 +34,8 @@ def rows_of(source: str, revision: str | None, name: str | None, split: str | No
     os.environ["HF_HUB_OFFLINE"] = "0"
     from datasets import load_dataset
 
-    return load_dataset(source, name, revision=revision, split=split or "train").to_list()
+    rows = load_dataset(source, name, revision=revision, split=split or "train").to_list()
+    return [row for row in rows if intake.kept(row, where)]
 
 
 def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
@@ -60,22 +63,12 @@ def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--source", required=True, help="hub id, or local .jsonl, .json or .parquet")
-    parser.add_argument("--revision", default=None)
-    parser.add_argument("--name", default=None, help="configuration of the hub data set")
-    parser.add_argument("--split", default=None)
-    parser.add_argument(
-        "--where", default=None, help="column=text: keep only rows whose column contains the text"
-    )
-    parser.add_argument("--limit", type=int, default=None, help="keep the first so many rows")
+    flags.add_source(parser)
     parser.add_argument("--problems", type=int, default=None, help="how many there must be before --limit")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    rows = rows_of(args.source, args.revision, args.name, args.split)
-    if args.where:
-        column, text = args.where.split("=", 1)
-        rows = [row for row in rows if text in str(row.get(column, ""))]
+    rows = rows_of(args.source, args.revision, args.name, args.split, args.where)
     if args.problems not in (None, len(rows)):
         records.fail(
             args.source,

@@ -5,9 +5,9 @@
     python scripts/fetch_traces.py --source data/openr1_like.parquet --out /tmp/traces.parquet
 
 `--source` is a hub id, pinned by `--revision`, or a local parquet or JSON-lines file; each row is checked as
-it is read. `problem` and `generations` are needed, the others used where they are there. Written piece by
-piece: the real one does not fit into memory. A broken download continues from the hub's cache when started
-again.
+it is read, those that `--where` and `--limit` keep. `problem` and `generations` are needed, the others used
+where they are there. Written piece by piece: the real one does not fit into memory. A broken download
+continues from the hub's cache when started again.
 """
 
 import itertools
@@ -19,10 +19,10 @@ from valley import flags, intake, records
 BATCH = 500  # rows in memory at once, some 20 MB
 
 
-def rows_of(source: str, revision: str | None, name: str | None):
-    """Yield the source's rows in canonical types (intake.checked_trace)."""
+def rows_of(source, revision=None, name=None, split=None, where=None, limit=None):
+    """Yield the source's rows in canonical types (intake.checked_trace), as `where` and `limit` choose."""
     if local := intake.local_file(source):
-        yield from intake.traces(local)
+        yield from intake.traces(local, where, limit)
         return
     if not revision:
         records.fail(
@@ -33,31 +33,33 @@ def rows_of(source: str, revision: str | None, name: str | None):
     os.environ["HF_HUB_OFFLINE"] = "0"
     from datasets import load_dataset
 
-    data = load_dataset(source, name, revision=revision, split="train")
+    data = load_dataset(source, name, revision=revision, split=split or "train")
     if missing := [column for column in intake.TRACES if column not in data.column_names]:
         records.fail(source, f"has no column {', '.join(missing)}", f"It has: {', '.join(data.column_names)}")
-    wanted = [c for c in (*intake.TRACES, *intake.ABSENT, *intake.LISTS) if c in data.column_names]
+    needed = dict.fromkeys((*intake.TRACES, *intake.ABSENT, *intake.LISTS, *(where or ())[:1]))
+    wanted = [column for column in needed if column in data.column_names]
     batches = (table.to_pylist() for table in data.select_columns(wanted).with_format("arrow").iter(BATCH))
-    yield from intake.each_checked(source, itertools.chain.from_iterable(batches), intake.checked_trace)
+    rows = itertools.chain.from_iterable(batches)
+    yield from itertools.islice(intake.each_checked(source, rows, intake.checked_trace, where), limit)
 
 
 def main():
     parser = flags.parser(__doc__)
-    parser.add_argument("--source", required=True, help="hub id or local parquet or jsonl file")
-    parser.add_argument("--revision", default=None)
-    parser.add_argument("--name", default=None, help="configuration of the hub data set")
+    flags.add_source(parser)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
     import pyarrow
 
-    rows, schema, count = rows_of(args.source, args.revision, args.name), intake.traces_schema(), 0
+    chosen = (args.revision, args.name, args.split, args.where, args.limit)
+    rows, schema, count = rows_of(args.source, *chosen), intake.traces_schema(), 0
     with records.parquet_writer(args.out, schema, records.provenance(args)) as writer:
         while batch := list(itertools.islice(rows, BATCH)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
             count += len(batch)
         if not count:
-            records.fail(args.source, "holds no rows", "Check `source` and `name` in the config")
+            todo = "Check `source`, `name`, `split` and `where` in the config"
+            records.fail(args.source, "holds no rows", todo)
     records.done(f"{count} problems with traces, sha256 {records.sha256(args.out)[:16]}…", args.out)
 
 

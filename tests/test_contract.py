@@ -199,6 +199,16 @@ def test_columns_and_rows_of_a_parquet_are_counted_while_planning(own):
     assert "sizes.4.examples: 4 is more than the 3 rows" in found
 
 
+def test_traces_are_looked_at_as_where_and_limit_choose_them(own):
+    write(own.traces, [row | {"topic": "ab"[n % 2]} for n, row in enumerate(rows(20))])
+    found, told = seen(own(traces__where={"topic": "b"}, traces__limit=7))
+    assert found == []
+    assert "all 7 rows looked at" in told
+    assert "⟦[user]1+1?" in told
+    found, _ = seen(own(traces__limit=3))
+    assert any("sizes.4.examples: 4 is more than the 3 different problems" in fault for fault in found)
+
+
 def test_weights_that_a_folder_holds_twice_count_once(own, tmp_path):
     import numpy
     from safetensors.numpy import save_file

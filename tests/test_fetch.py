@@ -2,6 +2,7 @@
 
 import json
 
+import fetch_traces
 import numpy
 import pandas
 import pyarrow.parquet
@@ -35,6 +36,42 @@ def test_local_traces_keep_what_is_used_and_nothing_else(tmp_path):
         True,
     )
     assert records.parquet_provenance(tmp_path / "out.parquet")["script"] == "fetch_traces.py"
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "hub"])
+@pytest.mark.parametrize("column", ["source", "topic"])  # one that traces have anyway, and another
+def test_traces_are_chosen_by_where_split_and_limit_as_tasks_are(tmp_path, monkeypatch, form, column):
+    import datasets
+
+    rows = [
+        {"problem": f"p{n}", "generations": ["g"], column: ("olympiads", "cn_k12")[n % 2]} for n in range(9)
+    ]
+    file, asked = tmp_path / f"in.{form}", {}
+    if form == "parquet":
+        records.write_parquet(file, rows)
+    else:
+        file.write_text("\n".join(map(json.dumps, rows)))
+
+    def hub(source, name, revision, split):
+        asked["split"] = split
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    source = "open-r1/some-traces" if form == "hub" else str(file)
+    command = ["fetch_traces.py", "--source", source, "--revision", "0" * 40, "--split", "extended", "--where",
+               f"{column}=cn_", "--limit", 3, "--out", tmp_path / "out.parquet"]  # fmt: skip
+    monkeypatch.setattr("sys.argv", list(map(str, command)))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fetch_traces.main()
+    assert records.read_parquet(tmp_path / "out.parquet")["problem"].to_pylist() == ["p1", "p3", "p5"]
+    assert asked == ({"split": "extended"} if form == "hub" else {})
+
+
+@pytest.mark.parametrize("name", ["fetch_traces", "fetch_task"])
+def test_a_condition_that_is_none_is_refused_in_a_sentence(tmp_path, name):
+    output = script(name, "--source", "x.jsonl", "--where", "foo", "--out", tmp_path / "out", ok=False)
+    assert "argument --where: 'foo' is no condition. Write column=text" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def faults(config: dict):
     elif file.suffix == ".parquet":
         columns, rows = records.parquet_columns(file), records.parquet_rows(file)
         yield from column_faults(config, columns)
-        yield from too_few(config, rows, "rows of the traces")
+        yield from too_few(config, min(rows, config["traces"].get("limit", rows)), "rows of the traces")
 
 
 def column_faults(config: dict, columns):
@@ -194,7 +194,8 @@ def look_at_traces(config: dict, say) -> tuple[list[dict], list[str]]:
     checked.
     """
     file, found, kept = local(config["traces"]["source"]), [], []
-    read = list(itertools.islice(intake.traces(file), ROWS + 1))
+    chosen = intake.traces(file, intake.condition_of(config["traces"]), config["traces"].get("limit"))
+    read = list(itertools.islice(chosen, ROWS + 1))
     whole, read = len(read) <= ROWS, read[:ROWS]
     columns = [column for column in read[0] if any(row[column] is not None for row in read)] if read else []
     if not read:
@@ -313,10 +314,9 @@ def look_at_problems(key: str, file: Path, entry: dict, say) -> list[str]:
     """Faults of a local file of problems that an entry of the config names, each row checked."""
     if not file.is_file():
         return [f"{key}.source: {file} is not there. Give an existing .jsonl, .json or .parquet file"]
-    (column, sign), *_ = [*entry.get("where", {}).items(), (None, "")]
     expected = entry.get("problems")
-    chosen = (row for row in intake.read_rows(file) if column is None or sign in str(row.get(column, "")))
-    rows = list(intake.each_checked(file, chosen, intake.checked_problem))
+    read = intake.read_rows(file)
+    rows = list(intake.each_checked(file, read, intake.checked_problem, intake.condition_of(entry)))
     say(f"{key} {file}: {len(rows)} problems")
     if expected not in (None, len(rows)):
         return [f"{key}.problems: {expected} are expected, {file} gives {len(rows)}"]

@@ -203,6 +203,25 @@ def add_configs(parser: argparse.ArgumentParser):
     )
 
 
+def condition(text: str) -> tuple[str, str]:
+    """`column=text` of a command line, as the two."""
+    column, sign, wanted = text.partition("=")
+    if not column or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is no condition. Write column=text")
+    return column, wanted
+
+
+def add_source(parser: argparse.ArgumentParser):
+    """The flags of every script that brings in rows of others: which source, and which of its rows."""
+    parser.add_argument("--source", required=True, help="hub id, or local .jsonl, .json or .parquet")
+    parser.add_argument("--revision", default=None, help="40-digit commit of the hub data set")
+    parser.add_argument("--name", default=None, help="configuration of the hub data set")
+    parser.add_argument("--split", default=None, help="of the hub data set; train by default")
+    kept = "column=text: keep only rows whose column contains the text"
+    parser.add_argument("--where", type=condition, default=None, help=kept)
+    parser.add_argument("--limit", type=int, default=None, help="keep the first so many rows")
+
+
 def add_prompt(parser: argparse.ArgumentParser):
     """The flags of every script that renders prompts."""
     parser.add_argument("--system", default=None, help="system turn (none by default)")

@@ -7,6 +7,7 @@ with a wrong type stops here, with its number and what it holds; what can only m
 as an answer is the text 27, a null among the generations is none of them).
 """
 
+import itertools
 import json
 import math
 import os
@@ -122,13 +123,26 @@ def checked_problem(row: dict) -> dict:
     return {"id": made["id"], "problem": problem, "answer": str(row["answer"]), "level": made["level"]}
 
 
-def each_checked(path, rows, check):
-    """Yield `check(row)` of every row; stops at one that is wrong, with its number (from 1) in the file."""
+def kept(row: dict, where: tuple[str, str] | None) -> bool:
+    """Whether a row is one of those that a source of the config is to give (`where`: column, text in it)."""
+    return where is None or where[1] in str(row.get(where[0], ""))
+
+
+def condition_of(entry: dict) -> tuple[str, str] | None:
+    """`where` of a source of the config, as `kept` takes it."""
+    return next(iter(entry.get("where", {}).items()), None)
+
+
+def each_checked(path, rows, check, where: tuple[str, str] | None = None):
+    """Yield `check(row)` of every row that is `kept`; stops at one that is wrong, with its number (from 1) in
+    the file.
+    """
     for number, row in enumerate(rows, 1):
         try:
             if not isinstance(row, dict):
                 raise Wrong(f"it is {said(row)}, no object of columns")
-            yield check(row)
+            if kept(row, where):
+                yield check(row)
         except Wrong as error:
             records.fail(f"{path} row {number}", str(error), "Mend the file, or leave the row out")
 
@@ -183,12 +197,12 @@ def traces_schema():
     return pyarrow.schema([(column, kinds.get(column, string)) for column in (*TRACES, *ABSENT, *LISTS)])
 
 
-def traces(path: Path):
-    """Yield the rows of a local file of traces in canonical types."""
-    read = read_rows(path, TRACES, (*ABSENT, *LISTS))
+def traces(path: Path, where: tuple[str, str] | None = None, limit: int | None = None):
+    """Yield the rows of a local file of traces in canonical types: the first `limit` that are `kept`."""
+    read = read_rows(path, TRACES, tuple(dict.fromkeys((*ABSENT, *LISTS, *(where or ())[:1]))))
     if path.suffix != ".parquet":
         read = complete(path, read, TRACES)
-    yield from each_checked(path, read, checked_trace)
+    yield from itertools.islice(each_checked(path, read, checked_trace, where), limit)
 
 
 def complete(path: Path, read, wanted: tuple):
