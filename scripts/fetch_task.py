@@ -68,6 +68,7 @@ def main():
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
+    noted = intake.noted(args.source)  # before it is read: what is mended meanwhile is read again
     rows = rows_of(args.source, args.revision, args.name, args.split, args.where)
     if args.problems not in (None, len(rows)):
         records.fail(
@@ -103,7 +104,7 @@ def main():
     records.write_parquet(
         args.out,
         pyarrow.Table.from_pylist(out, golds.task_schema()),
-        provenance=records.provenance(args) | {"unreadable": unread},
+        provenance=records.provenance(args) | noted | {"unreadable": unread},
     )
     records.done(
         f"{len(out)} problems" + (f", {len(unread)} unreadable answers (see the log)" if unread else ""),

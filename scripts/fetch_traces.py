@@ -53,7 +53,8 @@ def main():
 
     chosen = (args.revision, args.name, args.split, args.where, args.limit)
     rows, schema, count = rows_of(args.source, *chosen), intake.traces_schema(), 0
-    with records.parquet_writer(args.out, schema, records.provenance(args)) as writer:
+    provenance = records.provenance(args) | intake.noted(args.source)
+    with records.parquet_writer(args.out, schema, provenance) as writer:
         while batch := list(itertools.islice(rows, BATCH)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
             count += len(batch)

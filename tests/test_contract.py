@@ -3,6 +3,7 @@ shown.
 """
 
 import json
+import os
 import shutil
 import sys
 
@@ -188,6 +189,20 @@ def test_what_was_fetched_is_not_asked_for_again(own):
     for made in ("models/mine/fetched/x", "data/traces.parquet", "data/tasks/mine.parquet"):
         records.write_json(own.folder / "study" / made, {})
     assert list(contract.faults(config)) == []
+
+
+def test_a_file_that_was_mended_after_it_was_fetched_is_named(own):
+    config, made = own(), own.folder / "study/data/tasks/mine.parquet"
+    script("fetch_task", "--source", own.task, "--out", made)
+    assert "fetched" not in seen(config)[1]
+    write(own.task, [*PROBLEMS[:2], PROBLEMS[2] | {"answer": 4}])
+    assert f"tasks.mine {own.task}: holds something else than when it was fetched" in seen(config)[1]
+    records.write_parquet(made, records.read_parquet(made), provenance={})  # as earlier versions left it
+    os.utime(own.task, (made.stat().st_mtime + 1,) * 2)
+    assert (
+        f"is newer than what was fetched of it, by a version that noted no content. If it was mended, have it fetched again: snakemake with the flags of the run and --forcerun {made}"
+        in seen(config)[1]
+    )
 
 
 def test_columns_and_rows_of_a_parquet_are_counted_while_planning(own):

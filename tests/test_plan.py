@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, snakemake
 
-from valley import check, grid, sources
+from valley import check, grid, records, sources
 
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 # What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page`
@@ -545,6 +545,40 @@ def test_what_is_fetched_ahead_is_all_that_a_study_fetches(tmp_path):
     assert study["fetch_model"] > 1
     asked = [key for key, *_ in fetch_check.sources(check.load([folder / file for file in files[2:]]))]
     assert sum(key.startswith("models.") for key in asked) == study["fetch_model"]
+
+
+def test_a_local_file_is_fetched_again_when_it_holds_something_else_and_never_for_its_age(tmp_path):
+    folder = checkout(tmp_path)
+    traces, task = folder / "traces.jsonl", folder / "task.jsonl"
+    traces.write_text(json.dumps({"problem": "1+1?", "generations": ["2"]}))
+    task.write_text(json.dumps({"problem": "2+2?", "answer": "4"}))
+    config = {
+        "warm_start": False,
+        "root": "studies/stub",
+        "report": {"headline": ["mine"], "length": ["mine"], "calculations": []},
+    }
+    config["traces"] = {"source": "traces.jsonl", "rows": 2000, "correct": "any"}
+    config["tasks"] = {"mine": {"source": "task.jsonl", "samples": 1}}
+    config["grid"] = {"tasks": ["mine"], "cells": [{"models": ["S"], "runs": ["base"], "seeds": [0]}]}
+    files = write(folder, config)
+    snakemake(folder, *files, "--", "fetch")
+
+    def plan():
+        return planned(snakemake(folder, "-n", *files, "--", "fetch"))
+
+    os.utime(task)  # as of a clone or a copy
+    traces.rename(folder / "gone.jsonl")  # no longer needed
+    assert plan() == {}
+    os.rename(folder / "gone.jsonl", traces)
+    task.write_text(json.dumps({"problem": "2+3?", "answer": "5"}))
+    assert plan() == {"fetch_task": 1, "fetch": 1}
+    snakemake(folder, *files, "--", "fetch")
+    made = folder / "studies/stub/data/tasks/mine.parquet"
+    assert records.read_parquet(made)["answer"].to_pylist() == ["5"]
+    assert plan() == {}
+    records.write_parquet(made, records.read_parquet(made), provenance={})  # as earlier versions left it
+    task.write_text(json.dumps({"problem": "2+4?", "answer": "6"}))
+    assert plan() == {}
 
 
 def test_a_bad_config_stops_before_any_job_is_planned(tmp_path):

@@ -7,6 +7,7 @@ tokenizer and template of each family, tokens of the traces, and one example as 
 from a hub is checked when it is fetched.
 """
 
+import contextlib
 import itertools
 import os
 import sys
@@ -41,6 +42,61 @@ def local(source: str) -> Path | None:
     if source.startswith(("/", ".", "~", "$")) or path.suffix in intake.SUFFIXES or path.exists():
         return path
     return None
+
+
+def mended(source: str, fetched: Path) -> str | None:
+    """The hash of a local file that holds something else than when it was `fetched`; None where it holds the
+    same, is not here, or nothing was noted of it then. Only what has another size or time is read.
+    """
+    file = intake.local_file(source)
+    if file is None or not (file.is_file() and fetched.is_file()):
+        return None
+    before = noted_of(fetched)
+    if not before or before["identity"] == records.identity(file):
+        return None
+    now = records.sha256(file)
+    return now if now != before["sha256"] else None
+
+
+def noted_of(fetched: Path) -> dict | None:
+    """What was noted of a local file when it was fetched (intake.noted): {} where nothing is there or it
+    cannot be read, None where an earlier version fetched it.
+    """
+    if fetched.is_file():
+        with contextlib.suppress(SystemExit):  # said where it is used
+            return records.parquet_provenance(fetched).get("read_from")
+    return {}
+
+
+def local_sources(config: dict) -> dict[str, tuple[Path, Path]]:
+    """(local file, where it is fetched to) of the tasks, RL sets and traces that the study needs, by key of
+    the config.
+    """
+    places, found = Places(config), {}
+    for key, file in problem_files(config).items():
+        kind, _, name = key.rpartition(".")
+        found[key] = (file, places.task(name) if kind == "tasks" else places.rl_set(name))
+    for name in grid.own_traces(config):
+        file = local(config["pools"][name]["traces"]["source"])
+        found[f"pools.{name}.traces"] = (file, places.fetched(name))
+    if config["traces"]["source"] != "synthetic":
+        found["traces"] = (local(config["traces"]["source"]), places.traces)
+    return {key: (file, made) for key, (file, made) in found.items() if file}
+
+
+def look_at_fetched(config: dict, say):
+    """Say which local files were mended after they had been fetched, and what becomes of it."""
+    for key, (file, made) in local_sources(config).items():
+        if mended(str(file), made):
+            say(
+                f"{key} {file}: holds something else than when it was fetched. The next run fetches it again, and makes "
+                "anew all that comes of it (make plan)"
+            )
+        elif noted_of(made) is None and file.is_file() and file.stat().st_mtime > made.stat().st_mtime:
+            say(
+                f"{key} {file}: is newer than what was fetched of it, by a version that noted no content. If it was mended, "
+                f"have it fetched again: snakemake with the flags of the run and --forcerun {made}"
+            )
 
 
 def unset(path: Path) -> bool:
@@ -141,25 +197,12 @@ def faults(config: dict):
     for name, folder in models(config).items():
         if not unset(folder) and not places.base(name, 0).exists():
             yield from folder_faults(f"models.{name}.source", folder)
-    for key, file in problem_files(config).items():
-        kind, _, name = key.rpartition(".")
-        fetched = places.task(name) if kind == "tasks" else places.rl_set(name)
-        if not unset(file) and not fetched.exists() and not file.is_file():
-            yield f"{key}.source: {file} is not there. Give an existing .jsonl, .json or .parquet file"
-    for name in grid.own_traces(config):
-        file = local(config["pools"][name]["traces"]["source"])
-        fetched = places.root / f"data/pools/{name}/traces.parquet"
-        if file and not unset(file) and not fetched.exists() and not file.is_file():
-            yield (
-                f"pools.{name}.traces.source: {file} is not there. Give an existing .parquet, .jsonl or .json file, "
-                "or a hub id"
-            )
-    file = local(config["traces"]["source"]) if config["traces"]["source"] != "synthetic" else None
-    if file is None or unset(file) or places.traces.exists():
-        return
-    if not file.is_file():
-        yield f"traces.source: {file} is not there. Give an existing .parquet, .jsonl or .json file, or a hub id"
-    elif file.suffix == ".parquet":
+    waiting = {key: file for key, (file, made) in local_sources(config).items() if not made.exists()}
+    for key, file in waiting.items():
+        if not unset(file) and not file.is_file():
+            yield f"{key}.source: {file} is not there. Give an existing .parquet, .jsonl or .json file, or a hub id"
+    file = waiting.get("traces")
+    if file and file.is_file() and file.suffix == ".parquet":
         columns, rows = records.parquet_columns(file), records.parquet_rows(file)
         yield from column_faults(config, columns)
         yield from too_few(config, min(rows, config["traces"].get("limit", rows)), "rows of the traces")
@@ -328,6 +371,7 @@ def look_at_problems(key: str, file: Path, entry: dict, say) -> list[str]:
 def examined(config: dict, say) -> list[str]:
     """All faults of the claims and the local sources of a study; tells what it saw by `say(line)`."""
     found, tokenizers = [*claims_faults(config)], {}
+    look_at_fetched(config, say)
     for name, folder in models(config).items():
         tokenizer, more = look_at_model(config, name, folder, say)
         found += more

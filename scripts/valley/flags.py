@@ -220,6 +220,8 @@ def add_source(parser: argparse.ArgumentParser):
     kept = "column=text: keep only rows whose column contains the text"
     parser.add_argument("--where", type=condition, default=None, help=kept)
     parser.add_argument("--limit", type=int, default=None, help="keep the first so many rows")
+    mended = "of a local file that was mended, so that Snakemake sees another job; nothing is made of it"
+    parser.add_argument("--sha256", default=None, help=mended)
 
 
 def add_prompt(parser: argparse.ArgumentParser):

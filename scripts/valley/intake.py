@@ -34,6 +34,16 @@ def local_file(source: str) -> Path | None:
     return None
 
 
+def noted(source: str) -> dict:
+    """What is noted of a local file in the provenance of what is fetched from it (contract.mended); nothing
+    of a hub's data, which a commit pins.
+    """
+    file = local_file(source)
+    if file is None or not file.is_file():
+        return {}
+    return {"read_from": {"identity": records.identity(file), "sha256": records.sha256(file)}}
+
+
 def said(value) -> str:
     """A wrong value in a message: what it is and how it begins."""
     return f"{SPOKEN.get(type(value), 'a ' + type(value).__name__)} ({value!r:.60})"

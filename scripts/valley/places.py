@@ -83,6 +83,10 @@ class Places:
         """The filtered traces in one order, all of them or those of a named pool, or (kind json) its card."""
         return self.root / f"data/{f'pools/{name}' if name else 'ordered'}/seed{order}.{kind}"
 
+    def fetched(self, name: str) -> Path:
+        """The traces of a pool's own source."""
+        return self.root / f"data/pools/{name}/traces.parquet"
+
     def ordered(self, order, name: str) -> Path:
         """What a plain pool is taken from: the traces of its own source in one order, or the study's."""
         own = "traces" in self.config["pools"][name]

@@ -52,7 +52,7 @@ else:
         conda:
             CPU_ENV
         params:
-            source=lambda w: source_flags(config["traces"]),
+            source=lambda w: source_flags(config["traces"], PLACES.traces),
         message:
             "Fetch the traces"
         shell:
@@ -72,7 +72,7 @@ rule fetch_task:
     conda:
         CPU_ENV
     params:
-        source=lambda w: source_flags(config["tasks"][w.task]),
+        source=lambda w: source_flags(config["tasks"][w.task], PLACES.task(w.task)),
     message:
         "Fetch the task {wildcards.task}"
     shell:
@@ -92,7 +92,7 @@ rule fetch_rl:
     conda:
         CPU_ENV
     params:
-        source=lambda w: source_flags(config["rl"]["sets"][w.problems]),
+        source=lambda w: source_flags(config["rl"]["sets"][w.problems], PLACES.rl_set(w.problems)),
     message:
         "Fetch the RL problems {wildcards.problems}"
     shell:
@@ -183,7 +183,7 @@ rule fetch_pool:
     conda:
         CPU_ENV
     params:
-        source=lambda w: source_flags(config["pools"][w.pool]["traces"]),
+        source=lambda w: source_flags(config["pools"][w.pool]["traces"], PLACES.fetched(w.pool)),
     message:
         "Fetch the traces of the pool {wildcards.pool}"
     shell:

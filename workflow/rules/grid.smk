@@ -194,13 +194,22 @@ def problems_of(name):
     return str(PLACES.problems(name))
 
 
-def source_flags(entry):
-    """--source, --revision and the like of a fetch rule, holding only what the config sets."""
+def source_flags(entry, made=None):
+    """--source, --revision and the like of a fetch rule, holding only what the config sets; and the hash of a local file
+    of rows that was mended after `made` had been fetched from it. As a declared input it would make everything anew wherever a
+    clone or a copy is younger, or the file is gone.
+    """
     given = {
         f"--{key}": entry.get(key) for key in ("source", "revision", "name", "split", "limit", "problems")
     }
     given["--where"] = "".join(f"{column}={text}" for column, text in entry.get("where", {}).items())
-    return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value)
+    line = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value)
+    if made is None:
+        return line
+    if now := contract.mended(entry["source"], Path(made)):
+        return f"{line} --sha256 {now}"
+    lines = [value for value in recorded(str(made)) if isinstance(value, str)]
+    return next((old for old in lines if old.partition(" --sha256 ")[0] == line), line)
 
 
 def gpus(wildcards):
