@@ -23,14 +23,14 @@ BATCH = 1000
 def leaks(problems: list[dict], traces) -> dict[str, int]:
     """{id: number of traces that overlap it} of a task's problems; `traces` yields problems in batches."""
     of = collections.defaultdict(set)
+    manner = overlaps.shared([row["problem"] for row in problems])
     for row in problems:
-        for gram in overlaps.ngrams(row["problem"]):
+        for gram in overlaps.ngrams(row["problem"]) - manner:
             of[gram].add(str(row["id"]))
     found: collections.Counter = collections.Counter()
     for batch in traces:
         for problem in batch:
-            grams = overlaps.ngrams(problem)
-            found.update(set().union(*(of[gram] for gram in grams if gram in of)))
+            found.update(set().union(*(of[gram] for gram in overlaps.ngrams(problem) if gram in of)))
     return dict(found)
 
 

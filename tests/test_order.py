@@ -14,7 +14,7 @@ import order_traces
 import pytest
 from conftest import DATA, REPOSITORY, script
 
-from valley import prompts, records, token_counts
+from valley import overlaps, prompts, records, token_counts
 
 TRACE = {"answer": "1", "solution": "s", "source": "x", "correctness_math_verify": [False, True, True],
          "correctness_llama": [False, False, True]}  # fmt: skip
@@ -118,6 +118,44 @@ def test_every_reason_and_task_is_counted(tmp_path, base):
         "rows": 8, "kept": 2, "seed": 0, "ngram": 13, "contaminated": {"long": 2, "short": 3},
         "dropped": {"no correct trace": 1, "duplicate problem": 1, "contaminated": 3, "too long": 1}}  # fmt: skip
     assert not list(tmp_path.glob(".*"))
+
+
+SHORT = r"Compute $\sin 60^\circ$."
+
+
+@pytest.mark.parametrize(
+    "other",
+    [SHORT[:-1], r"Compute $\sin 60^{\circ}$.", r"Compute \(\sin 60^\circ\).", "1. " + SHORT, r"compute \[\sin\,60^\circ\]",
+     r"(12) Compute  $\sin\left 60^\circ\right$"],
+)  # fmt: skip
+def test_a_short_problem_is_known_in_any_writing(other):
+    assert overlaps.ngrams(SHORT) & overlaps.ngrams(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("2+2", "2-2"), ("What is $1.5 + 2$?", "What is $15 + 2$?"), ("Is 1 2 a pair?", "Is 12 a pair?"),
+     (r"Compute $\sin 60^\circ$.", r"Compute $\sin 60$."), ("What is $4!$?", "What is $4$?"), (r"$x\leftarrow 1$", r"$x\arrow 1$")],
+)  # fmt: skip
+def test_other_short_problems_stay_others(one, other):
+    assert not overlaps.ngrams(one) & overlaps.ngrams(other)
+
+
+def test_a_manner_of_speaking_makes_no_trace_a_leak_and_the_problem_itself_does(tmp_path, base):
+    """As AIME puts its answers: 13 words that several of its problems share."""
+    way = "can be written as m/n, where m and n are relatively prime positive integers. Find m+n."
+    known = [
+        f"The probability that a {thing} of the {number} shown on the board is green {way}"
+        for thing, number in (("card", 9), ("ball", 8))
+    ]
+    only = f"It {way}"  # nothing but what others have as well
+    clean = f"A point is drawn at random within a triangle; its chance to be nearer to A than to B or C {way}"
+    reworded = known[0].replace("Find", "What is")
+    tasks = [task_of(tmp_path, known, "aime"), task_of(tmp_path, [*known[:1], only], "again")]
+    rows = [row(n, problem=text) for n, text in enumerate([clean, reworded, only.upper(), known[1]])]
+    pool, card = order(tmp_path, base, rows, "--max-tokens", 999, "--decontaminate", *tasks)
+    assert [kept["problem"] for kept in pool] == [clean]
+    assert card["contaminated"] == {"aime": 2, "again": 2}
 
 
 def test_leaks_before_counts_contaminated_rows_in_the_order_and_the_subset_card_says_so(tmp_path, base):
