@@ -57,8 +57,8 @@ def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
             f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
             file=sys.stderr,
         )
-    own = any(row.get(name) is not None for name in golds.COLUMNS)
-    return made | golds.rules(row if own else found)._asdict()
+    own = golds.rules(row)
+    return made | (own if any(rule is not None for rule in own) else golds.rules(found))._asdict()
 
 
 def main():

@@ -199,6 +199,18 @@ def test_ids_of_problems_are_taken_as_they_are_and_never_twice(tmp_path):
         assert not (tmp_path / "other.parquet").exists()
 
 
+def test_rules_that_pandas_left_empty_are_none(tmp_path):
+    rows = [{"id": "a", "problem": "?", "answer": "1, 2", "order": True, "tolerance": 0.5, "unit": "cm", "base": 2},
+            {"id": "b", "problem": "?", "answer": "1, 2"}]  # fmt: skip
+    nan = float("nan")
+    empty = {"order": nan, "tolerance": nan, "unit": nan, "base": nan}
+    (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, (rows[0], rows[1] | empty))))
+    script("fetch_task", "--source", tmp_path / "task.jsonl", "--out", tmp_path / "task.parquet")
+    first, second = golds.task(tmp_path / "task.parquet")
+    assert golds.rules(first) == (True, 0.5, "cm", 2)
+    assert golds.rules(second) == golds.rules(rows[1] | empty) == (None,) * 4
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -54,8 +54,10 @@ def unlisted(rows: list[dict], answers: tuple[str, ...]) -> str | None:
 
 
 def rules(row: dict) -> Rules:
-    """The rules that a row of a task carries in COLUMNS; a missing column says nothing."""
-    return Rules(**{name: row.get(name) for name in COLUMNS})
+    """The rules that a row of a task carries in COLUMNS; a missing column says nothing, nor does NaN, with
+    which pandas fills what is empty.
+    """
+    return Rules(**{name: row.get(name) if row.get(name) == row.get(name) else None for name in COLUMNS})
 
 
 def no_rule(row: dict) -> str | None:
