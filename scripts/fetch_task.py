@@ -38,29 +38,6 @@ def rows_of(source, revision=None, name=None, split=None, where=None) -> list[di
     return [row for row in rows if intake.kept(row, where)]
 
 
-def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
-    """A row of the task from a row of the source; intake.Wrong where it cannot be used."""
-    answer = row.get("answer")
-    if isinstance(answer, list):
-        if len(answer) > 1 and not isinstance(row.get("order"), bool):
-            raise intake.Wrong("it has several answers and no rule: give it a column `order`, true or false")
-        why = next(filter(None, map(golds.no_gold, answer)), None if answer else "has no answer")
-        answer = ", ".join(map(str, answer))
-    else:
-        why = golds.no_gold(answer)
-    made = intake.checked_problem(row | {"answer": "?" if why else answer})
-    if why := why or golds.no_rule(row):
-        raise intake.Wrong(f"row {made['id'] or '?'!r} {why}")
-    found = known.get(golds.problem_key(made["problem"]), {})
-    if found and not equality.quick(equality.Pair("headline", found["answer"], made["answer"])):
-        print(
-            f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
-            file=sys.stderr,
-        )
-    own = golds.rules(row)
-    return made | (own if any(rule is not None for rule in own) else golds.rules(found))._asdict()
-
-
 def main():
     parser = flags.parser(__doc__)
     flags.add_source(parser)
@@ -76,20 +53,7 @@ def main():
             f"gives {len(rows)} problems, {args.problems} are expected",
             "Check `where`, `split` and `revision` in the config, or correct `problems`",
         )
-    known = golds.reviewed()
-    out = list(
-        intake.each_checked(args.source, rows[: args.limit], lambda row: task_row(row, known, args.source))
-    )
-    first: dict[str, int] = {}
-    for number, row in enumerate(out):
-        row["id"] = str(number) if row["id"] is None else row["id"]
-        if row["id"] in first:
-            records.fail(
-                args.source,
-                f"rows {first[row['id']] + 1} and {number + 1} have the same id {row['id']!r}",
-                "Give each problem an id of its own, or none at all",
-            )
-        first[row["id"]] = number
+    out = golds.task_rows(args.source, rows[: args.limit])
     if not out:
         records.fail(args.source, "gives no rows", "Check `where`, `name` and `split` in the config")
     import pyarrow

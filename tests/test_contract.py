@@ -162,6 +162,25 @@ def words(own, base):
     return own.model
 
 
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"answer": "proof"}, "has no answer that could be compared"),
+        ({"answer": ["1", "2"]}, "it has several answers and no rule"),
+        ({"base": "two"}, "has `base` 'two', int is needed"),
+        ({"id": 0}, "rows 1 and 4 have the same id '0'"),
+    ],
+)
+def test_a_task_that_cannot_be_fetched_is_refused_before(own, row, told):
+    write(own.task, [*PROBLEMS, {"id": 3, "problem": "3+1?", "answer": 4} | row])
+    own(tasks__mine__problems=4)
+    for command in (["check", "--configfile", own.folder / "own.yaml"],
+                    ["fetch_task", "--source", own.task, "--out", own.folder / "task.parquet"]):  # fmt: skip
+        output = script(*command, ok=False)
+        assert told in output
+        assert "Traceback" not in output
+
+
 def test_planning_and_checking_a_study_whose_files_are_not_there_say_so(own):
     config = own(
         models__mine__source="./nowhere", traces__source="gone.jsonl", tasks__mine__source="gone.jsonl"

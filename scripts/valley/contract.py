@@ -359,10 +359,11 @@ def look_at_problems(key: str, file: Path, entry: dict, say) -> list[str]:
         return [f"{key}.source: {file} is not there. Give an existing .jsonl, .json or .parquet file"]
     expected = entry.get("problems")
     read = intake.read_rows(file)
-    rows = list(intake.each_checked(file, read, intake.checked_problem, intake.condition_of(entry)))
+    rows = list(intake.each_checked(file, read, lambda row: row, intake.condition_of(entry)))
     say(f"{key} {file}: {len(rows)} problems")
     if expected not in (None, len(rows)):
         return [f"{key}.problems: {expected} are expected, {file} gives {len(rows)}"]
+    rows = golds.task_rows(str(file), rows[: entry.get("limit")])
     if why := golds.unlisted(rows, entry.get("answers", ())):
         return [f"{key}.answers: in {file} {why}. Add it, or mend the file"]
     return [] if rows else [f"{key}.source: {file} gives no rows"]

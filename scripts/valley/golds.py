@@ -10,9 +10,10 @@ from.
 import csv
 import hashlib
 import math
+import sys
 from pathlib import Path
 
-from valley import intake, records
+from valley import equality, intake, records
 from valley.equality import Rules
 
 REVIEWED = Path(__file__).parents[2] / "workflow" / "reference" / "golds.tsv"
@@ -118,6 +119,47 @@ def reviewed(path: Path = REVIEWED) -> dict[str, dict]:
         row["key"]: {"answer": row["answer"]} | {name: read[name](row[name]) for name in COLUMNS if row[name]}
         for row in rows
     }
+
+
+def task_row(row: dict, known: dict[str, dict], source: str) -> dict:
+    """A row of the task from a row of the source; intake.Wrong where it cannot be used."""
+    answer = row.get("answer")
+    if isinstance(answer, list):
+        if len(answer) > 1 and not isinstance(row.get("order"), bool):
+            raise intake.Wrong("it has several answers and no rule: give it a column `order`, true or false")
+        why = next(filter(None, map(no_gold, answer)), None if answer else "has no answer")
+        answer = ", ".join(map(str, answer))
+    else:
+        why = no_gold(answer)
+    made = intake.checked_problem(row | {"answer": "?" if why else answer})
+    if why := why or no_rule(row):
+        raise intake.Wrong(f"row {made['id'] or '?'!r} {why}")
+    found = known.get(problem_key(made["problem"]), {})
+    if found and not equality.quick(equality.Pair("headline", found["answer"], made["answer"])):
+        print(
+            f"warning: {source}: {made['id']!r} has the answer {answer!r}, the reviewed list {found['answer']!r}",
+            file=sys.stderr,
+        )
+    own = rules(row)
+    return made | (own if any(rule is not None for rule in own) else rules(found))._asdict()
+
+
+def task_rows(source: str, rows: list[dict]) -> list[dict]:
+    """The rows of a task from the rows of its source, each with an id of its own; ends the script at one that
+    cannot be used, as `make check` does before anything is fetched.
+    """
+    known, first = reviewed(), {}
+    made = list(intake.each_checked(source, rows, lambda row: task_row(row, known, source)))
+    for number, row in enumerate(made):
+        row["id"] = str(number) if row["id"] is None else row["id"]
+        if row["id"] in first:
+            records.fail(
+                source,
+                f"rows {first[row['id']] + 1} and {number + 1} have the same id {row['id']!r}",
+                "Give each problem an id of its own, or none at all",
+            )
+        first[row["id"]] = number
+    return made
 
 
 def task_schema():
