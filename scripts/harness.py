@@ -50,7 +50,7 @@ def main():
         records.fail(args.release, "holds no grades", "Name a folder that `make release` made")
     models = records.read_json(args.release / "report/config.json")["models"]
     count = 0
-    with records.whole(args.out) as out:
+    with records.whole_folder(args.out, "*/results_*.json", '"model_source": "valley"') as out:
         out.mkdir()
         for number, grades in enumerate(every, 1):
             count += export_cell(args.release, grades, models[places.cell_of(grades).model]["source"], out)

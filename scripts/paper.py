@@ -100,7 +100,7 @@ def main():
     tables |= {name: pandas.read_csv(folder / f"{name}.csv") for name in ("claims", "costs")}
     tables["text"] = reproduction.of_models(pandas.read_csv(REFERENCE), config, set(tables["cells"].model))
     tasks = Tasks(*(config["report"][key] for key in ("headline", "length", "calculations")))
-    with records.whole(args.out) as out:
+    with records.whole_folder(args.out, "reproduction.tex") as out:
         out.mkdir()
         figures = draw(args.report, tables, tasks, out)
         made = write_tables(tables, config, papers, out)

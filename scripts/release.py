@@ -150,7 +150,7 @@ def main():
         args.cells,
         yaml.safe_load(args.licences.read_text(encoding="utf-8")),
     )
-    with records.whole(args.out) as folder:
+    with records.whole_folder(args.out, "SHA256SUMS", "report/config.json") as folder:
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(args.study / file, folder / file)

@@ -88,6 +88,28 @@ def test_a_grade_without_its_response_is_refused_and_nothing_is_left(tmp_path):
     assert "holds no grades" in script("harness", "--release", tmp_path, "--out", tmp_path / "out", ok=False)
 
 
+def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path):
+    folder, out = release(tmp_path / "release"), tmp_path / "out"
+    exported(folder, out)
+    exported(folder, out)  # its own
+    other = out / "org__model" / "results_2026.json"  # of the harness itself
+    records.write_json(other, {"model_source": "hf"})
+    for kept, named in ((other, out), (folder / "report/config.json", folder)):
+        before = kept.read_bytes()
+        said = script("harness", "--release", folder, "--out", named, ok=False)
+        assert f"{named}: holds something else. It would be replaced as a whole" in said
+        assert kept.read_bytes() == before
+    (tmp_path / "empty").mkdir()
+    exported(folder, tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["harness", "paper", "release"])
+def test_scripts_replace_a_named_folder_in_the_one_way_that_asks_whose_it_is(name):
+    text = (REPOSITORY / f"scripts/{name}.py").read_text()
+    assert "records.whole_folder(args.out, " in text
+    assert "records.whole(args.out)" not in text
+
+
 def test_make_harness_writes_beside_the_release():
     line = run(["make", "--dry-run", "harness", "FROM=x/release/"], REPOSITORY).strip().splitlines()[-1]
     assert 'scripts/harness.py --release "x/release/" --out "x/release-harness"' in line

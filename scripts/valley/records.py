@@ -187,6 +187,24 @@ def whole(path):
         remove(old)
 
 
+@contextlib.contextmanager
+def whole_folder(path, mark: str, says: str = ""):
+    """`whole` of a folder that a user may name. What stands there is replaced if it is empty or was made like
+    this: there are files `mark` (a glob), which are always written, each with `says` in it. Else it is
+    something else that would be lost, and the script stops.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        fail(path, "is no folder", "Name one that is new, empty or made by this command")
+    if path.is_dir() and any(path.iterdir()):
+        marks = list(path.glob(mark))
+        if not marks or any(says not in file.read_text(encoding="utf-8", errors="replace") for file in marks):
+            todo = "It would be replaced as a whole: name one that is new, empty or made by this command"
+            fail(path, "holds something else", todo)
+    with whole(path) as temporary:
+        yield temporary
+
+
 def remove(path: Path):
     """Remove a file or a folder; nothing where neither is there."""
     if path.is_dir() and not path.is_symlink():
