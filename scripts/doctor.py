@@ -44,10 +44,13 @@ pathlib.Path("{answer}").write_text("seen")
 
 
 def output(*command: str, seconds: int = 30) -> tuple[int, str]:
-    """Exit code and text of a command; 127 when it is not there."""
+    """Exit code and text of a command; 127 when it is not there, 124 when it does not answer in time."""
     if not shutil.which(command[0]):
         return 127, f"{command[0]} is not there"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return 124, f"{command[0]} gives no answer within {seconds} s"
     return done.returncode, (done.stdout + done.stderr).strip()
 
 

@@ -13,6 +13,7 @@ that holds its work but has made no step for the bound of its own pace (valley/p
 import collections
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from valley import contract, flags, grid, locks, plain, profiles, pulse, records
@@ -20,6 +21,7 @@ from valley.grid import Cell
 from valley.places import Places
 
 SCRIPTS = Path(__file__).resolve().parent
+PATIENCE = 20  # seconds that SLURM's queue is waited for
 # The rules whose jobs are of one cell, in their order.
 OF_CELL = (
     "preflight",
@@ -56,10 +58,13 @@ def queue(folder: Path) -> dict[str, str]:
     if not shutil.which("squeue"):
         return {}
     command = ["squeue", "--noheader", "--format", "%A|%T|%M|%Z|%k"]
-    listed = subprocess.run(
-        command, capture_output=True, text=True, timeout=20, check=False
-    ).stdout.splitlines()
-    rows = [line.split("|", 4) for line in listed]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except subprocess.SubprocessError as error:  # a busy controller may not answer
+        why = (error.stderr or "").strip() or f"nothing within {PATIENCE} s"
+        print(f"warning: SLURM's queue does not answer ({why}): its jobs are not shown", file=sys.stderr)
+        return {}
+    rows = [line.split("|", 4) for line in done.stdout.splitlines()]
     return {
         comment: f"job {job} {state.lower()} {elapsed}"
         for job, state, elapsed, where, comment in rows

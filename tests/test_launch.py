@@ -290,6 +290,28 @@ def test_the_doctor_without_slurm_says_what_is_missing_and_where_to_go(tmp_path)
     assert "this cluster: 4 check(s) failed" in output
 
 
+def slow(folder, name: str) -> Path:
+    """A folder for PATH in which a command of SLURM gives no answer."""
+    (folder / name).write_text("#!/bin/sh\nexec sleep 60\n")
+    (folder / name).chmod(0o755)
+    return folder
+
+
+def test_a_controller_that_gives_no_answer_is_said(tmp_path, monkeypatch, capsys):
+    import doctor
+    import status
+
+    monkeypatch.setenv("PATH", f"{slow(tmp_path, 'squeue')}:{os.environ['PATH']}")
+    monkeypatch.setattr(status, "PATIENCE", 0.2)
+    assert status.queue(tmp_path) == {}
+    said = "warning: SLURM's queue does not answer (nothing within 0.2 s): its jobs are not shown\n"
+    assert capsys.readouterr().err == said
+    assert doctor.output("squeue", seconds=0.2) == (124, "squeue gives no answer within 0.2 s")
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho slurm_load_jobs error >&2\nexit 1\n")
+    assert status.queue(tmp_path) == {}
+    assert "does not answer (slurm_load_jobs error)" in capsys.readouterr().err
+
+
 def test_the_doctors_probe_multiplies_on_a_card_and_says_why_it_cannot(tmp_path):
     import doctor
 
