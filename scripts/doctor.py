@@ -121,7 +121,7 @@ def probe(partition: str, request: list[str], folder: Path, wait: int) -> list[t
         "--mem=4000",
         f"--output={log}",
         *request,
-        f"--wrap={sys.executable} {script}",
+        f"--wrap={shlex.join([sys.executable, str(script)])}",
     ]
     seen.write_text("written on the login node just before submitting")
     code, job = output(*command)

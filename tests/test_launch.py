@@ -312,6 +312,27 @@ def test_a_controller_that_gives_no_answer_is_said(tmp_path, monkeypatch, capsys
     assert "does not answer (slurm_load_jobs error)" in capsys.readouterr().err
 
 
+def test_the_doctors_probe_runs_where_a_path_has_a_space(tmp_path, monkeypatch):
+    import doctor
+
+    (python := tmp_path / "my clone" / "python").parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    # What sbatch does with --wrap, at once and here.
+    (tmp_path / "sbatch").write_text(
+        '#!/bin/sh\nfor word in "$@"; do case "$word" in --wrap=*) wrap="${word#--wrap=}";; --output=*) log="${word#--output=}";; esac; done\n'
+        'sh -c "$wrap" > "$log" 2>&1\necho 7\n'
+    )
+    for command in (python, tmp_path / "sbatch"):
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "executable", str(python))
+    probe = 'import pathlib; print("written", pathlib.Path("{seen}").exists()); pathlib.Path("{answer}").write_text("seen")'
+    monkeypatch.setattr(doctor, "PROBE", probe)
+    monkeypatch.setattr(doctor.time, "sleep", lambda seconds: None)
+    found = doctor.probe("gpu", [], tmp_path / "my clone/logs", 2)
+    assert (True, "a file written here is seen by the job at once") in [seen[:2] for seen in found]
+
+
 def test_the_doctors_probe_multiplies_on_a_card_and_says_why_it_cannot(tmp_path):
     import doctor
 
