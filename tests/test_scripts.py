@@ -378,6 +378,19 @@ def test_provenance_says_by_which_code_a_file_was_made(tmp_path, synthetic):
     assert pyarrow.parquet.read_metadata(synthetic / "traces.parquet").num_rows == 64
 
 
+def test_what_another_machine_is_writing_is_left_alone_and_what_a_dead_process_of_this_one_left_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(records.socket, "gethostname", lambda: "node")
+    dead = 2**22 + 1  # above the largest process id
+    others = [tmp_path / f".a.json.{host}-{dead}.tmp" for host in ("node-2", "node-2.b", "other", "node.b")]
+    left = [tmp_path / f".a.json.node-{dead}.{end}" for end in ("tmp", "old")]
+    for file in (*others, *left):
+        file.touch()
+    records.write_json(tmp_path / "a.json", {})
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.json", *others}
+
+
 def test_every_script_says_what_it_does_when_asked():
     """In one process, so that libraries are loaded once."""
     code = """

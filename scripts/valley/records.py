@@ -171,12 +171,14 @@ def whole(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{socket.gethostname()}-*.*"):
-        if (pid := left.suffixes[-2].rsplit("-", 1)[-1]).isdigit() and not Path(f"/proc/{pid}").exists():
+    ours = f".{path.name}.{socket.gethostname()}-"
+    for left in path.parent.glob(f"{glob.escape(ours)}*.*"):
+        pid = left.name.removeprefix(ours).partition(".")[
+            0
+        ]  # 2-77 where the host of process 77 is <this one>-2
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             remove(left)
-    temporary, old = (
-        path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.{end}") for end in ("tmp", "old")
-    )
+    temporary, old = (path.with_name(f"{ours}{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         yield temporary
         if path.is_dir() and temporary.is_dir():
