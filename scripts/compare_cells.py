@@ -17,6 +17,14 @@ from valley.analysis.cells import Study
 from valley.analysis.estimates import changes
 
 
+def cell_of(path: Path):
+    """The cell that a file of grades is of; ends the script where its folder names none."""
+    try:
+        return places.cell_of(path)
+    except ValueError as error:
+        records.fail(path, str(error), "Name a cell's file in the folder of its study or release")
+
+
 def main():
     parser = flags.parser(__doc__)
     parser.add_argument("--left", required=True, type=Path, help="grades.parquet of one cell")
@@ -24,7 +32,7 @@ def main():
     parser.add_argument("--headline", nargs="+", default=[], help="tasks whose mean is the headline accuracy")
     parser.add_argument("--confidence", type=float, default=0.95)
     args = parser.parse_args()
-    left, right = places.cell_of(args.left), places.cell_of(args.right)
+    left, right = cell_of(args.left), cell_of(args.right)
     if left == right:
         records.fail(left, "stands on both sides", "Two studies are compared by compare.py")
     problems = cells.by_problem(cells.load_grades([args.left, args.right]))

@@ -10,7 +10,7 @@ GPUs are free. Memory is that of the moment with the least room of each rule and
 
 import collections
 
-from valley import check, contract, costs, flags, grid, jobs, profiles, vram
+from valley import check, contract, costs, flags, grid, jobs, profiles, records, vram
 from valley.places import Places
 
 
@@ -106,6 +106,10 @@ def main():
     cells, places = grid.cells(config), Places(config)
     measured = costs.measured_seconds(places.benchmarks)
     planned = jobs.planned(args.configfile, check.ROOT, args.targets, profiles.config(profile))
+    if args.gpus < 1 and any(job["gpus"] for job in planned):
+        records.fail(
+            "--gpus", f"{args.gpus} GPUs run no job of this plan that asks for one", "Set GPUS=1 or more"
+        )
     known = 0
     for job in planned:
         if job["rule"] == "generate":

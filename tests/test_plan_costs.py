@@ -187,6 +187,13 @@ def test_every_study_plans_and_says_what_it_takes(name):
         assert re.search(rf"^{what} +[\d,.]+", output, re.MULTILINE), what
 
 
+def test_a_plan_of_gpu_jobs_for_no_gpus_says_so():
+    output = script("plan", "--configfile", "config/one-gpu.yaml", "--gpus", 0, ok=False)
+    assert "error: --gpus: 0 GPUs run no job of this plan that asks for one. Set GPUS=1 or more" in output
+    assert "Traceback" not in output
+    assert "wall time" in script("plan", "--configfile", "config/miniature.yaml", "--gpus", 0)
+
+
 def test_the_check_before_fetching_names_every_source_and_what_is_wrong_with_it(tmp_path):
     config = check.load([])
     named = [key for key, *_ in fetch_check.sources(config)]

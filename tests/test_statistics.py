@@ -1,5 +1,7 @@
 """Estimators against cases worked out by hand, intervals against simulation, and the scores built on them."""
 
+import shutil
+
 import numpy
 import pandas
 import pytest
@@ -176,3 +178,7 @@ def test_any_two_cells_are_compared_on_the_same_problems_only(tmp_path):
     flags = ["--left", files["left"], "--headline", "t", "--right"]
     assert "headline: +0.333 [" in script("compare_cells", *flags, files["right"])
     assert "answered other problems of t" in script("compare_cells", *flags, files["other"], ok=False)
+    alone = shutil.copy(files["right"], tmp_path / "grades.parquet")
+    output = script("compare_cells", *flags, alone, ok=False)
+    assert f"{alone} lies in no cell's folder" in output
+    assert "Traceback" not in output
