@@ -48,6 +48,13 @@ MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\
 NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b|\\neq?(?![a-z])|≠", re.IGNORECASE)
 # Around a listed answer stand words; signs of mathematics make another answer of it: `b+1`, `\\lnot b`.
 NO_WORDS = re.compile(r"[-+*/=<>^|&~¬∧∨⊕→−\d]|\\(?!text|math|boxed|[,;:! {}$])")
+FUNCTION = r"(?:a?(?:sin|cos|tan)h?|arc\w+|sec|csc|cot|log|ln|exp|sqrt|max|min|gcd|lcm)"
+# A sentence ends with its line, a full stop, a tick, or a dash that begins words of prose (`5 - as we saw`);
+# any other dash is a minus sign: `x = -3`, `5 - 2i`, `p - qr`, `1 - cos x`.
+ENDS = re.compile(
+    rf"\n|\.(?=\s|$)|\s(?=✅|(?:[-–]\s+|—\s*)(?!{FUNCTION}\b)(?:[A-Za-z]{{4}}|[A-Za-z]{{2,3}}[,;]?\s+[A-Za-z]{{2}}))"
+)
+SHORT_WORDS = {"an", "as", "at", "by", "if", "in", "is", "it", "of", "or", "to", "us", "we"}
 VERB = re.compile(r"\b(?:is|are|equals|equal to|be)\b", re.IGNORECASE)
 SINGLE = re.compile(r"(?<![\w.^_{\\/-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\d^_}/])")
 
@@ -136,7 +143,7 @@ def stated(text: str) -> str | None:
     formulas = list(MATHS.finditer(rest))
     # A full stop inside a formula ends nothing.
     masked = MATHS.sub(lambda match: "$" * len(match.group()), rest)
-    sentence = re.split(r"\n|\.(?=\s|$)|(?<=[^$])\s(?=[-✅])", masked, maxsplit=1)[0]
+    sentence = ENDS.split(masked, maxsplit=1)[0]
     if NEGATED.search(sentence):
         return None
     start = max((verb.end() for verb in VERB.finditer(sentence)), default=0)
@@ -147,14 +154,21 @@ def stated(text: str) -> str | None:
         value = next(group for group in formulas[0].groups() if group is not None).strip()
         return None if NEGATED.search(value) else value or None
     words = rest[start : len(sentence)].strip(" *`\t:")
-    plain = words.replace("\\$", "")
-    if re.search(r"[A-Za-z]{2}", plain) and "\\" not in plain:
+    if has_prose(words.replace("\\$", "")):
         numbers = SINGLE.findall(words)
         if not numbers and (counted := COUNTED.match(rest[: len(sentence)])):
             numbers = [counted.group(1)]
         if numbers:
             return numbers[0] if len(numbers) == 1 else None
     return words or None
+
+
+def has_prose(text: str) -> bool:
+    """Whether words stand in a text, around its number: not in `x - 1`, `p - 2qr`, `1 - cos x`."""
+    if "\\" in text or re.search(rf"(?<![A-Za-z]){FUNCTION}(?![A-Za-z])", text):
+        return False
+    found = re.findall(r"[A-Za-z]{2,}", text)
+    return any(word.lower() in SHORT_WORDS or notation.is_word(word) for word in found)
 
 
 def asked(text: str, form: str) -> str | None:
