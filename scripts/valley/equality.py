@@ -36,6 +36,8 @@ REALS = r"(-\infty,\infty)"
 PROSE = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){4}")
 MODULUS = re.compile(r"\\[bp]?mod\b")
 MATRIX_ROWS = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+LETTER = re.compile(r"\\\\|\\(?:begin|end)\{\w*\}|\\mathbb\s*\{?\s*[A-Z]\s*\}?|\\[A-Za-z]+|[A-Za-z]")
+SPARE = [*"bcjkmnpqtuvwxyzalrsh", r"\xi", r"\eta", r"\zeta", r"\kappa", r"\nu", r"\chi", r"\psi"]
 RELATION = re.compile(r"<|>|\\l[et](?![a-z])|\\g[et](?![a-z])")
 CHAIN = re.compile(
     r"(?:(?P<low>[^<>]+?)\s*(?P<first><|\\le)\s*)?(?P<name>\\?[A-Za-z]\w*)\s*(?:(?P<second><|>|\\le|\\ge)\s*(?P<high>[^<>]+))?"
@@ -103,8 +105,26 @@ def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
         return False
     if max(len(gold), len(answer)) > LONGEST:
         return False
-    gold, answer = (side.text + "%" * side.percent for side in (left, right))
-    return alike(gold, answer, rules, algebra)
+    texts = told_apart(*(side.text + "%" * side.percent for side in (left, right)))
+    return texts is not None and alike(*texts, rules, algebra)
+
+
+def told_apart(*texts: str) -> list[str] | None:
+    """The texts with other letters for capitals that stand beside their small letter in one of them: the
+    parser makes every letter small, and R - r would be 0. None where no letters are left for that.
+    """
+    letters = [set(LETTER.findall(text)) for text in texts]
+    twice = sorted(
+        {char for found in letters for char in found if char != char.lower() and char.lower() in found}
+    )
+    if not twice:
+        return list(texts)
+    known = {char.lower() for found in letters for char in found}
+    spare = [letter for letter in SPARE if letter not in known]
+    if len(spare) < len(twice):
+        return None
+    other = {char: letter + " " * (len(letter) > 1) for char, letter in zip(twice, spare, strict=False)}
+    return [LETTER.sub(lambda match: other.get(match.group(), match.group()), text) for text in texts]
 
 
 def by_words(gold: str, answer: str) -> bool | None:
