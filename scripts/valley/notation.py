@@ -311,11 +311,14 @@ def as_written(answer: str) -> Written:
 
 
 def number(text: str) -> Decimal | None:
-    """The decimal number a normal form writes (`27.0`, `1,234`, `025`, `3.8e5`), None when it is not one."""
+    """The decimal number a normal form writes (`27.0`, `1,234`, `025`, `3.8e5`), None when it is not one.
+
+    A comma with a space behind it separates entries: `10, 100` is no 10100.
+    """
     plain = re.sub(r"\s+", "", text)
     if not plain or len(plain) > 100 or not re.search(r"\d", plain):
         return None
-    if NUMBER.fullmatch(plain):
+    if NUMBER.fullmatch(plain) and not re.search(r",\s", text):
         return Decimal(plain.replace(",", ""))
     if match := SCIENTIFIC.fullmatch(text.strip()):
         return Decimal(f"{match.group(1)}e{match.group(2)}")
