@@ -45,6 +45,7 @@ CURRENCY = re.compile(
     r"(?<![A-Za-z\\])(?:US|AU|CA|NZ|HK|A|C|S)(?=\\?\$\s*[-+]?(?:[\d.]|\\[dt]?frac))|\\(?:pounds|textdollar|texteuro|textsterling|euro|yen)(?![a-z])(?:\{\})?"
     r"|(?<![^\s({=$-])(?:\\(?:text|mathrm)\s*\{\s*)?(?:USD|EUR|GBP|INR|JPY|CNY|RMB|Rs|Rp)\b\.?\s*(?:\}\s*)?(?=[-+]?(?:[\d.]|\\[dt]?frac))"
 )
+# The last one takes the brackets away that enclose one matrix: another environment brings its own.
 REWRITTEN = [
     (r",\s*\\!\s*", ","), (r"(?<!\d)0\{,\}(?=\d)", "0."), (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ""), (r"(?<=\d)\{,\}(?=\d)", "."), (r"\{:\}", ":"),
     (r"\.{3,}", r"\\ldots "), (r"\\(?:text|mathrm)\s*\{\s*(\^\\circ)\s*([CF]?)\s*\}", r"\1\2"),
@@ -53,7 +54,8 @@ REWRITTEN = [
     (r"\\varnothing(?![a-z])", r"\\emptyset"), (r"\\(?:lbrace|lcb)(?![a-z])", r"\\{"), (r"\\rbrace(?![a-z])", r"\\}"),
     (r"\\(?:exp)\s*\(([^()]*)\)", r"e^{\1}"), (r"\\mod(?![a-z])", r"\\bmod"), (r"\\colon(?![a-z])", ":"),
     (r"\\begin\{(?:[bBp]|small)?matrix\}", r"\\begin{pmatrix}"), (r"\\end\{(?:[bBp]|small)?matrix\}", r"\\end{pmatrix}"),
-    (r"\(?\s*\\begin\{array\}\s*\{[^{}]*\}", r"\\begin{pmatrix}"), (r"\\end\{array\}\s*\)?", r"\\end{pmatrix}"),
+    (r"\\begin\{array\}\s*(?:\[\w\]\s*)?\{[^{}]*\}", r"\\begin{pmatrix}"), (r"\\end\{array\}", r"\\end{pmatrix}"), (r"\\cr(?![a-z])", r"\\\\"),
+    (r"(?:\\(?:left|[bB]igg?l?)\s*|(?<!\\))[(\[]\s*(\\begin\{pmatrix\}(?s:(?!\\(?:begin|end)\{).)*\\end\{pmatrix\})\s*(?:\\(?:right|[bB]igg?r?)\s*)?[)\]]", r"\1"),
 ]  # fmt: skip
 SHORTER = [
     (r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2"), (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"), (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
