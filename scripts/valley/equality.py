@@ -35,7 +35,7 @@ DIGITS = 6  # significant digits that an approximation must have to stand for an
 REALS = r"(-\infty,\infty)"
 PROSE = re.compile(r"(?:[A-Za-z']{2,}[ ,]+){4}")
 MODULUS = re.compile(r"\\[bp]?mod\b")
-MATRIX_ROWS = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+MATRIX_ROWS = re.compile(r"\\begin\{pmatrix\}((?:(?!\\(?:begin|end)\{).)*)\\end\{pmatrix\}", re.DOTALL)
 LETTER = re.compile(r"\\\\|\\(?:begin|end)\{\w*\}|\\mathbb\s*\{?\s*[A-Z]\s*\}?|\\[A-Za-z]+|[A-Za-z]")
 SPARE = [*"bcjkmnpqtuvwxyzalrsh", r"\xi", r"\eta", r"\zeta", r"\kappa", r"\nu", r"\chi", r"\psi"]
 RELATION = re.compile(r"<|>|\\l[et](?![a-z])|\\g[et](?![a-z])")
@@ -240,16 +240,66 @@ def entries_alike(gold: list[str], answer: list[str], ordered: bool, rules: Rule
     return not left
 
 
+DEPTH = {"(": 1, "[": 1, "{": 1, "\\{": 1, "\\begin": 1, ")": -1, "]": -1, "}": -1, "\\}": -1, "\\end": -1}
+
+
 def top_level(text: str, sign: str) -> list[str]:
     """The pieces of a text between the signs that stand in no bracket."""
     pieces, depth, start = [], 0, 0
     for match in re.finditer(rf"\\[{{}}]|\\?[a-zA-Z]+|{re.escape(sign)}|.", text, re.DOTALL):
         token = match.group()
-        depth += {"(": 1, "[": 1, "{": 1, "\\{": 1, ")": -1, "]": -1, "}": -1, "\\}": -1}.get(token, 0)
+        depth += DEPTH.get(token, 0)
         if token == sign and depth == 0:
             pieces.append(text[start : match.start()])
             start = match.end()
     return [piece.strip() for piece in [*pieces, text[start:]]]
+
+
+def matrix(text: str) -> list[str] | None:
+    """The rows of a matrix, or of a sum of matrices with numbers or letters in front of them, worked out
+    entry by entry; None for anything else.
+    """
+    total = None
+    for piece in top_level(text, "+"):
+        for at, term in enumerate(top_level(piece, "-")):
+            if not term and at == 0:
+                continue  # the sign in front of a term
+            start = max(term.find("\\begin{pmatrix}"), 0)
+            match = MATRIX_ROWS.fullmatch(term[start:])
+            if match is None:
+                return None
+            factor = re.sub(r"\s*(?:\*|\\cdot|\\times)\s*$", "", term[:start]).strip()
+            rows = [row for row in re.split(r"\\\\(?:\[.*?\])?", match.group(1)) if row.strip()]
+            cells = [[times("-" * (at > 0), factor, cell.strip()) for cell in row.split("&")] for row in rows]
+            if total is None:
+                total = cells
+            elif [len(row) for row in total] != [len(row) for row in cells]:
+                return None
+            else:
+                total = [list(map(plus, *lines)) for lines in zip(total, cells, strict=True)]
+    return total and ["&".join(row) for row in total]
+
+
+def times(sign: str, factor: str, entry: str) -> str:
+    """An entry of a matrix with what stands in front of the matrix: a number where both are numbers."""
+    if not sign and not factor:
+        return entry
+    values = rational(factor or "1"), rational(entry)
+    if None in values:
+        return rf"{sign}({factor or 1}) \cdot ({entry})"
+    return fraction(values[0] * values[1] * (-1 if sign else 1))
+
+
+def plus(left: str, right: str) -> str:
+    """The sum of two entries: a number where both are numbers."""
+    values = rational(left), rational(right)
+    return f"({left}) + ({right})" if None in values else fraction(sum(values))
+
+
+def fraction(value: Fraction) -> str:
+    """A number as it is written exactly."""
+    top, bottom = value.as_integer_ratio()
+    return str(top) if bottom == 1 else rf"\frac{{{top}}}{{{bottom}}}"
 
 
 @functools.lru_cache(maxsize=8192)
@@ -258,8 +308,8 @@ def entries(text: str) -> tuple[str, list[str], str]:
     intervals too), `list` (commas alone, `and`, `or`, ± written out), `one`.
     """
     text = text.strip()
-    if match := MATRIX_ROWS.fullmatch(text):
-        return "matrix", [row for row in re.split(r"\\\\(?:\[.*?\])?", match.group(1)) if row.strip()], ""
+    if "\\begin{pmatrix}" in text and (rows := matrix(text)):
+        return "matrix", rows, ""
     if len(pieces := top_level(text, "\\cup")) > 1:
         return "union", pieces, ""
     inner = re.fullmatch(r"\\\{(.*)\\\}", text, re.DOTALL)
