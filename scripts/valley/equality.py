@@ -162,10 +162,12 @@ def same_base(gold: notation.Written, answer: notation.Written, base: int | None
 
 def same_unit(gold: str | None, answer: str | None) -> bool:
     """Whether the unit of an answer is none, or one of the gold's kind; things that are counted are all
-    alike.
+    alike, a.m. is not p.m.
     """
     if None in (gold, answer) or gold == answer:
         return True
+    if {gold, answer} == {"time am", "time pm"}:
+        return False
     return any(re.match(r"thing|unit|time", unit) for unit in (gold, answer))
 
 

@@ -90,7 +90,7 @@ UNIT_NAMES = {
     "month": "months month", "year": "years year", "mph": "mph", "cent": "cents cent", "dollar": "dollars dollar bucks usd", "euro": "euros euro eur",
     "sterling": "gbp", "rupee": "rupees rupee inr", "yen": "yen jpy", "yuan": "yuan rmb cny", "peso": "pesos peso", "rouble": "roubles rubles",
     "radian": "radians radian rad", "unit": "units unit", "cubit": "cubits cubit", "acre": "acres acre", "percent": "percent",
-    "time": "pm am p.m a.m o'clock", "newton": "newtons newton", "joule": "joules joule", "volt": "volts volt", "watt": "watts watt",
+    "time am": "am a.m", "time pm": "pm p.m", "time": "o'clock", "newton": "newtons newton", "joule": "joules joule", "volt": "volts volt", "watt": "watts watt",
     "thing": "ways way people person persons students student points point apples apple coins coin cards card balls ball marbles marble "
             "cats dogs books sides side terms term times digits digit solutions solution integers integer numbers pairs pair triangles cookies pages men women "
             "boys girls children tickets arrangements possibilities paths games votes bags boxes slices pieces edges vertices faces rows "
