@@ -8,7 +8,7 @@ from conftest import lines, reference, script
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valley import equality, notation, records
+from valley import equality, golds, notation, records
 from valley.equality import Pair
 
 
@@ -65,6 +65,36 @@ def test_every_pair_of_our_own_set_is_graded_as_it_says(comparer):
 )  # fmt: skip
 def test_one_normal_form_stands_for_every_spelling(text, normal):
     assert notation.normal(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("unit", "right", "wrong"),
+    [
+        ("cm", r"5\text{ cm}", r"5\text{ inches}"),
+        ("dollars", r"\text{5 dollars}", r"5\text{ cents}"),
+        ("$", r"5\text{ dollars}", r"5\text{ cents}"),
+        ("square inches", r"5\text{ in}^2", r"5\text{ inches}"),
+        ("cm^2", r"5\text{ square centimeters}", r"5\text{ cm}"),
+        ("cm²", r"5\text{ cm}^2", r"5\text{ cm}^3"),
+        (r"\mathrm{m}^3", r"5\text{ cubic meters}", r"5\text{ square meters}"),
+        ("miles per hour", r"5\text{ miles/hour}", r"5\text{ miles}"),
+        ("p.m.", r"5\text{ pm}", r"5\text{ a.m.}"),
+        ("%", r"5\%", r"500\%"),
+        ("centimetre^2", r"5\text{ cm}^2", r"5\text{ cm}"),
+    ],
+)
+def test_a_gold_names_its_unit_as_answers_do(unit, right, wrong):
+    asked = golds.rules({"unit": unit})
+    assert golds.no_rule({"unit": unit}) is None
+    assert [equality.same("5", answer, asked) for answer in (right, "5", wrong)] == [True, True, False]
+
+
+def test_the_units_of_the_reviewed_golds_stay_as_they_are():
+    units = {row["unit"] for row in golds.reviewed().values() if "unit" in row}
+    assert len(units) > 10
+    assert {golds.rules({"unit": unit}).unit for unit in units} == units
+    for unit in ("furlongs", "square", "3", "cm^2^2"):
+        assert "no unit" in golds.no_rule({"unit": unit})
 
 
 @given(st.text(max_size=80))

@@ -223,6 +223,8 @@ def test_rules_that_pandas_left_empty_are_none(tmp_path):
         ({"sample": True}, "sample holds a truth value"),
         ({"problem": ["?"]}, "problem holds a list"),
         ({"order": "yes"}, "`order`"),
+        ({"unit": "furlongs"}, "`unit` 'furlongs', which is no unit"),
+        ({"unit": 5}, "`unit` 5, str is needed"),
     ],
 )
 def test_a_response_of_others_that_cannot_be_graded_says_why(changes, told):

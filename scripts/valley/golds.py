@@ -13,7 +13,7 @@ import math
 import sys
 from pathlib import Path
 
-from valley import equality, intake, records
+from valley import equality, intake, notation, records
 from valley.equality import Rules
 
 REVIEWED = Path(__file__).parents[2] / "workflow" / "reference" / "golds.tsv"
@@ -56,9 +56,11 @@ def unlisted(rows: list[dict], answers: tuple[str, ...]) -> str | None:
 
 def rules(row: dict) -> Rules:
     """The rules that a row of a task carries in COLUMNS; a missing column says nothing, nor does NaN, with
-    which pandas fills what is empty.
+    which pandas fills what is empty. A unit may be named as answers name it: `cm`, `dollars`, `square inches`.
     """
-    return Rules(**{name: row.get(name) if row.get(name) == row.get(name) else None for name in COLUMNS})
+    said = {name: row.get(name) if row.get(name) == row.get(name) else None for name in COLUMNS}
+    named = notation.unit_named(said["unit"]) if isinstance(said["unit"], str) else None
+    return Rules(**said | ({"unit": named} if named else {}))
 
 
 def no_rule(row: dict) -> str | None:
@@ -74,6 +76,8 @@ def no_rule(row: dict) -> str | None:
         )
         if not fits or (kind is not bool and isinstance(value, bool)):
             return f"has `{name}` {value!r}, {kind.__name__} is needed"
+        if name == "unit" and value.strip() and notation.unit_named(value) is None:
+            return f"has `unit` {value!r}, which is no unit that answers are read with (`cm^2`, `dollars`, `square inches` are)"
     return None
 
 

@@ -281,6 +281,25 @@ def unit_of(words: str, power: str | None, wrapped: bool) -> str | None:
     return "/".join(found) + (f"^{exponent}" if exponent > 1 else "") if found else None
 
 
+UNIT_SIGNS = {"%": "percent", "$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "^\\circ": "degree"}
+
+
+@functools.lru_cache(maxsize=512)
+def unit_named(text: str) -> str | None:
+    """The unit that a gold's rule names, as answers may (`cm^2`, `square inches`, `\\text{dollars}`, `%`) or by
+    the name that stands for all of them (`centimetre^2`); None where it is no unit of the list.
+    """
+    if (sign := text.strip().lstrip("\\")) in UNIT_SIGNS:
+        return UNIT_SIGNS[sign]
+    plain = re.sub(r"\s+", " ", without_fonts(plain_unicode(text).replace("$", ""))).strip()
+    words, power = re.fullmatch(r"(.*?)\s*(?:\^\s*\{?\s*([1-9])\s*\}?)?", plain).groups()
+    if words in UNIT_SIGNS or plain in UNIT_SIGNS:
+        return UNIT_SIGNS.get(plain)
+    if words in UNIT_NAMES:
+        return words + (f"^{power}" if int(power or 1) > 1 else "")
+    return unit_of(words, power, True)
+
+
 @functools.lru_cache(maxsize=8192)
 def as_written(answer: str) -> Written:
     """An answer's value in normal form (single spaces), and its unit, percent sign and base."""
