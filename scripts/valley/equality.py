@@ -94,7 +94,7 @@ def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
         return False
     if normal(gold) == normal(answer):
         return True
-    if (word := by_words(gold, answer)) is not None:
+    if (word := by_words(gold, answer, rules.order)) is not None:
         return word
     left, right = as_written(gold), as_written(answer)
     if (based := same_base(left, right, rules.base)) is not None:
@@ -127,8 +127,11 @@ def told_apart(*texts: str) -> list[str] | None:
     return [LETTER.sub(lambda match: other.get(match.group(), match.group()), text) for text in texts]
 
 
-def by_words(gold: str, answer: str) -> bool | None:
+def by_words(gold: str, answer: str, order: bool | None = None) -> bool | None:
     """The grade where words or the letter of a choice decide; None where they do not."""
+    lists = notation.listed(gold), notation.listed(answer)
+    if lists[0] and (lists[1] or not lists[0][1]):
+        return lists[1] is not None and same_words(lists[0][0], lists[1][0], order)
     letter, word, other = notation.chosen_letter(gold), notation.words(gold), notation.words(answer)
     if letter and (notation.chosen_letter(answer) or notation.without_fonts(notation.spaced(gold)) != letter):
         return notation.chosen_letter(answer) == letter
@@ -146,6 +149,17 @@ def by_words(gold: str, answer: str) -> bool | None:
         counted = evaluator.number_of_words(other)
         return counted == normal(gold) if counted != other and number(normal(gold)) is not None else False
     return evaluator.number_of_words(other) == normal(gold) or None if other else None
+
+
+def same_words(gold: list[str], answer: list[str], order: bool | None) -> bool:
+    """Whether lists name the same words, in this order where it is asked for. Case says nothing but of letters
+    that one list has in both.
+    """
+    both = any({word.swapcase() for word in found if len(word) == 1} & {*found} for found in (gold, answer))
+    lists = [
+        [word if both and len(word) == 1 else word.casefold() for word in found] for found in (gold, answer)
+    ]
+    return lists[0] == lists[1] if order else sorted(lists[0]) == sorted(lists[1])
 
 
 def same_base(gold: notation.Written, answer: notation.Written, base: int | None) -> bool | None:

@@ -370,6 +370,8 @@ SMALL_WORDS = {
     "cat",
     "dog",
 }
+LISTED = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]+(?:['’-][^\W\d_]+)*)*")
+ROMAN = re.compile(r"X{0,3}(?:IX|IV|V?I{0,3})")
 ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
 NO_SOLUTION = {"no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions", "does not exist", "dne", "there are no solutions"}  # fmt: skip
 ALL_REALS = {"all real numbers", "all reals", "real numbers", "all real values"}
@@ -390,7 +392,29 @@ def words(answer: str) -> str | None:
     plain = ARTICLE.sub("", plain)
     if ("\\" in text and not inner) or all(len(word) == 1 for word in plain.split()):
         return None
+    if "," in plain and not inner and not any(map(is_word, re.findall(r"[^\W\d_]+", plain))):
+        return None  # a list of letters and products: `A, C`, `ab, c`
     return plain.casefold() if inner or " " in plain or is_word(plain) else None
+
+
+@functools.lru_cache(maxsize=8192)
+def listed(answer: str) -> tuple[list[str], bool] | None:
+    """The words or letters that an answer lists by commas or `and` (`A, C`, `\\text{Alice and Bob}`), and
+    whether all are letters without a mark, which may stand for numbers; None for anything else.
+    """
+    text = spaced(answer)
+    plain = without_fonts(text).replace("\\{", "").replace("\\}", "")
+    pieces = [piece.strip(" .!*\"'`") for piece in re.split(r"[,;&]|(?<![^\W\d_])and(?![^\W\d_])", plain)]
+    pieces = [ARTICLE.sub("", re.sub(r"^\(([A-Za-z])\)$", r"\1", piece)) for piece in pieces if piece]
+    marked = re.search(r"\\(?:text|math|mbox|operatorname)", text) is not None
+    if len(pieces) < 2 or not all(map(LISTED.fullmatch, pieces)):
+        return None
+    if not all(
+        marked or len(piece) == 1 or " " in piece or ROMAN.fullmatch(piece) or is_word(piece)
+        for piece in pieces
+    ):
+        return None
+    return pieces, not marked and all(len(piece) == 1 for piece in pieces)
 
 
 def is_word(letters: str) -> bool:
