@@ -40,8 +40,16 @@ LETTER = re.compile(r"\\\\|\\(?:begin|end)\{\w*\}|\\mathbb\s*\{?\s*[A-Z]\s*\}?|\
 SPARE = [*"bcjkmnpqtuvwxyzalrsh", r"\xi", r"\eta", r"\zeta", r"\kappa", r"\nu", r"\chi", r"\psi"]
 RELATION = re.compile(r"<|>|\\l[et](?![a-z])|\\g[et](?![a-z])")
 CHAIN = re.compile(
-    r"(?:(?P<low>[^<>]+?)\s*(?P<first><|\\le)\s*)?(?P<name>\\?[A-Za-z]\w*)\s*(?:(?P<second><|>|\\le|\\ge)\s*(?P<high>[^<>]+))?"
+    r"(?:(?P<low>[^<>]+?)\s*(?P<first><|>|\\[lg]e(?![a-z]))\s*)?(?P<name>(?!\\(?:infty|pi)(?![a-z])|e(?!\w))\\?[A-Za-z]\w*)\s*"
+    r"(?:(?P<second><|>|\\[lgn]e(?![a-z]))\s*(?P<high>[^<>]+))?"
 )
+INTERVAL = re.compile(r"[(\[].*,.*[)\]]", re.DOTALL)
+SOLUTIONS = re.compile(
+    r"\\\{\s*(\\?[A-Za-z]\w*)\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?)?\s*(?:\\mid(?![a-z])|[:|])(.*)\\\}",
+    re.DOTALL,
+)
+REALS_BUT = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|\\backslash|-)\s*\\\{([^{},]+)\\\}")
+TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 class Rules(NamedTuple):
@@ -202,7 +210,7 @@ def alike(gold: str, answer: str, rules: Rules, algebra) -> bool:
         if alike(*plain, rules, algebra):
             return True
         return equations(gold, answer, algebra)
-    gold, answer = as_interval(gold, answer), as_interval(answer, gold)
+    gold, answer = as_intervals(gold, answer)
     kinds = [entries(text) for text in (gold, answer)]
     kind = (kinds[0][0], kinds[1][0])
     if kind == ("one", "one"):
@@ -376,22 +384,64 @@ def name_and_value(text: str) -> tuple[str, str]:
     return name, text[match.end() :].strip()
 
 
-def as_interval(text: str, other: str) -> str:
-    """An inequality in one letter as the interval that it is, where the other side is an interval."""
-    if not RELATION.search(text) or not re.match(r"[(\[].*,.*[)\]]$", other.strip()):
-        return text
-    match = CHAIN.fullmatch(text.strip())
-    if (
-        match is None
-        or not (match["low"] or match["high"])
-        or (match["low"] and not (match["second"] or "<").startswith(("<", "\\le")))
-    ):
-        return text
-    low, high, first, second = match["low"], match["high"], match["first"], match["second"]
-    if second in (">", "\\ge"):
-        low, high, first, second = high, None, {">": "<", "\\ge": "\\le"}[second], None
-    opening = ("[" if first == "\\le" else "(") + (low or "-\\infty")
-    return opening + ", " + (high or "\\infty") + ("]" if second == "\\le" else ")")
+def as_intervals(*texts: str) -> tuple[str, ...]:
+    """Two texts, inequalities in one letter as the intervals that they are where the other is one too."""
+    solved = [solution(text) for text in texts]
+    if all(solved):
+        return texts if solved[0][0] != solved[1][0] else tuple(interval for _, interval in solved)
+    if not any(solved) or not any(map(INTERVAL.fullmatch, map(str.strip, texts))):
+        return texts
+    return tuple(found[1] if found else text for found, text in zip(solved, texts, strict=True))
+
+
+def solution(text: str) -> tuple[str, str] | None:
+    """(letter, interval or union) of an inequality in one letter, of two that `and` or `or` joins, of a set
+    that holds what fulfils one; None for anything else.
+    """
+    if not RELATION.search(text) and "\\setminus" not in text and "\\ne" not in text:
+        return None
+    if match := REALS_BUT.fullmatch(text.strip()):
+        return "", without(match.group(1))
+    name = None
+    if match := SOLUTIONS.fullmatch(text.strip()):
+        name, text = match.group(1), match.group(2)
+    parts = re.split(r"(?<![A-Za-z\\])or(?![A-Za-z])|\\(?:lor|vee)(?![a-z])", text)
+    solved = [bounded(part) for part in parts]
+    if None in solved or len({found[0] for found in solved} | {name or solved[0][0]}) > 1:
+        return None
+    return solved[0][0], r" \cup ".join(interval for _, interval in solved)
+
+
+def without(point: str) -> str:
+    """All numbers but one."""
+    return rf"(-\infty, {point.strip()}) \cup ({point.strip()}, \infty)"
+
+
+def bounded(text: str) -> tuple[str, str] | None:
+    """(letter, interval) of one inequality, or of a lower and an upper bound that `and` joins."""
+    parts = re.split(r"(?<![A-Za-z\\])and(?![A-Za-z])|\\(?:land|wedge)(?![a-z])", text)
+    ends, names = {}, set()
+    for part in parts:
+        match = CHAIN.fullmatch(part.strip().strip(",").strip())
+        if match is None or not (match["low"] or match["high"]):
+            return None
+        sides = [(match["low"], TURNED.get(match["first"])), (match["high"], match["second"])]
+        if any(RELATION.search(side) for side, _ in sides if side):
+            return None
+        names.add(match["name"])
+        if match["second"] == r"\ne":
+            return (match["name"], without(match["high"])) if not match["low"] and len(parts) == 1 else None
+        for value, sign in sides:
+            if value and ends.setdefault(sign in (">", r"\ge"), (value.strip(), sign)) != (
+                value.strip(),
+                sign,
+            ):
+                return None  # two bounds on one side
+    if len(names) > 1:
+        return None
+    low, high = ends.get(True, (r"-\infty", "")), ends.get(False, (r"\infty", ""))
+    closed = "[" if low[1] == r"\ge" else "(", "]" if high[1] == r"\le" else ")"
+    return names.pop(), f"{closed[0]}{low[0]}, {high[0]}{closed[1]}"
 
 
 # ---- single values
