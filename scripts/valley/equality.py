@@ -43,6 +43,7 @@ CHAIN = re.compile(
     r"(?:(?P<low>[^<>]+?)\s*(?P<first><|>|\\[lg]e(?![a-z]))\s*)?(?P<name>(?!\\(?:infty|pi)(?![a-z])|e(?!\w))\\?[A-Za-z]\w*)\s*"
     r"(?:(?P<second><|>|\\[lgn]e(?![a-z]))\s*(?P<high>[^<>]+))?"
 )
+ANGLE = re.compile(r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])")
 INTERVAL = re.compile(r"[(\[].*,.*[)\]]", re.DOTALL)
 SOLUTIONS = re.compile(
     r"\\\{\s*(\\?[A-Za-z]\w*)\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?)?\s*(?:\\mid(?![a-z])|[:|])(.*)\\\}",
@@ -451,9 +452,13 @@ def single(gold: str, answer: str, rules: Rules, algebra) -> bool:
     """Whether two values that are no lists are the same."""
     if ":" in gold + answer:
         sides = gold.split(":"), answer.split(":")
+        if sorted(map(len, sides)) == [1, 2]:
+            return same_ratio(*sorted(sides, key=len))
         return len(sides[0]) == len(sides[1]) and all(
             single(*(s.strip() for s in pair), rules, algebra) for pair in zip(*sides, strict=True)
         )
+    if (angles := [ANGLE.fullmatch(text) for text in (gold, answer)]) and all(angles):
+        return angles[0][2] == angles[1][2] and {*angles[0].group(1, 3)} == {*angles[1].group(1, 3)}
     plain = [text.rstrip("%").strip() for text in (gold, answer)]
     values = [rational(text) for text in plain]
     percent = [text.endswith("%") for text in (gold, answer)]
@@ -467,6 +472,13 @@ def single(gold: str, answer: str, rules: Rules, algebra) -> bool:
     if too_large(plain[0]) or too_large(plain[1]):
         raise TooLarge
     return algebra(*plain) if rules.tolerance is None else algebra(*plain, rules.tolerance)
+
+
+def same_ratio(fraction: list[str], ratio: list[str]) -> bool:
+    """Whether a fraction is a ratio of two numbers: `\\frac34` is 3:4; 0.75 is none."""
+    value, parts = rational(fraction[0]), [rational(part) for part in ratio]
+    written = re.search(r"\\frac|/", fraction[0])
+    return bool(written) and None not in (value, *parts) and parts[1] != 0 and value == parts[0] / parts[1]
 
 
 def rational(text: str) -> Fraction | None:
@@ -489,12 +501,14 @@ def rational(text: str) -> Fraction | None:
 
 
 def scaled(values: list[Fraction], percent: list[bool]) -> list[tuple[Fraction, Fraction]]:
-    """The pairs (gold, answer) of which one must be equal: 12.5 % is 12.5 and 0.125, but 900 % is not 9."""
+    """The pairs (gold, answer) of which one must be equal: 12.5 % is 12.5 and 0.125, but 900 % is not 9
+    and 0.35 % not 0.35.
+    """
     gold, answer = values
     if percent == [True, False]:
         return [(gold, answer), (gold / 100, answer)]
     if percent == [False, True] and gold.denominator > 1:
-        return [(gold, answer), (gold, answer / 100)]
+        return [(gold, answer / 100)] + [(gold, answer)] * (abs(gold) >= 1)
     return [(gold, answer)]
 
 

@@ -39,6 +39,12 @@ HOLDS_NOTHING = re.compile(
 )
 SIGN_BEFORE = re.compile(r"(?:^|[=$({\[:>\n]|\\[(\[])[ \t]*[-−–]$")
 JOINED = re.compile(r"[\s$,.\\()]*(?:\\text\s*\{\s*)?(?:and|or|,)?[\s}]*[\s$\\(]*", re.IGNORECASE)
+# `$x=\boxed{1}$ or $x=\boxed{2}$`: boxes with a name before each.
+NAMED = re.compile(r"(?<![A-Za-z])\\?[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*$")
+NAMED_JOINED = re.compile(
+    r"[ \t$\\()]*(?:,\s*)?(?:\\text\s*\{\s*)?(?:and|or|,)[ \t}]*[ \t$\\(]*\\?[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*",
+    re.IGNORECASE,
+)
 STATEMENT = re.compile(
     r"\b(?:final\s+answer|answer)\**(?:\s+(?:to|of|for|in)\b[^.\n:=]{1,60}?)?\s*(?:\bis\b|:|=)[\s:*]*",
     re.IGNORECASE,
@@ -122,7 +128,10 @@ def last_boxed(text: str) -> str | None:
     start, _, answer = found[-1]
     for before, end, content in reversed(found[:-1]):
         between = text[end:start]
-        if content is None or not between.strip() or len(between) > 40 or not JOINED.fullmatch(between):
+        if content is None or not between.strip() or len(between) > 40:
+            break
+        named = NAMED_JOINED.fullmatch(between) and NAMED.search(text[max(0, before - 20) : before])
+        if not named and not JOINED.fullmatch(between):
             break
         start, answer = before, f"{content}, {answer}"
     return f"-({answer})" if SIGN_BEFORE.search(text[max(0, start - 8) : start]) else answer

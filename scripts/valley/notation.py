@@ -33,6 +33,7 @@ SPACING = re.compile(
 INSIDE = r"((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)"  # of braces, two deep
 FONT = (
     r"\\(?:math(?:bf|rm|it|sf|tt|normal)|text(?:bf|it|rm|sf|tt|normal|up)?|mbox|fbox|boxed|hbox|emph|underline|underbrace"
+    r"|tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge"
     rf"|boldsymbol|bm|pmb|operatorname\*?|bf|rm)\s*\{{{INSIDE}\}}"
 )
 SWITCH = re.compile(
@@ -49,6 +50,8 @@ CURRENCY = re.compile(
 REWRITTEN = [
     (r",\s*\\!\s*", ","), (r"(?<!\d)0\{,\}(?=\d)", "0."), (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ""), (r"(?<=\d)\{,\}(?=\d)", "."), (r"\{:\}", ":"),
     (r"\.{3,}", r"\\ldots "), (r"\\(?:text|mathrm)\s*\{\s*(\^\\circ)\s*([CF]?)\s*\}", r"\1\2"),
+    (r"(\\(?:text(?:rm|it|bf|normal)?|mathrm|mbox|operatorname)\s*\{[^{}$^]*)\$?\^\s*\{?\s*([23])\s*\}?\$?\s*\}", r"\1}^\2"),
+    (r"(?<=\d)\s*\^?\s*\{?\s*\\(?:text(?:rm|it|bf|normal)?|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?|(?<=\d)\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}|(?<=^\d)th$|(?<=^\d\d)th$", ""),
     (r"\\[dtc]frac(?![a-z])", r"\\frac"), (r"\\(?:leq|leqslant)(?![a-z])", r"\\le"), (r"\\(?:geq|geqslant)(?![a-z])", r"\\ge"),
     (r"\\neq(?![a-z])", r"\\ne"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"), (r"\\(?:dots|cdots|dotsc|dotsb)(?![a-z])", r"\\ldots"),
     (r"\\varnothing(?![a-z])", r"\\emptyset"), (r"\\(?:lbrace|lcb)(?![a-z])", r"\\{"), (r"\\rbrace(?![a-z])", r"\\}"),
@@ -123,8 +126,9 @@ SCIENTIFIC = re.compile(
 )
 PLAIN_FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
 MIXED = re.compile(r"(?<![\d.}])([+-]?)(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}")
-BASE = re.compile(
-    r"\(?([0-9A-Z]+)\)?_\{?\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}?(?:\s*base)?",
+BASE = re.compile(  # 52_8, 52_{(8)}, 52_{eight}, 52 base 8, 52 (in base 8)
+    r"\(?([0-9A-Z]+?)\)?(?:_\{?\(?(?:base)?|\(?(?:in)?base)_?\{?"
+    r"(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\)?\}?(?:base)?\)?",
     re.IGNORECASE,
 )
 BASE_WORDS = {
@@ -224,7 +228,7 @@ def going_on(match: re.Match) -> str:
 @functools.lru_cache(maxsize=8192)
 def spaced(text: str) -> str:
     """The normal form of an answer, `\\text{…}` and what looks like a unit still in it; single spaces."""
-    text = plain_unicode(text).strip()
+    text = re.sub(r"(?<!\\)\\$", "", plain_unicode(text).strip())  # of `\\ `, a space
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z{}()])", r"\\", text)  # escaped once too often
     text = unwrapped(SWITCH.sub(" ", CURRENCY.sub("", text)).strip())
@@ -266,7 +270,7 @@ def normal(answer: str) -> str:
 def unit_of(words: str, power: str | None, wrapped: bool) -> str | None:
     """The unit that words name (`square inches`: inch^2), None where one of them is no unit."""
     found, exponent = [], int(power or 1)
-    for word in re.split(r"[\s/]+", words.strip()):
+    for word in re.split(r"[\s/]+", re.sub(r"^\((.*)\)$", r"\1", words.strip())):
         bare = word if word in LETTER_UNITS else word.rstrip(".,")
         if bare.lower() in POWERS:
             exponent = POWERS[bare.lower()]
