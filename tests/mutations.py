@@ -44,6 +44,21 @@ POLYNOMIALS = [
 ]
 TUPLES = ["(3,-4)", r"\left(2, \frac{\pi}{3}\right)", "(1,5,-2)", "(-6,11)"]
 INTERVALS = ["(2,5]", r"[-3,\infty)", r"(-\infty,1) \cup (4,\infty)", r"\left[0,\frac{7}{2}\right)"]
+INEQUALITIES = {
+    INTERVALS[0]: (
+        [r"2 < x \le 5", r"5 \ge x > 2", r"\{x \mid 2 < x \le 5\}"],
+        [r"2 < x < 5", r"5 > x \ge 2"],
+    ),
+    INTERVALS[1]: ([r"x \ge -3", r"-3 \le x", r"\{x : x \ge -3\}"], ["x > -3", r"x \le -3"]),
+    INTERVALS[2]: (
+        [r"x < 1 \text{ or } x > 4", r"x > 4 \text{ or } 1 > x"],
+        [r"x < 1 \text{ and } x > 4", r"x < 1 \text{ or } x \ge 4", r"x > 1 \text{ or } x < 4"],
+    ),
+    INTERVALS[3]: (
+        [r"0 \le x < \frac{7}{2}", r"x \ge 0 \text{ and } x < \frac{7}{2}"],
+        [r"x \ge 0 \text{ or } x < \frac{7}{2}", r"0 \le x < \frac{7}{3}"],
+    ),
+}
 LISTS = ["2,-7", "1, 4, 9", r"\{3,8\}", r"3 \pm \sqrt{2}"]
 MATRICES = [r"\begin{pmatrix} 2 \\ -5 \end{pmatrix}", r"\begin{pmatrix} 1/4 & 3 \\ 0 & -1/2 \end{pmatrix}"]
 WORDS = [r"\text{blue}", r"\text{Monday}", "even", r"\text{parabola}", "Marta", "Bob", "yes", "no"]
@@ -220,6 +235,11 @@ def changes(gold: str):
         yield "a set", rf"\{{{','.join(inner)}\}}", False
     if gold in INTERVALS:
         yield "in x", rf"x \in {gold}", True
+        right, wrong = INEQUALITIES[gold]
+        for answer in right:
+            yield "an inequality", answer, True
+        for answer in wrong:
+            yield "another inequality", answer, False
         yield "other bracket", gold.replace("(", "[", 1) if "(" in gold else gold.replace("[", "(", 1), False
         yield "other end", top(gold), False
     if gold in LISTS:
@@ -235,6 +255,17 @@ def changes(gold: str):
             yield "written out", gold.replace(r"\pm", "+") + ", " + gold.replace(r"\pm", "-"), True
             yield "one short", gold.replace(r"\pm", "+"), False
     if gold in MATRICES:
+        array = re.sub(r"(begin|end)\{pmatrix\}", r"\1{array}", gold).replace("{array}", "{array}{cc}", 1)
+        yield "an array", rf"\left({array}\right)", True
+        yield "an array", rf"\left[{array}\right]", True
+        halves = (
+            gold.replace("2", "4", 1).replace("-5", "-10")
+            if "&" not in gold
+            else gold.replace("1/4", "1/2").replace("3", "6").replace("-1/2", "-1")
+        )
+        yield "a number in front", rf"\frac{{1}}{{2}}{halves}", True
+        yield "another number in front", rf"\frac{{1}}{{3}}{halves}", False
+        yield "a sum", f"{gold} + 0{gold}", True
         yield "square brackets", gold.replace("pmatrix", "bmatrix"), True
         yield "tight", gold.replace(r" \\ ", r"\\").replace(" & ", "&"), True
         yield "lines", gold.replace(r"\\ ", "\\\\\n"), True

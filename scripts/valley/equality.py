@@ -114,11 +114,11 @@ def same(gold: str, answer: str, rules: Rules = NO_RULES, algebra=None) -> bool:
         return False
     if max(len(gold), len(answer)) > LONGEST:
         return False
-    texts = told_apart(*(side.text + "%" * side.percent for side in (left, right)))
+    texts = capitals_apart(*(side.text + "%" * side.percent for side in (left, right)))
     return texts is not None and alike(*texts, rules, algebra)
 
 
-def told_apart(*texts: str) -> list[str] | None:
+def capitals_apart(*texts: str) -> list[str] | None:
     """The texts with other letters for capitals that stand beside their small letter in one of them: the
     parser makes every letter small, and R - r would be 0. None where no letters are left for that.
     """
@@ -138,7 +138,7 @@ def told_apart(*texts: str) -> list[str] | None:
 
 def by_words(gold: str, answer: str, order: bool | None = None) -> bool | None:
     """The grade where words or the letter of a choice decide; None where they do not."""
-    lists = notation.listed(gold), notation.listed(answer)
+    lists = notation.words_listed(gold), notation.words_listed(answer)
     if lists[0] and (lists[1] or not lists[0][1]):
         return lists[1] is not None and same_words(lists[0][0], lists[1][0], order)
     letter, word, other = notation.chosen_letter(gold), notation.words(gold), notation.words(answer)
@@ -161,13 +161,15 @@ def by_words(gold: str, answer: str, order: bool | None = None) -> bool | None:
 
 
 def same_words(gold: list[str], answer: list[str], order: bool | None) -> bool:
-    """Whether lists name the same words, in this order where it is asked for. Case says nothing but of letters
-    that one list has in both.
+    """Whether lists name the same words, in this order where it is asked for, or where nothing is said and
+    order is all that a list says (`T, F, T`). Case says nothing but of letters that one list has in both.
     """
     both = any({word.swapcase() for word in found if len(word) == 1} & {*found} for found in (gold, answer))
     lists = [
         [word if both and len(word) == 1 else word.casefold() for word in found] for found in (gold, answer)
     ]
+    if order is None:
+        order = len({*lists[0]}) < len(lists[0]) or {*lists[0]} <= {"true", "false", "yes", "no", "t", "f"}
     return lists[0] == lists[1] if order else sorted(lists[0]) == sorted(lists[1])
 
 
@@ -312,16 +314,16 @@ def times(sign: str, factor: str, entry: str) -> str:
     values = rational(factor or "1"), rational(entry)
     if None in values:
         return rf"{sign}({factor or 1}) \cdot ({entry})"
-    return fraction(values[0] * values[1] * (-1 if sign else 1))
+    return exactly(values[0] * values[1] * (-1 if sign else 1))
 
 
 def plus(left: str, right: str) -> str:
     """The sum of two entries: a number where both are numbers."""
     values = rational(left), rational(right)
-    return f"({left}) + ({right})" if None in values else fraction(sum(values))
+    return f"({left}) + ({right})" if None in values else exactly(sum(values))
 
 
-def fraction(value: Fraction) -> str:
+def exactly(value: Fraction) -> str:
     """A number as it is written exactly."""
     top, bottom = value.as_integer_ratio()
     return str(top) if bottom == 1 else rf"\frac{{{top}}}{{{bottom}}}"
@@ -737,6 +739,7 @@ def quick(pair: Pair) -> bool | None:
             True
             if rational(as_written(gold).text) is not None
             or notation.words(gold)
+            or notation.words_listed(gold)
             or notation.chosen_letter(gold)
             else None
         )

@@ -290,8 +290,8 @@ UNIT_SIGNS = {"%": "percent", "$": "dollar", "€": "euro", "£": "sterling", "�
 
 @functools.lru_cache(maxsize=512)
 def unit_named(text: str) -> str | None:
-    """The unit that a gold's rule names, as answers may (`cm^2`, `square inches`, `\\text{dollars}`, `%`) or by
-    the name that stands for all of them (`centimetre^2`); None where it is no unit of the list.
+    """The unit that a gold's rule names, as answers may (`cm^2`, `square inches`, `\\text{dollars}`, `%`) or
+    by the name that stands for all of them (`centimetre^2`); None where it is no unit of the list.
     """
     if (sign := text.strip().lstrip("\\")) in UNIT_SIGNS:
         return UNIT_SIGNS[sign]
@@ -402,7 +402,7 @@ def words(answer: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=8192)
-def listed(answer: str) -> tuple[list[str], bool] | None:
+def words_listed(answer: str) -> tuple[list[str], bool] | None:
     """The words or letters that an answer lists by commas or `and` (`A, C`, `\\text{Alice and Bob}`), and
     whether all are letters without a mark, which may stand for numbers; None for anything else.
     """
