@@ -374,6 +374,7 @@ SMALL_WORDS = {
     "cat",
     "dog",
 }
+SEPARATES = re.compile(r"[,;&]|(?<![^\W\d_])and(?![^\W\d_])")
 LISTED = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*(?: [^\W\d_]+(?:['’-][^\W\d_]+)*)*")
 ROMAN = re.compile(r"X{0,3}(?:IX|IV|V?I{0,3})")
 ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
@@ -407,8 +408,10 @@ def words_listed(answer: str) -> tuple[list[str], bool] | None:
     whether all are letters without a mark, which may stand for numbers; None for anything else.
     """
     text = spaced(answer)
+    if not SEPARATES.search(text):
+        return None
     plain = without_fonts(text).replace("\\{", "").replace("\\}", "")
-    pieces = [piece.strip(" .!*\"'`") for piece in re.split(r"[,;&]|(?<![^\W\d_])and(?![^\W\d_])", plain)]
+    pieces = [piece.strip(" .!*\"'`") for piece in SEPARATES.split(plain)]
     pieces = [ARTICLE.sub("", re.sub(r"^\(([A-Za-z])\)$", r"\1", piece)) for piece in pieces if piece]
     marked = re.search(r"\\(?:text|math|mbox|operatorname)", text) is not None
     if len(pieces) < 2 or not all(map(LISTED.fullmatch, pieces)):
