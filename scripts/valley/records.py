@@ -173,9 +173,8 @@ def whole(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     ours = f".{path.name}.{socket.gethostname()}-"
     for left in path.parent.glob(f"{glob.escape(ours)}*.*"):
-        pid = left.name.removeprefix(ours).partition(".")[
-            0
-        ]  # 2-77 where the host of process 77 is <this one>-2
+        # 2-77 where the host of process 77 is <this one>-2
+        pid = left.name.removeprefix(ours).partition(".")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             remove(left)
     temporary, old = (path.with_name(f"{ours}{os.getpid()}.{end}") for end in ("tmp", "old"))
