@@ -421,7 +421,7 @@ def test_a_prompt_with_braces_reaches_the_script_as_it_is(tmp_path):
 # Params that are command lines ready made, by functions that quote; everything else is quoted where it
 # stands.
 QUOTING = re.compile(
-    r"flags\.line\(|what\(|how\(|(?:prompt|stop|answer|known|pool|source|study|tasks|then|examples)_flags|launch|shlex\.(?:join|quote)\("
+    r"flags\.line\(|what\(|how\(|(?:prompt|stop|answer|known|pool|source|study|tasks|then|examples|bases)_flags|launch|shlex\.(?:join|quote)\("
 )
 
 
