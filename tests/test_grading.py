@@ -91,6 +91,8 @@ def test_the_last_balanced_box_is_the_answer(text, boxed):
         ("The answer is 2 and -3.", None),
         ("**Answer:** x - 1", "x - 1"),
         ("Answer: p - qr", "p - qr"),
+        ("The answer is $5$ - 3.", None),
+        ("The answer is 10 -- it was 12 before.", "10"),
         ("Answer: 1 - cos x", "1 - cos x"),
         ("Answer: p - 2qr", "p - 2qr"),
         ("The answer is 5 km.", "5 km"),

@@ -58,9 +58,10 @@ FUNCTION = r"(?:a?(?:sin|cos|tan)h?|arc\w+|sec|csc|cot|log|ln|exp|sqrt|max|min|g
 # A sentence ends with its line, a full stop, a tick, or a dash that begins words of prose (`5 - as we saw`);
 # any other dash is a minus sign: `x = -3`, `5 - 2i`, `p - qr`, `1 - cos x`.
 ENDS = re.compile(
-    rf"\n|\.(?=\s|$)|\s(?=✅|(?:[-–]\s+|—\s*)(?!{FUNCTION}\b)(?:[A-Za-z]{{4}}|[A-Za-z]{{2,3}}[,;]?\s+[A-Za-z]{{2}}))"
+    rf"\n|\.(?=\s|$)|\s(?=✅|(?:[-–]{{1,3}}\s+|—\s*)(?!{FUNCTION}\b)(?:[A-Za-z]{{4}}|[A-Za-z]{{2,3}}[,;]?\s+[A-Za-z]{{2}}))"
 )
 SHORT_WORDS = {"an", "as", "at", "by", "if", "in", "is", "it", "of", "or", "to", "us", "we"}
+CALCULATES = re.compile(r"\s*[-+*/=^–−×]\s*[\d(]")  # `$5$ - 3`: the formula is not all that is stated
 VERB = re.compile(r"\b(?:is|are|equals|equal to|be)\b", re.IGNORECASE)
 SINGLE = re.compile(r"(?<![\w.^_{\\/-])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?![\d^_}/])")
 
@@ -157,7 +158,7 @@ def stated(text: str) -> str | None:
         return None
     start = max((verb.end() for verb in VERB.finditer(sentence)), default=0)
     formulas = [match for match in formulas if start <= match.start() < len(sentence)]
-    if len(formulas) > 1:
+    if len(formulas) > 1 or (formulas and CALCULATES.match(sentence, formulas[0].end())):
         return None
     if formulas:
         value = next(group for group in formulas[0].groups() if group is not None).strip()

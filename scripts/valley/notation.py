@@ -395,7 +395,9 @@ def words(answer: str) -> str | None:
     if not re.fullmatch(r"[^\W\d_]+(?:['’-][^\W\d_]+)*(?:,? [^\W\d_]+(?:['’-][^\W\d_]+)*)*", plain):
         return None
     plain = ARTICLE.sub("", plain)
-    if ("\\" in text and not inner) or all(len(word) == 1 for word in plain.split()):
+    if ("\\" in text and not inner) or all(
+        len(word) == 1 for word in re.findall(r"[^\W\d_]+", plain)
+    ):  # `xyz`, `a-e`
         return None
     if "," in plain and not inner and not any(map(is_word, re.findall(r"[^\W\d_]+", plain))):
         return None  # a list of letters and products: `A, C`, `ab, c`
