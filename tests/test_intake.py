@@ -207,7 +207,7 @@ def test_rules_that_pandas_left_empty_are_none(tmp_path):
     (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, (rows[0], rows[1] | empty))))
     script("fetch_task", "--source", tmp_path / "task.jsonl", "--out", tmp_path / "task.parquet")
     first, second = golds.task(tmp_path / "task.parquet")
-    assert golds.rules(first) == (True, 0.5, "cm", 2)
+    assert golds.rules(first) == (True, 0.5, "centimetre", 2)
     assert golds.rules(second) == golds.rules(rows[1] | empty) == (None,) * 4
 
 

@@ -56,7 +56,7 @@ def unlisted(rows: list[dict], answers: tuple[str, ...]) -> str | None:
 
 def rules(row: dict) -> Rules:
     """The rules that a row of a task carries in COLUMNS; a missing column says nothing, nor does NaN, with
-    which pandas fills what is empty. A unit may be named as answers name it: `cm`, `dollars`, `square inches`.
+    which pandas fills what is empty. A unit may be named as answers name it: `cm`, `square inches`.
     """
     said = {name: row.get(name) if row.get(name) == row.get(name) else None for name in COLUMNS}
     named = notation.unit_named(said["unit"]) if isinstance(said["unit"], str) else None
