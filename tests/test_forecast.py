@@ -196,19 +196,16 @@ def test_the_script_writes_tables_of_their_own_and_says_that_it_forecast(tmp_pat
     assert tested.model.nunique() == 8
 
 
+def asked(folder) -> list:
+    """The flags of forecast.py for a study whose table `cells.csv` lies in a folder."""
+    (folder / "config.json").write_text(json.dumps(forecast_config()))
+    return ["--cells", folder / "cells.csv", "--config", folder / "config.json", "--tables", folder / "out"]
+
+
 def test_a_study_without_a_curve_has_tables_that_can_be_read(tmp_path):
     """The canary's is one: its page ended in a table without columns."""
     study_table({("q", 0): {0: 0.27, 8000: 0.19}}).iloc[:0].to_csv(tmp_path / "cells.csv", index=False)
-    (tmp_path / "config.json").write_text(json.dumps(forecast_config()))
-    flags = [
-        "--cells",
-        tmp_path / "cells.csv",
-        "--config",
-        tmp_path / "config.json",
-        "--tables",
-        tmp_path / "out",
-    ]
-    assert "forecasts of 0 of 0 curves" in script("forecast", *flags)
+    assert "forecasts of 0 of 0 curves" in script("forecast", *asked(tmp_path))
     assert {
         len(pandas.read_csv(tmp_path / f"out/{name}.csv")) for name in ("forecast", "forecast_models")
     } == {0}
@@ -216,16 +213,7 @@ def test_a_study_without_a_curve_has_tables_that_can_be_read(tmp_path):
 
 def test_other_studies_that_are_not_there_are_named_with_the_key_that_names_them(tmp_path):
     study_table({("q", 0): {0: 0.27, 8000: 0.19}}).to_csv(tmp_path / "cells.csv", index=False)
-    (tmp_path / "config.json").write_text(json.dumps(forecast_config()))
-    flags = [
-        "--cells",
-        tmp_path / "cells.csv",
-        "--config",
-        tmp_path / "config.json",
-        "--tables",
-        tmp_path / "out",
-    ]
-    said = script("forecast", *flags, "--others", tmp_path / "gone", ok=False)
+    said = script("forecast", *asked(tmp_path), "--others", tmp_path / "gone", ok=False)
     assert f"{tmp_path}/gone: has no report/tables/cells.csv" in said
     assert "report.others" in said
 
