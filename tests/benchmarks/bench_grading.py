@@ -25,7 +25,7 @@ import pyarrow.parquet
 
 from valley import equality
 
-GRID = 636_480  # responses of the paper's grid: 72 cells of 4,160
+GRID = 636_480  # responses of the paper's grid: 153 cells of 4,160
 
 
 def real_rows(data: Path) -> list[dict]:
