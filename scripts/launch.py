@@ -129,9 +129,8 @@ def training_command(gpus: int, deepspeed: str | None, script: list[str], variab
         command += ["--deepspeed_multinode_launcher", "standard"]
     else:
         command += ["--multi_gpu"]
-    if (
-        deepspeed and "offload" in Path(deepspeed).stem
-    ):  # its Adam runs on the host, on one thread unless told
+    if deepspeed and "offload" in Path(deepspeed).stem:
+        # its Adam runs on the host, on one thread unless told
         threads = max(1, len(os.sched_getaffinity(0)) // gpus)
         command += ["--num_cpu_threads_per_process", str(threads)]
     port = PORT + int(variables.get("SLURM_JOB_ID", os.getpid())) % 10_000

@@ -59,10 +59,17 @@ def test_only_the_completion_is_trained_and_the_end_token_is(base):
     assert tokenizer.decode(trained) == r"\boxed{18}<eos>"
 
 
-def test_one_process_that_sees_two_cards_stops():
-    seen = SimpleNamespace(n_gpu=2, device="cuda:0", deepspeed=None)
-    with pytest.raises(SystemExit, match=r"launch\.py --gpus 2 --train"):
-        training.announce(seen)
+def test_one_process_that_sees_two_cards_stops_and_that_is_no_failure_of_the_work(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    args = SimpleNamespace(record=tmp_path / "train.json", out=tmp_path / "model")
+    with pytest.raises(SystemExit, match=r"launch\.py --gpus 2 --train"), training.session(args, []):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    environment.check_one_card()  # one of several processes, each of which takes its own
 
 
 SFT = ["--lr", 5e-3, "--batch", 2, "--device-batch", 2, "--max-length", 256, "--seed", 0]

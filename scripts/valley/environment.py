@@ -99,6 +99,21 @@ def check_torch():
         )
 
 
+def check_one_card():
+    """Stop a training by one process that sees several GPUs: the library would multiply the batch by them.
+
+    Nothing remembers it as a failure of the work: started as it should be, it trains.
+    """
+    import torch
+
+    if "LOCAL_RANK" not in os.environ and (seen := torch.cuda.device_count()) > 1:
+        records.fail(
+            "this process",
+            f"sees {seen} GPUs, and one process trains on one",
+            f"Start it by scripts/launch.py --gpus {seen} --train, or show it one: CUDA_VISIBLE_DEVICES=0",
+        )
+
+
 def slurm_problem() -> str | None:
     """Why nothing can be submitted to SLURM from here; None where its controller answers."""
     if lacking := [name for name in ("sbatch", "squeue", "scontrol") if not shutil.which(name)]:

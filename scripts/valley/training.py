@@ -33,6 +33,7 @@ def session(args, work: list):
     `work` is JSON content that names the arguments, the start model and the data.
     """
     environment.end_with_launcher()
+    environment.check_one_card()
     found = lambda: records.read_json(args.record) if args.record.exists() else {}  # noqa: E731
     return locks.guarded(args.record.with_name("failed.json"), args.out.parent / "train.lock", work, found)
 
@@ -65,12 +66,6 @@ def announce(config):
     DeepSpeed has to know of the group by then, or ZeRO-3 takes itself for alone while the weights load.
     """
     print(f"process {process_rank()} trains on {config.device}", file=sys.stderr, flush=True)
-    if config.n_gpu > 1:  # the library would multiply the batch by them
-        records.fail(
-            "this process",
-            f"sees {config.n_gpu} GPUs, and one process trains on one",
-            f"Start it by scripts/launch.py --gpus {config.n_gpu} --train, or show it one: CUDA_VISIBLE_DEVICES=0",
-        )
     if config.deepspeed:
         import deepspeed
 
