@@ -27,6 +27,7 @@ from valley import (
     flags,
     grid,
     jobs,
+    kernels,
     records,
     sources,
     vram,

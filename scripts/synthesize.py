@@ -51,7 +51,7 @@ def main():
         "--recheck",
         type=float,
         default=chain.RECHECK,
-        help="share of the steps of every eight traces that are worked once more",
+        help="share of the operands, the largest, whose steps are worked once more",
     )
     parser.add_argument(
         "--slip", type=float, default=chain.SLIP, help="share of carries forgotten at first, and then mended"
@@ -62,7 +62,7 @@ def main():
     rng = random.Random(args.seed)
     provenance = records.provenance(args)
     traces = chain.draw_even(rng, args.traces, args.lengths)
-    longs = chain.long_responses(traces, args.recheck, args.slip)
+    longs = [chain.long_response(problem, args.recheck, args.slip) for problem in traces]
     records.write_parquet(args.traces_out, list(map(trace_row, traces, longs)), provenance=provenance)
     # RL problems differ from the traces': what RL adds is then not a second look at the same problems.
     others = chain.draw_many(rng, args.rl, args.lengths, test=False, but={p.text for p in traces})

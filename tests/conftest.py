@@ -144,8 +144,8 @@ def subset(tmp_path):
 
     problems = chain.draw_many(random.Random(0), 16, [2], test=False)
     rows = [
-        {"problem": p.text, "trace": trace, "solution": chain.short_response(p)}
-        for p, trace in zip(problems, chain.long_responses(problems), strict=True)
+        {"problem": p.text, "trace": chain.long_response(p), "solution": chain.short_response(p)}
+        for p in problems
     ]
     records.write_parquet(tmp_path / "subset.parquet", rows)
     return tmp_path / "subset.parquet"

@@ -55,26 +55,24 @@ def test_a_slip_is_always_rechecked_and_mended(problem):
         assert line.endswith(f"so{total}")
 
 
-def test_reflection_is_in_the_share_of_steps_asked_for_in_every_eight_and_never_in_short_answers():
-    drawn = chain.draw_many(random.Random(0), 1600, [2, 3, 4, 5], test=False)
-    for recheck, slip in [(0.5, 0), (0.5, 0.1), (0.25, 0.1)]:
-        longs = chain.long_responses(drawn, recheck, slip)
-        eights = [sum(long.count("recheck") for long in longs[i : i + 8]) for i in range(0, 1600, 8)]
-        assert set(eights) == {28 * recheck}
-        # Which of the eight reflect is chance: of k steps all but 1 in 2**k.
-        reflective = sum(map(reflection.is_reflective, longs)) / 1600
-        assert reflective == pytest.approx(sum(1 - (1 - recheck) ** k for k in (2, 3, 4, 5)) / 4, abs=0.03)
-    assert chain.long_responses(drawn) == chain.long_responses(drawn)
+def test_the_steps_with_the_largest_operands_are_rechecked_and_short_answers_never_reflect():
+    drawn = chain.draw_many(random.Random(0), 400, [2, 3, 4, 5], test=False)
+    for share, least in [(0.5, 5), (1 / 3, 7), (1, 1), (0, 10)]:
+        for problem in drawn:
+            steps = chain.long_response(problem, share, slip=0).split(";")[:-1]
+            rechecked = [abs(operand) >= least for _, operand in problem.steps]
+            assert [reflection.is_reflective(step) for step in steps] == rechecked
+    assert list(map(chain.long_response, drawn)) == list(map(chain.long_response, drawn))
     assert not any(reflection.is_reflective(chain.short_response(p)) for p in drawn)
 
 
-def test_no_share_is_met_where_slips_ask_for_more():
-    drawn = chain.draw_many(random.Random(0), 8, [4], test=False)
-    slipped = sum(
-        chain.without_carry(total, operand) is not None for p in drawn for _, total, operand in p.worked
-    )
-    longs = chain.long_responses(drawn, recheck=0, slip=1)
-    assert sum(long.count("recheck") for long in longs) == slipped > 0
+def test_the_textbook_rechecks_what_traces_recheck():
+    rng, known = random.Random(0), chain.known_facts(0)
+    for _ in range(200):
+        problem, text = chain.textbook(rng, 4, "long", known)
+        for (_, operand), step in zip(problem.steps, text.split(";")[:-1], strict=True):
+            forgot = re.search(r",(\d)[+-]0=\1,", step) and "recheck" in step
+            assert ("recheck" in step) == chain.is_rechecked(operand) or forgot
 
 
 def test_operands_are_not_listed_in_the_order_in_which_they_are_worked():

@@ -16,7 +16,7 @@ import sys
 import pytest
 from conftest import REPOSITORY, run, script
 
-from valley import environment, records
+from valley import environment, kernels, records
 
 HASHES = REPOSITORY / "tests/fixtures/exact.json"
 # Of what their makers sold with AVX2, as qemu has them: Intel's first, one without AVX-512, AMD's before
@@ -45,7 +45,7 @@ def hashes(folder, base, subset, synthetic, call) -> dict[str, str]:
 
 @pytest.fixture
 def expected():
-    if not environment.has_avx2():
+    if not kernels.has_avx2():
         pytest.skip("this processor has no AVX2, which `exact` needs")
     made = records.read_json(HASHES)
     if made.pop("lock_sha256") != records.sha256(REPOSITORY / "envs/cpu.lock"):
@@ -76,12 +76,51 @@ def test_a_cell_is_the_same_on_an_emulated_processor(processor, tmp_path, base, 
 
 @pytest.mark.parametrize("has", [True, False])
 def test_exact_overrides_the_environment_and_is_left_out_where_it_would_crash(has, monkeypatch, capsys):
-    monkeypatch.setattr(os, "environ", os.environ | dict.fromkeys(environment.EXACT, "other"))
-    monkeypatch.setattr(environment, "has_avx2", lambda: has)
+    other = dict.fromkeys(kernels.VARIABLES, "other") | {"LD_PRELOAD": "/lib/theirs.so"}
+    monkeypatch.setattr(os, "environ", os.environ | other)
+    monkeypatch.setattr(kernels, "has_avx2", lambda: has)
     environment.prepare(warm_start=False, exact=True)
-    found = {name: os.environ[name] for name in environment.EXACT}
-    assert found == (environment.EXACT if has else dict.fromkeys(environment.EXACT, "other"))
+    assert kernels.are_set() is has
+    ours = kernels.VARIABLES | {"LD_PRELOAD": f"{kernels.library()}:/lib/theirs.so"}
+    assert {name: os.environ[name] for name in ours} == (ours if has else other)
+    assert kernels.variables() == ours  # said twice, the library stands there once
     assert ("lacks AVX2" in capsys.readouterr().err) is not has
+
+
+PRODUCTS = """
+import ctypes, scipy_openblas32, torch
+openblas = ctypes.CDLL(f"{scipy_openblas32.get_lib_dir()}/libscipy_openblas.so")
+ROWS, AS_IT_IS, SIZE = 101, 111, 96
+one, other = torch.randn(2, 5, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+expected = torch.empty_like(one)
+for a, b, c in zip(one, other, expected):
+    scale = ctypes.c_float(1), ctypes.c_float(0)
+    a, b, c = (ctypes.c_void_p(matrix.data_ptr()) for matrix in (a, b, c))
+    openblas.scipy_cblas_sgemm(
+        ROWS, AS_IT_IS, AS_IT_IS, SIZE, SIZE, SIZE, scale[0], a, SIZE, b, SIZE, scale[1], c, SIZE
+    )
+print(torch.equal(one[0] @ other[0], expected[0]), torch.equal(one @ other, expected))
+"""
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_torch_multiplies_with_openblas_and_its_kernels_for_haswell(theirs):
+    if not kernels.has_avx2():
+        pytest.skip("this processor has no AVX2, which `exact` needs")
+    variables = kernels.variables() | ({"LD_PRELOAD": ""} if theirs else {})
+    assert run([sys.executable, "-c", PRODUCTS], **variables).split() == [str(not theirs)] * 2
+
+
+def test_exact_says_what_is_missing_to_compile_its_library(monkeypatch, tmp_path):
+    assert kernels.library(tmp_path / "new").parent == tmp_path / "new"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [kernels.library().name]
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    assert kernels.library(tmp_path / "new").exists()
+    with pytest.raises(SystemExit, match=r"no C compiler .*apt install g"):
+        kernels.library(tmp_path)
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="scipy-openblas32 is not installed"):
+        kernels.library(tmp_path / "new")
 
 
 @pytest.mark.parametrize(
@@ -89,5 +128,5 @@ def test_exact_overrides_the_environment_and_is_left_out_where_it_would_crash(ha
 )
 def test_avx2_is_read_from_what_linux_says(tmp_path, flags, has):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: avx2 fma\n")
-    assert environment.has_avx2(tmp_path / "cpuinfo") is has
-    assert not environment.has_avx2(tmp_path / "none")
+    assert kernels.has_avx2(tmp_path / "cpuinfo") is has
+    assert not kernels.has_avx2(tmp_path / "none")

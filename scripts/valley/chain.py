@@ -11,10 +11,11 @@ The next label follows from the last one, and its operand has to be looked up by
 order of the work, an operand lies at a distance that depends on little else, and a base learns distances
 that fail in long answers.
 
-Both answer by the same steps. The long one works each in columns, and in a share of the steps rechecks: it
-works the step once more, and what it finds then counts. Some of the first workings forget the carry; those
-are always rechecked, so that some reflections mend an error. Problems are held out by a hash of their text,
-never by chance.
+Both answer by the same steps. The long one works each in columns, and rechecks the steps with the largest
+operands: it works the step once more, and what it finds then counts. Some of the first workings forget the
+carry; those are always rechecked, so that some reflections mend an error. Were the steps to recheck drawn by
+lot, there would be nothing to learn but a rate, and eight traces are learned by heart: models then rechecked
+as often as their eight happened to suggest. Problems are held out by a hash of their text, never by chance.
 
 **What a base learns from is limited on purpose, so that data and not the moment training stops limit the
 model.** The textbook's short answers are sloppy: they forget a carry (or borrow) with probability FORGET,
@@ -36,9 +37,8 @@ LOW, HIGH = 10, 29
 OPERANDS = [operand for operand in range(-9, 10) if operand]
 FORGET = 0.35  # of the carries of the textbook's short answers
 KNOWN = 0.6  # of the column facts
-RECHECK, SLIP = 0.5, 0.1  # of the steps of a long answer; of its first workings that have a carry
+RECHECK, SLIP = 0.5, 0.1  # of the operands, the largest; of the first workings that have a carry
 GROUP, BLOCK = 16, 64  # problems that meet each fact as rarely as they can, and as often as any other
-FEW = 8  # problems whose steps are rechecked in the very share that is asked for: the smallest subset's
 
 
 class Problem(NamedTuple):
@@ -212,35 +212,21 @@ def long_step(
     return (f".wait,recheck{label}:" if again else f"{label}{operand:+d}:") + work, result
 
 
-def long_responses(problems: list[Problem], recheck: float = RECHECK, slip: float = SLIP) -> list[str]:
-    """The long chains of thought, without end token; the same problems always have the same.
-
-    Of the steps of each FEW problems in turn the share `recheck` is rechecked, to the nearest step, the slips
-    among them. Drawn step by step, the smallest subset would by chance reflect more or less than the others,
-    and so would all that learn from it.
-    """
-    found = []
-    for start in range(0, len(problems), FEW):
-        few = problems[start : start + FEW]
-        rng = random.Random(" ".join(problem.text for problem in few))
-        steps = [(i, *step) for i, problem in enumerate(few) for step in problem.worked]
-        slipped = {step for step in steps if slips(rng, step[2], step[3], slip)}
-        others = [step for step in steps if step not in slipped]
-        rechecked = slipped.union(rng.sample(others, max(0, round(recheck * len(steps)) - len(slipped))))
-        texts = ["<think>"] * len(few)
-        for i, *step in steps:
-            texts[i] += long_step(*step, slipped=(i, *step) in slipped)[0]
-            texts[i] += long_step(*step, again=True)[0] if (i, *step) in rechecked else ""
-            texts[i] += ";"
-        found += [
-            f"{text}</think>\\boxed{{{problem.answer}}}" for text, problem in zip(texts, few, strict=True)
-        ]
-    return found
+def is_rechecked(operand: int, share: float = RECHECK) -> bool:
+    """Is an operand among this share of the magnitudes 1..9, the largest?"""
+    return abs(operand) > max(OPERANDS) * (1 - share)
 
 
 def long_response(problem: Problem, recheck: float = RECHECK, slip: float = SLIP) -> str:
-    """The long chain of thought of a problem alone."""
-    return long_responses([problem], recheck, slip)[0]
+    """The long chain of thought, without end token; the same problem always has the same."""
+    rng = random.Random(problem.text)
+    text = "<think>"
+    for step in problem.worked:
+        slipped = slips(rng, *step[1:], slip)
+        text += long_step(*step, slipped=slipped)[0]
+        text += long_step(*step, again=True)[0] if slipped or is_rechecked(step[2], recheck) else ""
+        text += ";"
+    return f"{text}</think>\\boxed{{{problem.answer}}}"
 
 
 def kind(fact: tuple[int, int]) -> tuple[bool, bool]:
@@ -296,7 +282,7 @@ def textbook(
                 slipped = slips(rng, total, operand, SLIP)
                 step, result = long_step(label, total, operand, slipped, units=units)
                 text += step
-                if slipped or rng.random() < RECHECK:
+                if slipped or is_rechecked(operand):
                     step, result = long_step(label, total, operand, again=True, units=units)
                     text += step
                 text, total = text + ";", result

@@ -15,20 +15,11 @@ import threading
 import time
 from pathlib import Path
 
-from valley import plain, records
+from valley import kernels, plain, records
 
 LONGEST_TMP = 60  # bytes of TMPDIR
 CONTINUES = 85  # exit code: what is left is done by starting again
 SECONDS_TO_GO = 120  # within which SLURM ends a job that it puts back into its queue
-# Kernels that every x86-64 processor with AVX2 has, in one order of summation, whatever else it could do; and
-# one thread, since several split a sum.
-EXACT = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "MKL_CBWR": "COMPATIBLE",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
 
 
 def listed_cards() -> list[str]:
@@ -187,14 +178,6 @@ def short_tmp():
     os.environ["TMPDIR"], tempfile.tempdir = str(link), None
 
 
-def has_avx2(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Does Linux say that this processor has AVX2 and FMA? Elsewhere, and on other architectures, it does
-    not.
-    """
-    flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return flags is not None and {"avx2", "fma"} <= set(flags[1].split())
-
-
 def prepare(warm_start: bool, exact: bool):
     """Set what jobs need: this interpreter first on PATH, a TMPDIR that sockets fit in, no hub, quiet
     libraries; for CPU studies a thrifty allocator, and where `exact` is asked for kernels that round alike on
@@ -210,8 +193,8 @@ def prepare(warm_start: bool, exact: bool):
         # Freed memory stays with the process: it saves up to a third of a GRPO step on CPU.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
-    if exact and has_avx2():
-        os.environ.update(EXACT)  # read when torch is loaded
+    if exact and kernels.has_avx2():
+        kernels.set_here()
     elif exact:  # they would end in an illegal instruction
         say("exact: this processor lacks AVX2 or FMA, so that its numbers will be its own")
 

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from valley import plain
+from valley import kernels, plain
 
 PACKAGES = (
     "torch",
@@ -492,6 +492,7 @@ def provenance(arguments) -> dict:
         "cores": os.cpu_count(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
         "kernels": torch.backends.cpu.get_cpu_capability() if torch is not None else None,
+        "exact": kernels.are_set(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         "arguments": json.loads(json.dumps(vars(arguments), default=str)),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
