@@ -29,12 +29,12 @@ CANARY = studies/canary.yaml
 SAY = @echo "Study: $(FILES)"
 SAY_WHERE = @echo "Study: $(FILES); profile: $(PROFILE)"
 
-.PHONY: help demo run test test-gpu test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures paper release verify harness compare pool lock
+.PHONY: help demo run miniature-full test test-gpu test-slow test-slurm lint format check plan power next fetch-check fetch calibrate doctor canary status regrade page forecast figures paper release verify harness compare pool lock
 
 help:  ## what there is to make
 	@echo "make <target> [STUDY=<config files>] [PROFILE=<where jobs run>]"
 	@echo "STUDY is $(FILES) and PROFILE $(PROFILE) unless you say otherwise."
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The environment is made anew when the lock changes; a half-made one is not taken for finished.
 $(VENV)/complete: envs/cpu.lock
@@ -59,6 +59,9 @@ demo: $(VENV)/complete  ## set up, then run the study to its page: the miniature
 	$(SNAKEMAKE)
 
 run: demo  ## the same by another name: make run STUDY=config/one-gpu.yaml PROFILE=profiles/gpu
+
+miniature-full:  ## the miniature with five seeds, four sizes of model and more RL: about an hour
+	$(MAKE) demo STUDY="config/miniature.yaml config/miniature-full.yaml"
 
 test: $(VENV)/complete  ## set up, then run the tests
 	$(BIN)/python -m pytest tests

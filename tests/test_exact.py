@@ -111,16 +111,27 @@ def test_torch_multiplies_with_openblas_and_its_kernels_for_haswell(theirs):
     assert run([sys.executable, "-c", PRODUCTS], **variables).split() == [str(not theirs)] * 2
 
 
-def test_exact_says_what_is_missing_to_compile_its_library(monkeypatch, tmp_path):
-    assert kernels.library(tmp_path / "new").parent == tmp_path / "new"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [kernels.library().name]
+def test_exact_compiles_its_library_once_in_the_environment_or_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = kernels.library(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [kernels.library().name]
+    monkeypatch.setattr(kernels.subprocess, "run", None)
+    assert kernels.library(tmp_path) == made
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert kernels.library(tmp_path / "not to be written to").parent == tmp_path / ".cache" / "valley"
+
+
+def test_exact_says_what_it_lacks(monkeypatch, tmp_path):
+    (tmp_path / "two words").mkdir()
+    with pytest.raises(SystemExit, match="two words has a space or a colon in its path"):
+        kernels.library(tmp_path / "two words")
     monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
-    assert kernels.library(tmp_path / "new").exists()
-    with pytest.raises(SystemExit, match=r"no C compiler .*apt install g"):
+    with pytest.raises(SystemExit, match=r"no C compiler .*apt install g\+\+; or set exact: false"):
         kernels.library(tmp_path)
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="scipy-openblas32 is not installed"):
-        kernels.library(tmp_path / "new")
+        kernels.library(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -42,31 +42,36 @@ def has_avx2(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return flags is not None and {"avx2", "fma"} <= set(flags[1].split())
 
 
-def library(folder: Path = Path(sys.prefix) / "lib") -> Path:
-    """The compiled SOURCE in an environment's folder; compiled where it is not there yet.
+def fail(what: str):
+    """Stop with what is missing and what to do."""
+    sys.exit(f"error: exact: {what}; or set exact: false")
 
-    Ends the process, saying what to install, where there is no compiler or no OpenBLAS.
+
+def library(environment: Path = Path(sys.prefix) / "lib") -> Path:
+    """The compiled SOURCE, compiled where it is not there yet: in the environment's folder or, where that may
+    not be written to (an image), in the user's cache.
+
+    Ends the process, saying what to do, without OpenBLAS, a compiler, or a path that can be preloaded.
     """
     found = importlib.util.find_spec("scipy_openblas32")
     if found is None:
-        sys.exit(
-            "error: exact: scipy-openblas32 is not installed. Install envs/cpu.lock, or set exact: false"
-        )
+        fail("scipy-openblas32 is not installed. Install envs/cpu.lock")
     openblas = Path(found.origin).parent / "lib" / "libscipy_openblas.so"
     made_of = hashlib.sha256(SOURCE.read_bytes() + bytes(openblas)).hexdigest()[:16]
+    folder = environment if os.access(environment, os.W_OK) else Path.home() / ".cache" / "valley"
     compiled = folder / f"{NAME}-{made_of}.so"
     if compiled.exists():
         return compiled
+    if re.search(r"[\s:]", str(compiled)):  # which part the names in LD_PRELOAD
+        fail(f"{folder} has a space or a colon in its path. Put the environment elsewhere")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        sys.exit("error: exact: no C compiler (cc). Install one: apt install g++; or set exact: false")
+        fail("there is no C compiler (cc). Install one: apt install g++")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as half:
         made = Path(half) / compiled.name
-        subprocess.run(
-            [compiler, "-O2", "-shared", "-fPIC", f'-DOPENBLAS="{openblas}"', SOURCE, "-o", made, "-ldl"],
-            check=True,
-        )
+        define = f'-DOPENBLAS="{openblas}"'
+        subprocess.run([compiler, "-O2", "-shared", "-fPIC", define, SOURCE, "-o", made, "-ldl"], check=True)
         os.replace(made, compiled)
     return compiled
 
