@@ -560,11 +560,6 @@ def test_a_claim_may_name_a_run_and_says_so_where_it_is_none():
         ("{rule: at least 9 of 8}", "asks for more than there are"),
         ("{minus: smallest}", "compares 'smallest' with itself"),
         ("{except: [a], models: [a, b]}", "a is among its models"),
-        ("{measure: fit, rule: on average}", "'on average' cannot be asked of fit"),
-        ("{measure: fit, rule: the lowest}", "'the lowest' cannot be asked of fit"),
-        ("{measure: fit, rule: the highest}", "'the highest' cannot be asked of fit"),
-        ("{measure: fit, expect: {above: 0.1}}", "only be expected below a value"),
-        ("{measure: fit, expect: {about: 0.1, within: 0.1}}", "only be expected below a value"),
     ],
 )
 def test_claims_in_another_language_are_refused_with_the_place(tmp_path, wrong, said):
@@ -573,6 +568,34 @@ def test_claims_in_another_language_are_refused_with_the_place(tmp_path, wrong, 
     assert len(faults) == 1
     assert said in faults[0]
     assert faults[0].startswith("C1.")
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "said"),
+    [
+        ("C5.adding up", "{rule: on average}", "'on average' cannot be asked of fit"),
+        ("C5.adding up", "{rule: the lowest}", "'the lowest' cannot be asked of fit"),
+        ("C5.adding up", "{rule: the highest}", "'the highest' cannot be asked of fit"),
+        ("C5.adding up", "{expect: {above: 0.1}}", "only be expected below a value"),
+        ("C5.adding up", "{expect: {about: 0.1, within: 0.1}}", "only be expected below a value"),
+        ("C5.adding up", "{minus: base}", "minus: fit is of a cell's own calculations"),
+        ("C5.adding up", "{over: base}", "over: fit is of a cell's own calculations"),
+        ("C5.adding up", "{grader: paper}", "grader: fit is of a cell's own calculations"),
+        ("C5.adding up", "{tasks: headline}", "tasks: fit is of calculations"),
+        ("C5.adding up", "{of: larger sizes}", "'larger sizes' is a mean of several"),
+        ("C5.adding up", "{of: last three sizes.matched}", "is a mean of several"),
+        ("C5.adding up", "{of: smallest+rl throughout}", "is a mean of several"),
+        ("C2.sooner", "{tasks: calculations}", "tasks: order is of the recovery"),
+        ("C2.sooner", "{grader: paper}", "grader: order is of the recovery"),
+        ("C2.sooner", "{rule: any}", "order is of all models together"),
+    ],
+)
+def test_what_fit_and_order_would_not_look_at_is_refused(part, wrong, said):
+    claim, name = part.split(".")
+    part = CLAIMS[claim]["parts"][name] | yaml.safe_load(wrong)
+    faults = [*claims_language.lint({claim: {"claim": "…", "parts": {"it": part}}})]
+    assert len(faults) == 1
+    assert said in faults[0]
 
 
 def test_every_part_that_is_in_the_language_gets_a_verdict():

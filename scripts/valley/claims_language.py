@@ -8,6 +8,7 @@ from pathlib import Path
 
 from valley import check, grid
 
+MEANS = ("last three sizes", "larger sizes", "smaller sizes")
 SCHEMA = check.ROOT / "workflow/schemas/claims.schema.yaml"
 
 
@@ -55,8 +56,18 @@ def lint(claims: dict, schema: Path = SCHEMA):
                 yield from order_faults(here, part)
 
 
+def unused(here: str, part: dict, keys: tuple[str, ...], why: str):
+    """The keys of a part that its measure would not look at."""
+    yield from (f"{here}.{key}: {why}, and does not look at it. Leave it out" for key in keys if key in part)
+
+
 def fit_faults(here: str, part: dict):
     """What the fit of p^k cannot be asked: it is a largest deviation with its ends, judged cell by cell."""
+    yield from unused(here, part, ("minus", "over", "grader"), "fit is of a cell's own calculations")
+    if part.get("tasks") == "headline":
+        yield f"{here}.tasks: fit is of calculations"
+    if part["of"].split(".")[0] in MEANS or "throughout" in part["of"]:
+        yield f"{here}.of: fit is of single cells, and {part['of']!r} is a mean of several. Try each size"
     if part["rule"] in ("on average", "the lowest", "the highest"):
         yield f"{here}.rule: {part['rule']!r} cannot be asked of fit, only how many fit: every, any, at least m of n"
     if "below" not in part["expect"]:
@@ -65,6 +76,9 @@ def fit_faults(here: str, part: dict):
 
 def order_faults(here: str, part: dict):
     """What the order of recovery cannot be asked: it is a direction, and of several models."""
+    yield from unused(here, part, ("tasks", "grader"), "order is of the recovery of headline accuracy")
+    if part["rule"] != "every":
+        yield f"{here}.rule: order is of all models together: every"
     if part["expect"] not in ({"below": 0}, {"above": 0}):
         yield f"{here}.expect: an order is below 0 (larger models recover at smaller sizes) or above 0"
     if part["models"] != "all" and len(part["models"]) == 1:
