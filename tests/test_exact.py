@@ -126,6 +126,9 @@ def test_exact_says_what_it_lacks(monkeypatch, tmp_path):
     (tmp_path / "two words").mkdir()
     with pytest.raises(SystemExit, match="two words has a space or a colon in its path"):
         kernels.library(tmp_path / "two words")
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: "false")
+    with pytest.raises(SystemExit, match=r"could not compile matrix_products.c"):
+        kernels.library(tmp_path)
     monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit, match=r"no C compiler .*apt install g\+\+; or set exact: false"):
         kernels.library(tmp_path)

@@ -71,7 +71,11 @@ def library(environment: Path = Path(sys.prefix) / "lib") -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as half:
         made = Path(half) / compiled.name
         define = f'-DOPENBLAS="{openblas}"'
-        subprocess.run([compiler, "-O2", "-shared", "-fPIC", define, SOURCE, "-o", made, "-ldl"], check=True)
+        command = [compiler, "-O2", "-shared", "-fPIC", define, SOURCE, "-o", made, "-ldl"]
+        if subprocess.run(command, check=False).returncode:
+            fail(
+                f"{compiler} could not compile {SOURCE.name}, for the reason above. Mend or renew the compiler"
+            )
         os.replace(made, compiled)
     return compiled
 
