@@ -74,6 +74,17 @@ def test_verdicts_on_copied_cells_say_so(rng):
     assert "/sft-8k/1 is a copy of" in row["but"]
 
 
+def test_models_that_get_all_right_alike_are_no_copies(rng):
+    made = {cell: one for cell, one in forge.honest(rng).items() if cell.run == forge.SMALLEST}
+    first = next(iter(made))
+    for task in made[first].ids:
+        forge.set_correct(made[first], task, 1)
+    made = {first: made[first], first._replace(seed=1): made[first]}
+    assert not forge.study(made).copies
+    made[first].column(task, "correct")[7] = 0
+    assert forge.study(made).copies == {first._replace(seed=1): first}
+
+
 def test_the_same_sample_k_times_is_said(rng):
     row = forge.held(forge.study(forge.same_samples(forge.honest(rng))))["C1", "loss"]
     assert row["verdict"] == "holds, but"

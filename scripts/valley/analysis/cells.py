@@ -128,7 +128,8 @@ class Study:
 
     `trained_bases`: the models whose base is trained here, one for each seed; a given base stands beside all
     seeds. `copies`: pairs of cells with the same responses to the last token; of trainings that are copies
-    one counts.
+    one counts. Models that have learned a task to the end say the same without being copies: cells in which
+    all is right, or all of one length, are none.
     """
 
     def __init__(
@@ -151,8 +152,10 @@ class Study:
                 if gold.setdefault(task, made.gold.get(task)) != made.gold.get(task):
                     self.other_gold.add(task)
             tokens = [made.column(task, "tokens") for task in sorted(made.columns)]
+            wrong = [made.column(task, grading.GRADERS["headline"]) < 1 for task in sorted(made.columns)]
             seen = hash(tuple(made.columns[task].tobytes() for task in sorted(made.columns)))
-            if any(map(numpy.ptp, tokens)) and first.setdefault(seen, cell) != cell:
+            varied = any(map(numpy.ptp, tokens)) and any(map(numpy.any, wrong))
+            if varied and first.setdefault(seen, cell) != cell:
                 self.copies[cell] = first[seen]
         self.runs_of: dict[
             str, dict[str, list[int]]
