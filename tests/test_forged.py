@@ -85,6 +85,14 @@ def test_models_that_get_all_right_alike_are_no_copies(rng):
     assert forge.study(made).copies == {first._replace(seed=1): first}
 
 
+def test_checkpoints_of_one_training_are_no_copies(rng):
+    one = next(iter(forge.honest(rng).values()))
+    runs = ["sft-8k+rl@10", "sft-8k+rl", "sft-8k+rl@20"]
+    assert not forge.study({Cell("M", run, 0): one for run in runs}).copies
+    other = Cell("M", "base+rl@10", 0)
+    assert list(forge.study({Cell("M", run, 0): one for run in runs} | {other: one}).copies) == [other]
+
+
 def test_the_same_sample_k_times_is_said(rng):
     row = forge.held(forge.study(forge.same_samples(forge.honest(rng))))["C1", "loss"]
     assert row["verdict"] == "holds, but"

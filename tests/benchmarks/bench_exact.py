@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_exact.py --turns 2
 
 `compatible` is the one branch of MKL that gives the same on processors of all makers, `avx2` its branch for
-this processor up to AVX2, `free` whatever this processor has. Each runs `scripts/pretrain.py` for few and for more
-steps; the difference is the steps' own time, without imports and probes.
+this processor up to AVX2, `free` whatever this processor has. Each runs `scripts/pretrain.py` for few and for
+more steps; the difference is the steps' own time, without imports and probes.
 """
 
 import argparse

@@ -123,13 +123,18 @@ def base_among(cells: Iterable[Cell], cell: Cell, trained_bases: Iterable[str] =
     return beside[0] if beside else bases[0] if only else None
 
 
+def training(cell: Cell) -> Cell:
+    """The cell at the end of the training that a checkpoint is of; of any other cell itself."""
+    return cell._replace(run=grid.parse_run(cell.run).whole)
+
+
 class Study:
     """The cells of a study, and what its grid asks for.
 
     `trained_bases`: the models whose base is trained here, one for each seed; a given base stands beside all
     seeds. `copies`: pairs of cells with the same responses to the last token; of trainings that are copies
     one counts. Models that have learned a task to the end say the same without being copies: cells in which
-    all is right, or all of one length, are none.
+    all is right, or all of one length, are none, nor are checkpoints of one training.
     """
 
     def __init__(
@@ -155,7 +160,7 @@ class Study:
             wrong = [made.column(task, grading.GRADERS["headline"]) < 1 for task in sorted(made.columns)]
             seen = hash(tuple(made.columns[task].tobytes() for task in sorted(made.columns)))
             varied = any(map(numpy.ptp, tokens)) and any(map(numpy.any, wrong))
-            if varied and first.setdefault(seen, cell) != cell:
+            if varied and training(first.setdefault(seen, cell)) != training(cell):
                 self.copies[cell] = first[seen]
         self.runs_of: dict[
             str, dict[str, list[int]]
