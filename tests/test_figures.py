@@ -444,3 +444,16 @@ def test_a_recipe_has_one_colour_in_all_figures(paper):
         )
         == 5
     )
+
+
+def test_the_seeds_of_a_cell_stand_abreast_in_their_order_and_not_on_their_neighbours():
+    rows = [("protocol", 8, seed) for seed in range(10)] + [("protocol", 64, seed) for seed in (3, 1)]
+    rows += [("short", 8, 5), ("paper", 8, None)]
+    rows = pandas.DataFrame(rows, columns=["series", "x", "seed"], index=range(7, 21))
+    aside = tidy.abreast(rows)
+    ten, two = aside[rows.x.eq(8) & rows.series.eq("protocol")], aside[rows.x == 64]
+    assert ten.is_monotonic_increasing
+    assert ten.sum() == pytest.approx(0)
+    assert ten.max() - ten.min() == pytest.approx(tidy.ABREAST)
+    assert two.tolist() == [0.5, -0.5]
+    assert aside[rows.series.isin(["short", "paper"])].tolist() == [0, 0]

@@ -134,7 +134,7 @@ def drawn(
             shape = '<rect class="band" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>'
             found.append(Markup(shape).format(LEFT, above, ends[1] - LEFT, below - above))
         found.append(Markup('<path class="line s-base" d="M{} {y:.1f}H{}"/>').format(*ends, y=up(level)))
-    seeds = sorted(set(rows.seed.dropna()))
+    aside = SPREAD * tidy.abreast(rows)
     for name, group in rows.groupby("series", sort=False):
         style = f"s-{name}" if name in ("base", "paper", "protocol") else f"r-{series.index(name)}"
         mark = CIRCLE if style.startswith("s-") else outline(series.index(name))
@@ -143,8 +143,7 @@ def drawn(
             points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in means.items())
             found.append(Markup('<polyline class="line {}" points="{}"/>').format(style, points))
         for row in group.itertuples():
-            aside = SPREAD * (seeds.index(row.seed) - (len(seeds) - 1) / 2) if row.seed in seeds else 0.0
-            x = across(row.x) + aside
+            x = across(row.x) + aside[row.Index]
             if pandas.notna(row.low) and pandas.notna(row.high):
                 span = '<path class="span {}" d="M{x:.1f} {:.1f}V{:.1f}"/>'
                 found.append(Markup(span).format(style, up(row.low), up(row.high), x=x))

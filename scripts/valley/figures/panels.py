@@ -89,12 +89,11 @@ def draw(
     """Points with intervals, and a line through the mean over seeds, for each series; `place` maps x to the
     axis.
     """
-    seeds = sorted(set(rows.seed.dropna()))
-    beside = {seed: spread * (i - (len(seeds) - 1) / 2) for i, seed in enumerate(seeds)}
+    beside = spread * tidy.abreast(rows)
     for series, group in rows.groupby("series", sort=False):
         look = looks[series]
         shift = look["shift"] if spread else 0.0
-        at = group.x.map(place) + shift + group.seed.map(beside).astype(float).fillna(0.0)
+        at = group.x.map(place) + shift + beside[group.index]
         known = group.low.notna() & group.high.notna()
         spans = zip(at[known], group.low[known], group.high[known], strict=True)
         ends = [[(x, low), (x, high)] for x, low, high in spans]

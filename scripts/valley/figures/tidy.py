@@ -15,6 +15,7 @@ import pandas
 from valley import grading, grid
 
 COLUMNS = ["kind", "measure", "model", "series", "run", "seed", "x", "value", "low", "high"]
+ABREAST = 4  # steps that the dots of one cell may take up
 # The columns that figures read: a table of nothing may come without any.
 NEEDED = {
     "cells": ["model", "run", "seed", "stage", "start", "recipe", "step", "examples", "task", "accuracy", "length",
@@ -37,6 +38,16 @@ NEEDED = {
 }  # fmt: skip
 # Series of lengths, and their column in `cells`: in words that no recipe can have as its name.
 LENGTHS = {"reflective responses": "length_reflective", "other responses": "length_other"}
+
+
+def abreast(rows: pandas.DataFrame) -> pandas.Series:
+    """How many steps each row's dot stands aside of its place: the seeds of one series at one place stand side
+    by side, in their order and never more than ABREAST steps apart from end to end. 0 for rows without a seed.
+    """
+    groups = rows.groupby(["series", "x"]).seed
+    ranks, last = groups.rank(method="dense"), groups.transform("nunique")
+    step = (ABREAST / (last - 1).clip(lower=1)).clip(upper=1)
+    return (step * (ranks - (last + 1) / 2)).fillna(0.0)
 
 
 def read_table(path: Path) -> pandas.DataFrame:
