@@ -43,7 +43,8 @@ def seconds(variables: dict[str, str], model: str, steps: int) -> float:
         ]
         command += [*sum(flags, ()), "--steps", str(steps), "--lengths", "2", "3", "4", "5", "--seed", "100"]
         before = os.times()
-        subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True, stderr=subprocess.DEVNULL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True, **quiet)
         after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

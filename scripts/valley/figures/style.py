@@ -54,7 +54,7 @@ def looks(cells: pandas.DataFrame) -> dict[str, dict]:
         **LENGTHS,
     }
     for i, name in enumerate(sorted(set(cells.recipe.dropna()) - {"protocol"})):
-        shift = 0.11 * (i // 2 + 1) * (-1) ** (i + 1)
+        shift = 0.22 * (i // 2 + 1) * (-1) ** (i + 1)
         found[name] = look(PALETTE[RECIPES[i % len(RECIPES)]], MARKERS[i % len(MARKERS)], ":", shift)
     sft = cells[cells.stage == "sft"]
     sizes = sorted(set(sft.examples))
