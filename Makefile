@@ -60,7 +60,7 @@ demo: $(VENV)/complete  ## set up, then run the study to its page: the miniature
 
 run: demo  ## the same by another name: make run STUDY=config/one-gpu.yaml PROFILE=profiles/gpu
 
-miniature-full:  ## the miniature with five seeds, four sizes of model and more RL: 45 minutes on two cores
+miniature-full:  ## the miniature with five seeds, five sizes of model and more RL: an hour on two cores
 	$(MAKE) demo STUDY="config/miniature.yaml config/miniature-full.yaml"
 
 test: $(VENV)/complete  ## set up, then run the tests
