@@ -41,8 +41,9 @@ LENGTHS = {"reflective responses": "length_reflective", "other responses": "leng
 
 
 def abreast(rows: pandas.DataFrame) -> pandas.Series:
-    """How many steps each row's dot stands aside of its place: the seeds of one series at one place stand side
-    by side, in their order and never more than ABREAST steps apart from end to end. 0 for rows without a seed.
+    """How many steps each row's dot stands aside of its place: the seeds of one series at one place stand
+    side by side, in their order and never more than ABREAST steps apart from end to end. 0 for rows without
+    a seed.
     """
     groups = rows.groupby(["series", "x"]).seed
     ranks, last = groups.rank(method="dense"), groups.transform("nunique")
