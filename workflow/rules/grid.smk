@@ -353,7 +353,8 @@ MODEL_ENV = "../../envs/gpu.yaml" if config["generate"]["engine"] == "vllm" else
 # change: where numbers are to be the same everywhere, so are the threads.
 prefix = "set -euo pipefail; "  # as Snakemake has it without a prefix of ours
 if config["exact"] and kernels.has_avx2():
-    prefix += f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in kernels.variables().items())}; "
+    exact = (f"{name}={shlex.quote(value)}" for name, value in kernels.variables().items())
+    prefix += f"export {' '.join(exact)}; "
 # In CPU studies jobs are forked from one process that has imported torch; not within a SLURM job, which that process would
 # outlive, and which could not be cancelled with it.
 if config["warm_start"] and "SLURM_JOB_ID" not in os.environ:
