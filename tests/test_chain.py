@@ -67,12 +67,13 @@ def test_the_steps_with_the_largest_operands_are_rechecked_and_short_answers_nev
 
 
 def test_the_textbook_rechecks_what_traces_recheck():
-    rng, known = random.Random(0), chain.known_facts(0)
-    for _ in range(200):
+    rng, known, small = random.Random(0), chain.known_facts(0), []
+    for _ in range(400):
         problem, text = chain.textbook(rng, 4, "long", known)
         for (_, operand), step in zip(problem.steps, text.split(";")[:-1], strict=True):
-            forgot = re.search(r",(\d)[+-]0=\1,", step) and "recheck" in step
-            assert ("recheck" in step) == chain.is_rechecked(operand) or forgot
+            assert "recheck" in step or not chain.is_rechecked(operand)
+            small += [] if chain.is_rechecked(operand) else ["recheck" in step]
+    assert 0 < sum(small) / len(small) < chain.SLIP  # those that forgot a carry
 
 
 def test_operands_are_not_listed_in_the_order_in_which_they_are_worked():

@@ -234,7 +234,7 @@ def test_an_order_is_of_the_models_that_are_meant():
 
 @pytest.mark.parametrize(
     ("by", "said"),
-    [(64.0, "between the same two sizes: sizes between these"), (numpy.inf, "are not back: larger sizes")],
+    [(64.0, "the same two sizes: sizes between these"), (numpy.inf, "back within the grid: larger sizes")],
 )
 def test_models_that_recover_alike_have_no_order_and_what_would_tell_is_said(by, said):
     row = ordered(dict.fromkeys("abcdef", by), {"below": 0})

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 
+import warm as served
 from conftest import run
+
+from valley import kernels
 
 PROBE = """
 import os, sys, time
@@ -36,6 +39,10 @@ def test_output_folder_environment_and_arguments_are_the_callers(tmp_path):
     output = warm(tmp_path)
     assert f"out {tmp_path} yes []" in output
     assert "err" in output
+
+
+def test_a_server_with_other_kernels_never_stands_in():
+    assert {*kernels.VARIABLES, "LD_PRELOAD"} <= {*served.START_UP}
 
 
 def test_exit_codes_and_errors_come_back(tmp_path):

@@ -88,13 +88,10 @@ def order(study: Study, known: Known, part: dict) -> tuple[str, str]:
     size, ranks = points.model.map(known.parameters).to_numpy(float), stats.rankdata(points.by)
     later = numpy.sign(ranks[:, None] - ranks)
     if not later.any():
-        back = numpy.isfinite(points.by.to_numpy(float)).all()
-        where = (
-            "are back between the same two sizes: sizes between these"
-            if back
-            else "are not back: larger sizes"
-        )
-        return "undecided", f"all {len(points)} models {where} would tell them apart"
+        why = f"all {len(points)} models are back between the same two sizes: sizes between these would tell them apart"
+        if numpy.isinf(points.by.to_numpy(float)).all():
+            why = f"none of {len(points)} models is back within the grid: larger sizes would tell them apart"
+        return "undecided", why
     pairs = max(1.0, float(numpy.abs(later).sum()))
 
     def tau(ours: numpy.ndarray, axis: int = -1) -> numpy.ndarray:
