@@ -18,6 +18,7 @@ Departs from the paper: TRL in place of verl; what the paper leaves open follows
 (docs/decisions.md).
 """
 
+import functools
 import time
 from pathlib import Path
 
@@ -193,10 +194,11 @@ def train(args, work: list):
 
     import os
 
+    import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
-    from valley import checkpoints, engines, grid, manifests, rollouts, training
+    from valley import checkpoints, decoding, engines, grid, manifests, rollouts, training
 
     start = time.perf_counter()
     manifests.check_model(args.model)
@@ -231,6 +233,8 @@ def train(args, work: list):
         args.model, dtype=training.weights_dtype(args), local_files_only=True, use_safetensors=True
     )
     model.generation_config.eos_token_id = ends
+    if not (args.vllm or args.deepspeed or torch.cuda.is_available()):
+        model.generate = functools.partial(model.generate, custom_generate=decoding.decode)
     data_hash = records.sha256(args.problems)
     same = [data_hash, records.identity(args.model), settings(args)]
     resume = checkpoints.resume_point(folder, same, checkpoints.shape(args.deepspeed))

@@ -27,15 +27,18 @@ VLLM_SAMPLING = (
 
 
 def transformers_engine(args, tokenizer):
-    """By transformers on this process's device: (run, sampling).
+    """By transformers on this process's device, on CPU with decoding.py's loop: (run, sampling).
 
     A batch is sampled from one random stream, so its responses share the batch's seed.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
 
+    from valley.decoding import decode
+
     ends = end_ids(args, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    loop = {"custom_generate": decode} if device == "cpu" else {}
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=dtype, local_files_only=True, use_safetensors=True
@@ -67,7 +70,7 @@ def transformers_engine(args, tokenizer):
         ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(p)) + p for p in batch], device=device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=device)
         with torch.inference_mode():
-            out = model.generate(ids, attention_mask=mask)[:, longest:].tolist()
+            out = model.generate(ids, attention_mask=mask, **loop)[:, longest:].tolist()
         return [(cut(row, ends), seed) for row in out]
 
     return run, in_force

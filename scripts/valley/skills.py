@@ -9,6 +9,7 @@ import re
 import torch
 
 from valley import chain
+from valley.decoding import decode
 
 THRESHOLDS = {
     "sums": 0.97,  # of its own short answers, right or without the carry as the textbook has them
@@ -80,6 +81,11 @@ def short_answers(model, fast, prompts: list[str], tokens: int) -> list[str]:
     """Sampled continuations of prompts of one length, at the temperature of the study's evaluation."""
     ids = torch.tensor(fast(prompts)["input_ids"])
     out = model.generate(
-        ids, max_new_tokens=tokens, do_sample=True, temperature=0.6, pad_token_id=fast.pad_token_id
+        ids,
+        max_new_tokens=tokens,
+        do_sample=True,
+        temperature=0.6,
+        pad_token_id=fast.pad_token_id,
+        custom_generate=decode,
     )
     return fast.batch_decode(out[:, ids.shape[1] :])
