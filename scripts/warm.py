@@ -89,9 +89,9 @@ def connect(path: Path) -> socket.socket:
 
 def call(arguments: list[str]) -> int:
     """Have the server run `arguments` (a script and its flags) and return the exit code."""
-    from valley import environment  # not in the server, whose children must find modules as they are by then
+    from valley import temporary  # not in the server, whose children must find modules as they are by then
 
-    environment.short_tmp()
+    temporary.short_tmp()
     link = connect(socket_path())
     request = json.dumps(
         {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
@@ -119,6 +119,8 @@ def receive(link: socket.socket):
 def child(request: dict, descriptors) -> int:
     """In the forked child: become the caller's process and run its script."""
     os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
@@ -165,17 +167,27 @@ def serve(path: Path):
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     listener.listen(64)
+    # The end of a child wakes the wait below: a look every so often costs each job half of that.
+    woken, ended = socket.socketpair()
+    for end in (woken, ended):
+        end.setblocking(False)
+    signal.set_wakeup_fd(ended.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     children: dict[int, socket.socket] = {}  # pid → its caller
     last = time.monotonic()
     while children or time.monotonic() - last < IDLE_SECONDS:
-        ready, _, _ = select.select([listener, *children.values()], [], [], 0.05)
+        ready, _, _ = select.select([listener, woken, *children.values()], [], [], IDLE_SECONDS)
+        last = time.monotonic() if ready else last
         for link in ready:
-            if link is listener:
+            if link is woken:
+                woken.recv(64)
+            elif link is listener:
                 caller, _ = listener.accept()
                 request, descriptors = receive(caller)
                 pid = os.fork()
                 if pid == 0:
-                    listener.close()
+                    for link in (listener, woken, ended):
+                        link.close()
                     os._exit(child(request, descriptors))
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -195,7 +207,6 @@ def serve(path: Path):
                 with contextlib.suppress(OSError):
                     children[pid].sendall(bytes([code if code >= 0 else 128 - code]))
                 children.pop(pid).close()
-        last = time.monotonic() if children else last
     path.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
 from valley.decoding import decode
 
 PAD, END = 0, 1

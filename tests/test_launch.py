@@ -179,7 +179,7 @@ def test_a_tmpdir_that_cannot_be_shortened_says_so_at_once(tmp_path):
     folder = long_folder(tmp_path, 120)
     link = Path(f"/tmp/valley-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}")
     link.symlink_to(tmp_path)  # somebody else's
-    told = "from valley import environment; environment.short_tmp()"
+    told = "from valley import temporary; temporary.short_tmp()"
     output = run([sys.executable, "-c", told], ok=False, TMPDIR=str(folder), PYTHONPATH="scripts")
     link.unlink()
     assert "cannot be shortened" in output

@@ -1,7 +1,6 @@
 """What a process inherits or finds: the variables of every job, GPUs, SLURM, its parent."""
 
 import ctypes
-import hashlib
 import json
 import multiprocessing
 import os
@@ -10,14 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-from valley import kernels, plain, records
+from valley import kernels, plain, records, temporary
 
-LONGEST_TMP = 60  # bytes of TMPDIR
 CONTINUES = 85  # exit code: what is left is done by starting again
 SECONDS_TO_GO = 120  # within which SLURM ends a job that it puts back into its queue
 
@@ -157,33 +154,12 @@ def ends_without_memory(folder: Path) -> int:
     return min(4, sum("oom_kill" in log.read_text(encoding="utf-8", errors="replace") for log in logs))
 
 
-def short_tmp():
-    """Where TMPDIR is too long for sockets in it, go by a link in /tmp that leads there.
-
-    The path of a Unix socket has 107 bytes; pools of processes and the warm server need up to 40 of them
-    below TMPDIR.
-    """
-    folder = tempfile.gettempdir()
-    if len(os.fsencode(folder)) <= LONGEST_TMP:
-        return
-    link = Path(f"/tmp/valley-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}")
-    try:
-        if not link.is_symlink():
-            link.symlink_to(folder)
-        if os.readlink(link) != folder or link.lstat().st_uid != os.getuid():
-            raise FileExistsError(f"{link} is something else")
-    except OSError as error:
-        what = f"is longer than {LONGEST_TMP} bytes, too long for sockets, and cannot be shortened ({error})"
-        records.fail(f"TMPDIR {folder}", what, "Set a shorter one: export TMPDIR=/tmp")
-    os.environ["TMPDIR"], tempfile.tempdir = str(link), None
-
-
 def prepare(warm_start: bool, exact: bool):
     """Set what jobs need: this interpreter first on PATH, a TMPDIR that sockets fit in, no hub, quiet
     libraries; for CPU studies a thrifty allocator, and where `exact` is asked for kernels that round alike on
     all machines that have them.
     """
-    short_tmp()
+    temporary.short_tmp()
     # Jobs find the interpreter that runs Snakemake, whether or not its environment is activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["HF_HUB_OFFLINE"] = "1"  # only the fetch scripts go out, and say so themselves

@@ -19,7 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from valley import environment, evaluator, notation
+from valley import evaluator, notation, temporary
 from valley.notation import as_written, normal, number
 
 LONGEST = 500  # characters; a longer answer is compared as a string only
@@ -862,7 +862,7 @@ class Comparer:
 
         from pebble import ProcessPool
 
-        environment.short_tmp()  # the server listens in a folder below it
+        temporary.short_tmp()  # the server listens in a folder below it
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["valley.read_once"])
         path = os.environ.get(
