@@ -40,22 +40,28 @@ def gemma_whose_window_is_shorter_than_its_responses():
     ],
     ids=["top-p", "plain", "greedy"],
 )
-def test_the_loop_gives_transformers_tokens_and_leaves_its_random_stream(made, sampling):
+@pytest.mark.parametrize(
+    "prompts",
+    [PROMPTS, [[*prompt, 7, 7, 7][:4] for prompt in PROMPTS if len(prompt) > 1]],
+    ids=["padded", "equal"],
+)
+def test_the_loop_gives_transformers_tokens_and_leaves_its_random_stream(made, sampling, prompts):
     torch.manual_seed(3)
     model = made().eval()
     model.generation_config = GenerationConfig(
         max_new_tokens=40, pad_token_id=PAD, eos_token_id=[END, 2], **sampling
     )
-    longest = max(map(len, PROMPTS))
-    ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in PROMPTS])
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = {"attention_mask": (ids != PAD).long()} if prompts is PROMPTS else {}
 
     def responses(**loop):
         torch.manual_seed(7)
-        found = model.generate(ids, attention_mask=(ids != PAD).long(), **loop)
+        found = model.generate(ids, **mask, **loop)
         return found[:, longest:].tolist(), torch.rand(1).item()
 
     theirs = responses()
     assert responses(custom_generate=decode) == theirs
     ended = [next((at for at, token in enumerate(row) if token in (END, 2)), 40) for row in theirs[0]]
-    if sampling["do_sample"]:
+    if sampling["do_sample"] and mask:
         assert len(set(ended)) > 3, "rows must end at different times to try what it is for"

@@ -44,7 +44,8 @@ def decode(model, input_ids, logits_processor, stopping_criteria, generation_con
     Equal to transformers' own to the last token, and leaves the random stream where that leaves it, as far as
     a row's numbers do not depend on how many rows are computed beside it (by `exact`'s kernels they do not).
     """
-    cache, mask = model_inputs["past_key_values"], model_inputs["attention_mask"]
+    cache, mask = model_inputs["past_key_values"], model_inputs.get("attention_mask")
+    mask = torch.ones_like(input_ids) if mask is None else mask  # none is given where nothing is padded
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     rows, at = input_ids.shape
     ids = input_ids.new_full((rows, generation_config.max_length), int(generation_config._pad_token_tensor))
