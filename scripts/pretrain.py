@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
+
 from valley import chain, flags, manifests, records
 
 SPECIAL = ["<pad>", "<eos>", "<user>", "<assistant>"]
@@ -74,8 +76,10 @@ def batches(rng: random.Random, fast, size: int, lengths: list[int], known: froz
     """
     while True:
         texts = [sample(rng, lengths, known) for _ in range(8 * size)]
-        contexts = fast([context for context, _ in texts])["input_ids"]
-        targets = fast([target for _, target in texts])["input_ids"]
+        contexts, targets = (
+            [found.ids for found in fast.backend_tokenizer.encode_batch_fast(side)]
+            for side in zip(*texts, strict=True)
+        )
         pairs = sorted(zip(contexts, targets, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
         starts = list(range(0, len(pairs), size))
         rng.shuffle(starts)
@@ -87,14 +91,13 @@ def collate(pairs: list[tuple[list[int], list[int]]], pad: int):
     """(context, target) ids as right-padded tensors (ids, labels), (rows, longest); -100 is ignored."""
     import torch
 
-    size, longest = len(pairs), max(len(context) + len(target) for context, target in pairs)
-    ids = torch.full((size, longest), pad)
-    labels = torch.full((size, longest), -100)
+    shape = len(pairs), max(len(context) + len(target) for context, target in pairs)
+    ids, labels = numpy.full(shape, pad), numpy.full(shape, -100)
     for row, (context, target) in enumerate(pairs):
         end = len(context) + len(target)
-        ids[row, :end] = torch.tensor(context + target)
-        labels[row, len(context) : end] = torch.tensor(target)
-    return ids, labels
+        ids[row, :end] = context + target
+        labels[row, len(context) : end] = target
+    return torch.from_numpy(ids), torch.from_numpy(labels)
 
 
 def initialise(model):
