@@ -67,7 +67,13 @@ def tallied(
         if pilot is not None:
             headline, others = forged.pilot_truths(cells, pilot, rng, effect), None
         answers = forged.forged_answers(
-            headline, forged.design(config), tuple(tasks.headline), noise, rng, others
+            headline,
+            forged.design(config),
+            tuple(tasks.headline),
+            noise,
+            rng,
+            others,
+            forged.PILOT_ALIKE if pilot is not None else 0.0,
         )
         study = Study(answers, cells, examples, bases)
         points = recovery(study, tasks, report["confidence"])

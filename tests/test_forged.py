@@ -344,3 +344,18 @@ def test_a_training_whose_responses_all_reflect_has_no_gap_and_the_others_speak(
     reflective[:], theirs[:] = 1.0, tokens
     assert math.isnan(gap(made, only=2).value)
     assert gap(made) == two
+
+
+def test_cells_whose_lengths_are_alike_agree_which_problems_are_long_and_no_accuracy_moves():
+    truths = {Cell("qwen2.5-3b", run, 0): forged.Truth(0.4) for run in ("sft-8k", "sft-220k")}
+
+    def columns(alike, name):
+        rng = numpy.random.default_rng(0)
+        made = forged.forged_answers(truths, {"math500": (4000, 1)}, ("math500",), 0.0, rng, alike=alike)
+        return [answers.column("math500", name) for answers in made.values()]
+
+    own, shared = (numpy.log(columns(alike, "tokens")) for alike in (0.0, 0.88))
+    assert abs(numpy.corrcoef(own)[0, 1]) < 0.05
+    assert numpy.corrcoef(shared)[0, 1] == pytest.approx(0.88, abs=0.02)
+    assert own.std() == pytest.approx(shared.std(), rel=0.05)
+    assert numpy.array_equal(columns(0.0, "correct"), columns(0.88, "correct"))

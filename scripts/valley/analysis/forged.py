@@ -29,6 +29,10 @@ EASE = {
 }
 OWN = 0.5  # logits by which a problem is easier for a model, and again for one training, than for the others
 ABILITY = numpy.linspace(-12, 14, 521)
+LENGTHS = 0.4  # standard deviation of the logarithm of a problem's tokens
+# Share of their variance that all cells of a pilot have in common. In the miniature a problem's length is its number of steps: at
+# .88 two cells differ by .20 in the logarithm, as the median pair of the demo's cells does (0 to .24).
+PILOT_ALIKE = 0.88
 
 
 class Truth(NamedTuple):
@@ -72,16 +76,22 @@ def forged_answers(
     noise: float,
     rng,
     others: dict[grid.Cell, Truth] | None = None,
+    alike: float = 0.0,
 ) -> dict[grid.Cell, Answers]:
     """What cells answer that would do so on all problems of a kind.
 
     `tasks`: {name: (problems, samples)}. `noise`: standard deviation of a training's accuracy; a base is
-    given, not trained, and has none. `others`: the Truth on tasks outside the headline.
+    given, not trained, and has none. `others`: the Truth on tasks outside the headline. `alike`: the share of
+    the variance of lengths that is the problem's, the same in all cells; at 0 all of it is the cell's, which
+    is hard on claims of lengths.
     """
     from scipy import special
 
     middle = {task: EASE.get(task, (0.0, 2.0)) for task in tasks}
     ease = {task: rng.normal(*middle[task], count) for task, (count, _) in tasks.items()}
+    long = {  # of a stream of its own: accuracies do not depend on `alike`
+        task: rng.spawn(1)[0].normal(0, LENGTHS * alike**0.5, count) for task, (count, _) in tasks.items()
+    }
     own: dict = {}  # what is a model's or a training's own
     made = {}
     for cell, truth in truths.items():
@@ -98,7 +108,9 @@ def forged_answers(
             cut = rng.binomial(samples, said.cut, count)
             none = rng.binomial(samples - cut, said.no_answer)
             correct = rng.binomial(samples - cut - none, special.expit(level)) / samples
-            tokens = said.tokens * numpy.exp(rng.normal(-0.08, 0.4, count))
+            tokens = said.tokens * numpy.exp(
+                long[task] + rng.normal(-(LENGTHS**2) / 2, LENGTHS * (1 - alike) ** 0.5, count)
+            )
             reflective = rng.binomial(samples, said.reflective, count) / samples
             made_, wrong = (
                 rng.poisson(mean * samples, count) / samples for mean in (said.calculations, said.wrong)
