@@ -30,8 +30,8 @@ EASE = {
 OWN = 0.5  # logits by which a problem is easier for a model, and again for one training, than for the others
 ABILITY = numpy.linspace(-12, 14, 521)
 LENGTHS = 0.4  # standard deviation of the logarithm of a problem's tokens
-# Share of their variance that all cells of a pilot have in common. In the miniature a problem's length is its number of steps: at
-# .88 two cells differ by .20 in the logarithm, as the median pair of the demo's cells does (0 to .24).
+# Share of their variance that all cells of a pilot have in common. In the miniature a problem's length is its
+# number of steps: at .88 two cells differ by .20 in the logarithm, as the demo's do (docs/measurements.md).
 PILOT_ALIKE = 0.88
 
 
