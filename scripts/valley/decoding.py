@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values, (rows, heads, length, width), at the head of buffers that double when they are full."""
+    """Keys and values, (rows, heads, length, width), at the head of buffers that double when full."""
 
     buffers = ()
 
