@@ -71,6 +71,7 @@ rule all:
 
 
 onstart:
+    jobs.look_again_once(workflow.scheduler)
     needed = max((job.resources.get("gpu", 0) for job in workflow.dag.needrun_jobs()), default=0)
     if workflow.is_main_process and workflow.local_exec and needed > environment.gpus():
         raise WorkflowError(

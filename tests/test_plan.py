@@ -10,15 +10,17 @@ import re
 import shlex
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fetch_check
 import pytest
 import yaml
 from conftest import MINIATURE, REPOSITORY, SMOKE, checkout, planned, run, snakemake
 
-from valley import check, grid, records, sources
+from valley import check, grid, jobs, records, sources
 
 GPU_RULES = {"pretrain", "fetch_model", "sft", "rl", "generate"}
 # What a script makes in seconds or minutes on a CPU, after all that needs a GPU; REPORT is what `make page`
@@ -593,3 +595,26 @@ def test_the_rules_pass_snakemakes_linter(tmp_path):
     folder = checkout(tmp_path)
     for flags in (["--configfile", "config.yaml"], MINIATURE):
         assert "Lints for" not in run([sys.executable, "-m", "snakemake", "--lint", *flags], folder)
+
+
+def test_snakemake_plans_one_look_ahead_however_many_jobs_ended():
+    """It planned one more with each, and looked hundreds of times a second at the end of a long study."""
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    assert {"_schedule_reevalutation", "schedule"} <= vars(JobScheduler).keys()
+    assert "_open_jobs" in JobScheduler.schedule.__code__.co_names
+    scheduler = SimpleNamespace(_open_jobs=threading.Semaphore(0))
+    jobs.look_again_once(scheduler)
+
+    def looks(after: int) -> int:
+        for _ in range(after):
+            scheduler._schedule_reevalutation(0.1)
+        time.sleep(0.3)
+        found = 0
+        while scheduler._open_jobs.acquire(blocking=False):
+            found += 1
+        return found
+
+    assert looks(after=50) == 1
+    assert looks(after=2) == 1
+    assert looks(after=0) == 0

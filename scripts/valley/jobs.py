@@ -1,9 +1,12 @@
-"""The jobs of Snakemake's own dry run, as plain values: what is left to run, and what waits for what."""
+"""The jobs of Snakemake's own dry run, as plain values: what is left to run, and what waits for what; and
+what spares Snakemake work.
+"""
 
 import contextlib
 import functools
 import gc
 import inspect
+import threading
 from pathlib import Path
 
 
@@ -27,6 +30,25 @@ def hurried():
         gc.freeze()  # nor is it looked through later
         gc.enable()
         inspect.signature = look
+
+
+def look_again_once(scheduler):
+    """Have a scheduler of Snakemake plan one look ahead at the jobs that are ready, not one after each look.
+
+    To limit the jobs that start in a timespan (max-jobs-per-timespan) it looks again a timespan after every
+    look, so that each job that ends adds one look a timespan as long as any job waits.
+    """
+    ahead = threading.Lock()
+
+    def look():
+        ahead.release()
+        scheduler._open_jobs.release()
+
+    def look_again(delay: float):
+        if ahead.acquire(blocking=False):
+            threading.Timer(delay, look).start()
+
+    scheduler._schedule_reevalutation = look_again
 
 
 def planned(
