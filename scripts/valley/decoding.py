@@ -1,9 +1,8 @@
 """Sampling on CPU without copies: the tokens that transformers samples, in less time.
 
-transformers appends to its cache by copying all of it at every token (for the miniature nine tenths of the
-time), and runs finished rows on to the end of the longest. Here keys and values have room to grow, and
-finished rows leave. Random numbers are drawn for all rows as before, so each row gets its own whoever has
-left.
+transformers appends to its cache by copying all of it at every token, and runs finished rows on to the end of
+the longest. Here keys and values have room to grow, and finished rows leave. Random numbers are drawn for all
+rows as before, so each row gets its own whoever has left.
 """
 
 import torch
