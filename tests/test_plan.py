@@ -598,7 +598,7 @@ def test_the_rules_pass_snakemakes_linter(tmp_path):
 
 
 def test_snakemake_plans_one_look_ahead_however_many_jobs_ended():
-    """It planned one more with each, and looked hundreds of times a second at the end of a long study."""
+    """It planned one more with each, as long as any job waited."""
     from snakemake.scheduling.job_scheduler import JobScheduler
 
     assert {"_schedule_reevalutation", "schedule"} <= vars(JobScheduler).keys()
