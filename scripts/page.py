@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas
 import yaml
 
-from valley import flags, grid, places, records
+from valley import chain, flags, grid, places, records
 from valley.analysis.measures import ACCURACIES
 from valley.figures import html, multiples, tidy, verdicts
 from valley.grid import HEADLINE, Cell
@@ -193,7 +193,7 @@ def main():
     page = html.render(
         args.template,
         study=args.study,
-        miniature=args.miniature,
+        miniature=chain if args.miniature else None,
         t=tables,
         pick=pick,
         panels=drawn,

@@ -16,7 +16,7 @@ import reader
 import yaml
 from conftest import SMOKE, TOKEN, run, snakemake
 
-from valley import places, plain, records
+from valley import chain, places, plain, records
 from valley.figures import html
 from valley.grid import Cell
 
@@ -217,6 +217,12 @@ def test_all_jobs_together_took_what_the_table_of_costs_sums_them_to():
         for rule, seconds in (("sft", 60.0), ("grade", None), ("all", 60.0))
     ]
     assert page.spent(rows) == 60.0
+
+
+def test_the_page_tells_the_miniatures_world_in_the_worlds_own_numbers(finished):
+    text = (finished / STUDY / "report/page.html").read_text()
+    assert f"forget {100 * chain.FORGET:g} % of the carries" in text
+    assert f"but {100 - 100 * chain.KNOWN:g} % of the 180 column facts" in text
 
 
 @browser.needed
