@@ -93,7 +93,9 @@ def main():
     parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
     parser.add_argument("--hours", type=float, default=100, help="GPU-hours there are")
     parser.add_argument("--looks", type=int, default=1, help="how often verdicts will be looked at, in all")
-    parser.add_argument("--preset", choices=["paper", "measured"], default="paper", help="as for plan.py")
+    parser.add_argument(
+        "--preset", choices=list(costs.load()["presets"]), default="paper", help="as for plan.py"
+    )
     parser.add_argument("--out", type=Path, default=Path("next.yaml"), help="the config block")
     args = parser.parse_args()
 

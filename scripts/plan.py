@@ -92,7 +92,7 @@ def main():
         default=None,
         help="kind of GPU: a key of `cards` in workflow/reference/costs.yaml (the config's card, else h100)",
     )
-    parser.add_argument("--preset", choices=["paper", "measured"], default="paper")
+    parser.add_argument("--preset", choices=list(costs.load()["presets"]), default="paper")
     parser.add_argument(
         "targets", nargs="*", default=[], help="as for snakemake; all of the study by default"
     )

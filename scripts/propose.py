@@ -52,7 +52,9 @@ def main():
     parser.add_argument(
         "--question", nargs="*", default=[], help="claims to be decided, as C1 C3; all by default"
     )
-    parser.add_argument("--preset", choices=["paper", "measured"], default="paper", help="as for plan.py")
+    parser.add_argument(
+        "--preset", choices=list(costs.load()["presets"]), default="paper", help="as for plan.py"
+    )
     parser.add_argument("--out", type=Path, default=Path("proposed.yaml"))
     args = parser.parse_args()
 
