@@ -40,7 +40,7 @@ def test_the_lock_pins_what_the_stack_asks_for_and_names_no_host_or_path(name):
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "vllm-cpu"])
 def test_a_lock_is_nothing_but_exact_pins_each_package_once_without_conditions(name):
-    """So it holds for every Python that it is for; whether the index has them is asked of it (below, slow)."""
+    """So it reads alike on every Python; whether the index has the pins is asked of it (below, slow)."""
     lines = [line for line in (ENVS / f"{name}.lock").read_text().splitlines() if not line.startswith("#")]
     assert [
         line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][A-Za-z0-9.]*", line)
