@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, contract, costs, flags, grid, records
+from valley import check, contract, costs, flags, grid, records, tariff
 from valley.analysis import cells, claims, design, forged
 from valley.analysis.cells import Study
 from valley.analysis.measures import COLUMNS, Tasks
@@ -102,7 +102,7 @@ def main():
     config = contract.study(args.configfile, sources=False)
     study, parts, unforeseen, confidence = outlook(config, args.looks)
     measured = costs.measured_seconds(Places(config).benchmarks)
-    price = design.pricing(config, study, costs.Prices(config, args.preset, measured))
+    price = design.pricing(config, study, tariff.Prices(config, args.preset, measured))
     started = any(cell.run != "base" for cell in study.cells)
     problems, larger = design.larger_sets(config, started)
     odds = design.Odds(confidence)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, claims_language, contract, costs, flags, grid, records
+from valley import check, claims_language, contract, costs, flags, grid, records, tariff
 from valley.analysis import budget, claims, design, forged
 from valley.analysis.measures import Tasks
 
@@ -65,7 +65,7 @@ def main():
     chosen = {name: claim for name, claim in asked.items() if name in args.question or not args.question}
     _, larger = design.larger_sets(config, False)
     configs = {False: config, True: with_larger(config, larger)}
-    prices = {large: costs.Prices(one, args.preset) for large, one in configs.items()}
+    prices = {large: tariff.Prices(one, args.preset) for large, one in configs.items()}
     options = budget.designs(config, args.gpus, bool(larger))
     tried = budget.within(config, options, prices, args.budget)
     if not tried:
