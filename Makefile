@@ -15,6 +15,7 @@ STUDY ?= config/miniature.yaml
 PROFILE ?= profiles/local
 GPUS ?= 8
 CARD ?=
+PRESET ?= paper
 HOURS ?= 100
 PROPOSED ?= proposed.yaml
 PARTITION ?= gpu
@@ -36,12 +37,19 @@ help:  ## what there is to make
 	@echo "STUDY is $(FILES) and PROFILE $(PROFILE) unless you say otherwise."
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-# The environment is made anew when the lock changes; a half-made one is not taken for finished.
-$(VENV)/complete: envs/cpu.lock
-	@echo "Setting up $(VENV) from envs/cpu.lock: some minutes, once"
+.PHONY: other-stack
+# The environment is made anew when the lock of its stack changes; a half-made one is not taken for finished. The GPU stack, which is
+# known by its vLLM however it was installed, goes only where the command line names a STACK: running jobs may work with it.
+THERE := $(if $(wildcard $(VENV)/lib/python*/site-packages/vllm),gpu,$(if $(wildcard $(VENV)/complete),cpu))
+STACK = $(or $(THERE),cpu)
+ASKED = $(filter command,$(origin STACK))
+$(VENV)/complete: envs/$(STACK).lock $(if $(filter-out $(STACK),$(THERE)),other-stack)
+	$(if $(ASKED),,$(if $(filter gpu,$(THERE)),$(error $(VENV) holds the GPU stack, older than envs/gpu.lock or not complete: \
+	`make $(VENV)/complete STACK=gpu` sets it up anew, `touch $(VENV)/complete` keeps it as it is)))
+	@echo "Setting up $(VENV) from envs/$(STACK).lock: some minutes, once"
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/cpu.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/$(STACK).lock
 	@touch $@
 
 # vLLM's CPU build needs torch's: where pip's index holds only the CUDA build of that version, set
@@ -95,19 +103,19 @@ check: $(VENV)/complete  ## own model, traces and tasks held to what the study c
 # With BUDGET, GPU-hours, the study is proposed: cut out of the paper's grid, or of the STUDY that is named.
 NAMED = $(if $(filter file,$(origin STUDY)),,$(FILES))
 
-plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts; or a study for a budget: make plan BUDGET=200 GPUS=8
+plan: $(VENV)/complete  ## jobs, GPU-hours, wall time, disk and likely verdicts [PRESET=measured]; or a study for a budget: make plan BUDGET=200 GPUS=8
 ifdef BUDGET
-	$(BIN)/python scripts/propose.py --configfile $(NAMED) --budget $(BUDGET) --gpus $(GPUS) --question $(QUESTION) --out $(PROPOSED)
-	$(BIN)/python scripts/plan.py --configfile $(NAMED) $(PROPOSED) --profile $(PROFILES) --gpus $(GPUS) $(if $(CARD),--card $(CARD))
+	$(BIN)/python scripts/propose.py --configfile $(NAMED) --budget $(BUDGET) --gpus $(GPUS) --question $(QUESTION) --out $(PROPOSED) --preset $(PRESET)
+	$(BIN)/python scripts/plan.py --configfile $(NAMED) $(PROPOSED) --profile $(PROFILES) --gpus $(GPUS) $(if $(CARD),--card $(CARD)) --preset $(PRESET)
 else
 	$(SAY_WHERE)
-	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) $(if $(CARD),--card $(CARD))
+	$(BIN)/python scripts/plan.py $(CONFIG) --profile $(PROFILES) --gpus $(GPUS) $(if $(CARD),--card $(CARD)) --preset $(PRESET)
 	$(BIN)/python scripts/power.py $(CONFIG) --brief --repetitions 20
 endif
 
 next: $(VENV)/complete  ## what to buy next, and a config that runs it: make next STUDY=my.yaml HOURS=100
 	$(SAY)
-	$(BIN)/python scripts/next.py $(CONFIG) --hours $(HOURS)
+	$(BIN)/python scripts/next.py $(CONFIG) --hours $(HOURS) --preset $(PRESET)
 
 power: $(VENV)/complete  ## what the study could decide: the odds of every verdict, before any data
 	$(SAY)

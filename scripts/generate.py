@@ -20,7 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from valley import chunks, flags, grid, manifests, prompts, records
+from valley import chunks, environment, flags, grid, manifests, prompts, records
 
 
 def parse():
@@ -135,6 +135,7 @@ def write_responses(args, work: list):
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
     work = work_of(args)
     with chunks.generation(args, work) as todo:
         if todo:

@@ -15,7 +15,7 @@ with the keywords.
 import collections
 from pathlib import Path
 
-from valley import chunks, flags, grid, manifests, prompts, records, reflection
+from valley import chunks, environment, flags, grid, manifests, prompts, records, reflection
 
 TOKENS = 8  # room for a digit with a word or quotes around it; an answer that needs more is no label
 
@@ -130,6 +130,7 @@ def write_labels(args, work: list):
 
 def main():
     args = parse()
+    environment.check_torch()  # no failure of the work: another node may cure it
     work = [
         records.settings(args, "tensor_parallel"),
         *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks]),

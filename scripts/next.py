@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, contract, costs, flags, grid, records
+from valley import check, contract, costs, flags, grid, records, tariff
 from valley.analysis import cells, claims, design, forged
 from valley.analysis.cells import Study
 from valley.analysis.measures import COLUMNS, Tasks
@@ -93,14 +93,16 @@ def main():
     parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="as for snakemake")
     parser.add_argument("--hours", type=float, default=100, help="GPU-hours there are")
     parser.add_argument("--looks", type=int, default=1, help="how often verdicts will be looked at, in all")
-    parser.add_argument("--preset", choices=["paper", "measured"], default="paper", help="as for plan.py")
+    parser.add_argument(
+        "--preset", choices=list(costs.load()["presets"]), default="paper", help="as for plan.py"
+    )
     parser.add_argument("--out", type=Path, default=Path("next.yaml"), help="the config block")
     args = parser.parse_args()
 
     config = contract.study(args.configfile, sources=False)
     study, parts, unforeseen, confidence = outlook(config, args.looks)
     measured = costs.measured_seconds(Places(config).benchmarks)
-    price = design.pricing(config, study, costs.Prices(config, args.preset, measured))
+    price = design.pricing(config, study, tariff.Prices(config, args.preset, measured))
     started = any(cell.run != "base" for cell in study.cells)
     problems, larger = design.larger_sets(config, started)
     odds = design.Odds(confidence)

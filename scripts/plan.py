@@ -3,14 +3,15 @@
     python scripts/plan.py --configfile config/one-gpu.yaml --gpus 8
 
 The jobs are those of Snakemake's own dry run. A job costs what finished jobs of the same rule and model took
-(their benchmark files), else what a stated model says (workflow/reference/costs.yaml, presets `paper` and
-`measured`). Wall time is a simulation: each job starts, by priority, as soon as what it needs is done and its
-GPUs are free. Memory is that of the moment with the least room of each rule and model (valley/vram.py).
+(their benchmark files), else what a stated model says (workflow/reference/costs.yaml, presets `paper`,
+`computed` and `measured`). Wall time is a simulation: each job starts, by priority, as soon as what it needs
+is done and its GPUs are free. Memory is that of the moment with the least room of each rule and model
+(valley/vram.py).
 """
 
 import collections
 
-from valley import check, contract, costs, flags, grid, jobs, profiles, records, vram
+from valley import check, contract, costs, flags, grid, jobs, profiles, records, tariff, vram
 from valley.places import Places
 
 
@@ -92,7 +93,7 @@ def main():
         default=None,
         help="kind of GPU: a key of `cards` in workflow/reference/costs.yaml (the config's card, else h100)",
     )
-    parser.add_argument("--preset", choices=["paper", "measured"], default="paper")
+    parser.add_argument("--preset", choices=list(costs.load()["presets"]), default="paper")
     parser.add_argument(
         "targets", nargs="*", default=[], help="as for snakemake; all of the study by default"
     )
@@ -115,7 +116,9 @@ def main():
         if job["rule"] == "generate":
             served = any(planned[at]["rule"] == "generate" for at in job["waits_for"])
             job["tasks"] = costs.sampled_by(job["wildcards"]["task"], config, served)
-        job["seconds"], told = costs.seconds(job, config, constants, preset, measured)
+        job["seconds"], told = costs.seconds(
+            job, config, constants, preset, measured, tariff.computed_seconds
+        )
         known += told
 
     done = sum(places.of(cell, "scores.json").exists() for cell in cells)
@@ -155,9 +158,8 @@ def main():
     )
     lengths = ", ".join(f"{length:,} ({stage})" for stage, length in constants["lengths"].items())
     print(
-        f"Assumed: {100 * preset['sft_mfu']:.0f} % of {preset['peak_flops']:.3g} FLOP/s in SFT, "
-        f"{preset['rl_tokens']:,} tokens a GPU-second in RL and {preset['generate_tokens']:,} in generation at 1B "
-        f"parameters, {constants['trace_tokens']:,} tokens a trace, responses of {lengths} tokens."
+        f"Assumed: {tariff.assumed(preset)}, {constants['trace_tokens']:,} tokens a trace, "
+        f"responses of {lengths} tokens."
     )
 
 

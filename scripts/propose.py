@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from valley import check, claims_language, contract, costs, flags, grid, records
+from valley import check, claims_language, contract, costs, flags, grid, records, tariff
 from valley.analysis import budget, claims, design, forged
 from valley.analysis.measures import Tasks
 
@@ -52,7 +52,9 @@ def main():
     parser.add_argument(
         "--question", nargs="*", default=[], help="claims to be decided, as C1 C3; all by default"
     )
-    parser.add_argument("--preset", choices=["paper", "measured"], default="paper", help="as for plan.py")
+    parser.add_argument(
+        "--preset", choices=list(costs.load()["presets"]), default="paper", help="as for plan.py"
+    )
     parser.add_argument("--out", type=Path, default=Path("proposed.yaml"))
     args = parser.parse_args()
 
@@ -63,7 +65,7 @@ def main():
     chosen = {name: claim for name, claim in asked.items() if name in args.question or not args.question}
     _, larger = design.larger_sets(config, False)
     configs = {False: config, True: with_larger(config, larger)}
-    prices = {large: costs.Prices(one, args.preset) for large, one in configs.items()}
+    prices = {large: tariff.Prices(one, args.preset) for large, one in configs.items()}
     options = budget.designs(config, args.gpus, bool(larger))
     tried = budget.within(config, options, prices, args.budget)
     if not tried:

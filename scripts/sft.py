@@ -187,7 +187,7 @@ def train(args, work: list):
     """Train as `args` say, work that `work` names; writes the model and its record."""
     from transformers import AutoModelForCausalLM
 
-    from valley import checkpoints, manifests, training
+    from valley import batches, checkpoints, manifests, training
 
     start = time.perf_counter()
     manifests.check_model(args.model)
@@ -240,6 +240,7 @@ def train(args, work: list):
             "examples": len(data),
             "tokens_trained": int(tokens[-1]),
             "tokens_per_epoch": int(lengths.sum()),
+            **batches.columns_of_run(trainer, rows[1]),
             "data_sha256": made["sha256"],
             "subset_sha256": made["subset_sha256"],
             "tokenised": made,

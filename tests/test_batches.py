@@ -1,12 +1,16 @@
 """Examples of similar length side by side, and several in one row."""
 
+import random
+import sys
+
 import numpy
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
-from test_training import train, weights
+from conftest import run
+from test_training import sft_flags, train, weights
 
-from valley import batches
+from valley import batches, chain, records, tokenised
 
 
 def made_up(count: int) -> numpy.ndarray:
@@ -63,9 +67,30 @@ def test_examples_in_one_row_are_the_same_batch_and_train_the_same_model(tmp_pat
             "constant",
         ]
         record = train(folder, base, subset, *flags)
+        assert (record["columns_computed"] == record["columns_of_tokens"]) == packing  # padding, or none
+        assert record["columns_of_tokens"] == record["tokens_trained"]
         found[packing] = record["steps"], record["tokens_trained"], record["train_loss"], weights(folder)
     assert found[True][:2] == found[False][:2]
     assert found[True][2] == pytest.approx(found[False][2], abs=1e-5)
     for name, weight in found[False][3].items():
         theirs = numpy.frombuffer(found[True][3][name], numpy.float32)
         assert float(abs(theirs - numpy.frombuffer(weight, numpy.float32)).max()) < 1e-3
+
+
+def test_two_ranks_take_examples_of_similar_length_and_the_record_counts_what_they_waited(tmp_path, base):
+    """Of make_trainer, started as a job is: the weights are the same without its order, only later."""
+    problems = chain.draw_many(random.Random(0), 16, [2, 3, 6], test=False)
+    made = [{"problem": p.text, "trace": chain.long_response(p), "solution": "7"} for p in problems]
+    records.write_parquet(data := tmp_path / "subset.parquet", made)
+    lengths = tokenised.row_tokens(tokenised.obtained(data, base, "trace", None, "")[0], 256)
+    given = sft_flags(tmp_path, base, data, "--batch", 16, "--device-batch", 1, "--epochs", 2)
+    run(
+        [sys.executable, "scripts/launch.py", "--gpus", 2, "--train", "scripts/sft.py", *given],
+        CUDA_VISIBLE_DEVICES="",
+        DS_ACCELERATOR="cpu",
+    )
+    record, order = records.read_json(tmp_path / "train.json"), numpy.arange(16)
+    best = batches.waited(batches.side_by_side(order, lengths, 16), lengths, 2)
+    assert batches.waited(order, lengths, 2) > best + 0.05
+    assert record["columns_of_tokens"] == record["columns_computed"] == record["tokens_trained"]
+    assert record["columns_waited"] == pytest.approx(best * record["columns_of_tokens"])

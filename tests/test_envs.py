@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import run
 
 ENVS = Path("envs")
 
@@ -35,6 +36,59 @@ def test_the_lock_pins_what_the_stack_asks_for_and_names_no_host_or_path(name):
     assert asked.items() <= pins(lock).items()
     assert not re.search(r"https?://|file:|/", lock.replace("# ", ""))
     assert "+cpu" not in lock
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "vllm-cpu"])
+def test_a_lock_is_nothing_but_exact_pins_each_package_once_without_conditions(name):
+    """So it reads alike on every Python; whether the index has the pins is asked of it (below, slow)."""
+    lines = [line for line in (ENVS / f"{name}.lock").read_text().splitlines() if not line.startswith("#")]
+    assert [
+        line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][A-Za-z0-9.]*", line)
+    ] == []
+    assert len({re.sub(r"[._-]+", "-", line.split("==")[0]) for line in lines}) == len(lines)
+
+
+@pytest.fixture
+def venv(tmp_path):
+    """The Makefile with an environment of the GPU stack by its side, older than every lock."""
+    shutil.copy("Makefile", tmp_path)
+    shutil.copytree(ENVS, tmp_path / "envs")
+    (tmp_path / ".venv/lib/python3.11/site-packages/vllm").mkdir(parents=True)
+    (stamp := tmp_path / ".venv/complete").touch()
+    os.utime(stamp, (0, 0))
+    return tmp_path
+
+
+def installed(folder: Path, *arguments, **variables) -> list[str]:
+    """The locks that make would install."""
+    return re.findall(r"-r envs/(\S+)\.lock", run(["make", "-n", *arguments], folder, **variables))
+
+
+@pytest.mark.parametrize("target", ["plan", "run", "test-gpu"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_make_never_replaces_the_gpu_stack_unasked(venv, target, whole):
+    """A pull that touched envs/cpu.lock made `make plan` wipe it and install the CPU stack."""
+    if not whole:
+        (venv / ".venv/complete").unlink()
+    said = run(["make", target, "PYTHON=false"], venv, ok=False, STACK="cpu")
+    assert "`make .venv/complete STACK=gpu` sets it up anew, `touch .venv/complete` keeps it" in said
+    assert (venv / ".venv/lib/python3.11/site-packages/vllm").is_dir()
+    (venv / ".venv/complete").touch()
+    assert installed(venv, target) == []
+
+
+def test_make_sets_up_the_stack_that_is_asked_for_and_the_cpu_one_unasked(venv):
+    assert installed(venv, ".venv/complete", "STACK=gpu") == ["gpu"]
+    (venv / ".venv/complete").touch()
+    assert installed(venv, ".venv/complete", "STACK=gpu") == []
+    assert installed(venv, ".venv/complete", "STACK=cpu") == ["cpu"]
+    shutil.rmtree(venv / ".venv/lib")
+    assert installed(venv, "plan") == []
+    assert installed(venv, ".venv/complete", "STACK=gpu") == ["gpu"]
+    os.utime(venv / ".venv/complete", (0, 0))
+    assert installed(venv, "plan") == ["cpu"]
+    shutil.rmtree(venv / ".venv")
+    assert installed(venv, "plan") == ["cpu"]
 
 
 def imported() -> set[str]:

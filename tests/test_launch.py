@@ -129,16 +129,35 @@ def test_jobs_under_a_users_own_list_of_cards_get_different_ones(driver, monkeyp
         launch.give_gpus(1, {"CUDA_VISIBLE_DEVICES": "GPU-d0b1-22"})
 
 
-def test_a_script_started_on_cards_that_torch_does_not_see_stops(base, synthetic, tmp_path):
+@pytest.mark.parametrize("name", ["sft", "rl", "generate", "judge", "probe"])
+def test_a_script_started_on_cards_that_torch_does_not_see_stops(tmp_path, name):
+    """It worked on, on the CPU, and ended well."""
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("torch sees a card here")
-    command = ["--model", base, "--data", tmp_path / "s.parquet", "--out", tmp_path / "model", "--record",
-               tmp_path / "train.json", "--lr", 1, "--batch", 1, "--max-length", 9]  # fmt: skip
-    output = script("sft", *command, ok=False, VALLEY_GPUS="1")
+    made, none = tmp_path / "made", tmp_path / "none.parquet"
+    sampling = ["--engine", "transformers", "--max-context", 9]
+    training = ["--out", made, "--record", tmp_path / "train.json", "--lr", 1]
+    given = {
+        "sft": ["--data", none, *training, "--batch", 1, "--max-length", 9],
+        "rl": ["--problems", none, *training, "--curve", tmp_path / "curve.parquet", "--steps", 1, "--prompts", 1,
+               "--rollouts", 1, "--minibatch", 1, "--max-new-tokens", 9, "--save-every", 1, "--device-batch", 1],
+        "generate": ["--task", none, "--out", made, "--samples", 1, "--max-new-tokens", 9, "--temperature", 1, "--top-p", 1, *sampling],
+        "judge": ["--responses", none, "--tasks", none, "--prompt", none, "--max-characters", 9, "--out", made, *sampling],
+        "probe": ["--data", none, "--out", made, "--max-length", 9],
+    }  # fmt: skip
+    output = script(name, "--model", tmp_path, *given[name], ok=False, VALLEY_GPUS="1")
     assert "torch sees 0 of 1 GPUs" in output
-    assert not (tmp_path / "failed.json").exists()  # another try may cure it
+    assert list(tmp_path.iterdir()) == []  # nothing remembers it: another try may cure it
+
+
+def test_vllm_reports_nothing_to_its_makers(monkeypatch):
+    from valley import engines
+
+    monkeypatch.setattr(os, "environ", {})
+    engines.vllm_options()
+    assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
 
 
 def long_folder(tmp_path, length: int):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, planned, run
 
-from valley import check, claims_language, costs, grid
+from valley import check, claims_language, grid, tariff
 from valley.analysis import budget, claims, design, forged, intervals
 from valley.analysis.cells import Study
 from valley.analysis.design import Purchase
@@ -36,7 +36,7 @@ class Grid:
         self.parameters = {model: entry["parameters"] for model, entry in self.config["models"].items()}
         self.reference = pandas.read_csv(REFERENCE / "paper_fig2.csv")
         self.expected = self.study(self.answers(99))
-        self.prices = costs.Prices(self.config)
+        self.prices = tariff.Prices(self.config)
 
     def answers(
         self, seed: int, effect: bool = True, noise: float = 0.015, times: int = 1, problems: int = 0

@@ -479,6 +479,14 @@ def test_a_study_and_a_profile_are_named_alike_in_every_target(target):
         assert "--profile slurm --profile mysite " in make(target, "PROFILE=slurm --profile mysite")
 
 
+@pytest.mark.parametrize("target", [["plan"], ["plan", "BUDGET=9"], ["next"]])
+def test_plans_take_the_prices_of_the_preset_that_is_named(target):
+    commands = re.findall(r"scripts/(?:plan|propose|next)\.py .*", make(*target, "PRESET=measured"))
+    assert commands
+    assert all("--preset measured" in command for command in commands)
+    assert "--preset paper" in make(*target)
+
+
 def test_make_help_tells_what_every_target_is_for():
     text = run(["make", "help"])
     phony = re.search(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)[1].split()

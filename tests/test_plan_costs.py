@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import checkout, planned, run, script, snakemake
 
-from valley import check, costs, environment, grid, profiles, records
+from valley import check, costs, environment, grid, profiles, records, tariff, vram
 from valley.analysis import forged
 
 COSTS = costs.load()
@@ -71,6 +71,88 @@ def test_the_papers_grid_costs_what_the_paper_says(paper):
     assert 5000 / 1.5 < hours["rl"] < 5000 * 1.5
     assert "fitted to the totals the paper states" in paper[0]
     assert "13 % of 9.89e+14 FLOP/s" in paper[0]
+
+
+def test_the_page_on_scale_shows_the_plan_by_rates_and_by_shape_as_printed(paper, tmp_path):
+    text, said = check.ROOT.joinpath("docs/scale.md").read_text(), {"paper": paper[0]}
+    command = [sys.executable, "scripts/plan.py", "--gpus", 64, "--preset", "computed"]
+    said["computed"] = run(command, checkout(tmp_path))
+    for preset, output in said.items():
+        shown = text.split(f"make plan STUDY=config.yaml GPUS=64 PRESET={preset}\n")[1].split("```")[0]
+        assert len(lines := shown.strip().splitlines()) == 4
+        assert set(lines) <= set(output.splitlines())
+    assert "by preset `computed`: computed by scripts/valley/tariff.py, not measured" in said["computed"]
+
+
+def shaped(**other) -> dict:
+    """A preset that goes by the shape of the work, on an H100."""
+    card = COSTS["cards"]["h100"]
+    return costs.on_card(COSTS["presets"]["computed"] | other, card, card)
+
+
+def shaped_seconds(rule: str, model: str, run: str, gpus: int, preset: dict, **more) -> float:
+    """What such a preset says of a job of the paper's grid."""
+    job = {"rule": rule, "gpus": gpus, "wildcards": {"model": model, "run": run, **more}}
+    return tariff.computed_seconds(job, check.load([]), COSTS, preset)
+
+
+def test_cards_that_train_together_wait_and_similar_lengths_side_by_side_wait_less():
+    waits = [tariff.waiting(cards, 1, 4200, 16_384, 0.7) for cards in (1, 2, 4, 8)]
+    assert waits[0] == 1
+    assert waits == pytest.approx([1, 1.36, 1.77, 2.22], abs=0.06)
+    assert 1 < tariff.waiting(8, 1, 4200, 16_384, 0.7, batch=128) < 1.2
+    assert tariff.waiting(8, 1, 4200, 16_384, 0.7, batch=8) == waits[-1]
+    plain = costs.modelled_seconds
+    job = {"rule": "sft", "gpus": 8, "wildcards": {"model": "qwen2.5-7b", "run": "sft-16k"}}
+    preset = shaped(start=0)
+    waited = tariff.waiting(8, 1, COSTS["trace_tokens"], 16_384, COSTS["spread"], batch=16)
+    assert shaped_seconds("sft", "qwen2.5-7b", "sft-16k", 8, preset) == pytest.approx(
+        plain(job, check.load([]), COSTS, preset) * waited
+    )
+
+
+def test_sampling_takes_its_steps_and_what_they_read():
+    config, preset, model = check.load([]), shaped(), "qwen2.5-3b"
+    asked = (config, COSTS, preset, model)
+    weights, cache = 2 * costs.billions(config, model) * 1e9, vram.shape_of(config, model).kv_token
+    # One response: as many steps as it has tokens, weights at each, half of the longest behind a token.
+    alone = 1000 * (preset["step"] + weights / 3.35e12) + 1000 * 500 * cache / 3.35e12
+    assert tariff.sampling_seconds(*asked, 1, 1, 1000, 1000, 0.9) == pytest.approx(alone)
+    # A full card makes more tokens a second than one response does, by far fewer than it has in hand.
+    many = tariff.sampling_seconds(*asked, 1, 100_000, 1000, 8192, 0.9)
+    assert 50 < 100_000 * alone / many < COSTS["device"]["sequences"]
+    assert tariff.sampling_seconds(*asked, 1, 100_000, 6000, 8192, 0.1) > 1.1 * tariff.sampling_seconds(
+        *asked, 1, 100_000, 6000, 8192, 0.9
+    )  # less room, fewer at once
+    assert tariff.longest_response(1e9, 800, 8192, 0.7) == 8192
+    assert 800 < tariff.longest_response(100, 800, 8192, 0.7) < 8192
+
+
+def test_rl_is_sampling_and_six_forward_passes_over_what_was_sampled():
+    config, preset = check.load([]), shaped(start=0)
+    settings = grid.rl_settings(config, "qwen2.5-3b", "base+rl")
+    count, mean = settings["prompts"] * settings["rollouts"], 1900
+    sampled = tariff.sampling_seconds(config, COSTS, preset, "qwen2.5-3b", 8, count, mean, 8192, 0.5)
+    forward = 2 * costs.billions(config, "qwen2.5-3b") * 1e9 * count * mean * 1.15 / (9.89e14 * 0.3)
+    waits = tariff.waiting(8, 1, mean, 8192, COSTS["spread"])
+    found = shaped_seconds("rl", "qwen2.5-3b", "base+rl", 8, preset)
+    assert found == pytest.approx(settings["steps"] * (sampled + (2 + 4 * waits) * forward))
+
+
+def test_a_faster_memory_samples_faster_and_a_higher_peak_trains_faster():
+    of, other = COSTS["cards"]["h100"], COSTS["cards"]["a100"]
+    slow = costs.on_card(COSTS["presets"]["computed"], other, of)
+    for rule, name, more in (
+        ("sft", "sft-8k", {}),
+        ("rl", "base+rl", {}),
+        ("generate", "sft-8k", {"task": "aime24"}),
+    ):
+        here, there = (
+            shaped_seconds(rule, "qwen2.5-3b", name, 4, preset, **more) for preset in (shaped(), slow)
+        )
+        assert there > here
+    with_rates = costs.on_card(COSTS["presets"]["paper"], other, of)
+    assert with_rates["rl_tokens"] == round(2600 * 2.04 / 3.35)
 
 
 def test_wall_time_lies_between_the_critical_path_and_one_gpu_after_the_other():

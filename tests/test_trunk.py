@@ -12,7 +12,7 @@ from test_grid import paper
 from test_plan import stubs
 from test_training import killed, train, weights
 
-from valley import check, costs, grid, records, trunk
+from valley import check, costs, grid, records, tariff, trunk
 from valley.trunk import Piece
 
 PIECES = ["--pieces", "4:2", "16:1"]  # 2 × 4 and 12 traces, two a batch: branches leave at steps 4 and 10
@@ -211,7 +211,7 @@ def test_the_plan_and_the_price_of_cells_agree_on_what_a_trunk_takes():
     along = numpy.cumsum([4 * 8, 4 * 8, 4 * 16, 3 * 32, 3 * 64, 2 * (rows / 1000 - 128)])
     alone = 4 * (8 + 16 + 32) + 3 * (64 + 128) + 2 * rows / 1000
     assert together / apart == pytest.approx((along[-1] + 0.2 * along.sum()) / alone)
-    prices, runs = costs.Prices(config), grid.trunk(config, "qwen2.5-0.5b", "sft-8k.trunk")
+    prices, runs = tariff.Prices(config), grid.trunk(config, "qwen2.5-0.5b", "sft-8k.trunk")
     jobs = [("trunk", runs[-1]), *(("branch", run) for run in runs)]
     planned_seconds = sum(
         costs.modelled_seconds(

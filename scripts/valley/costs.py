@@ -25,15 +25,14 @@ def load() -> dict:
 
 
 def on_card(preset: dict, card: dict, of: dict) -> dict:
-    """A preset on another card than it holds for: training by the peaks, sampling by the memory's
-    bandwidths.
+    """A preset on another card than it holds for, with what the card is: training by the peaks, sampling by
+    the memory's bandwidths.
     """
     faster = card["bandwidth"] / of["bandwidth"]
-    return preset | {
-        "peak_flops": card["peak_flops"],
-        "rl_tokens": round(preset["rl_tokens"] * faster),
-        "generate_tokens": round(preset["generate_tokens"] * faster),
+    rates = {
+        name: round(preset[name] * faster) for name in ("rl_tokens", "generate_tokens") if name in preset
     }
+    return preset | {name: card[name] for name in ("peak_flops", "bandwidth", "memory")} | rates
 
 
 def card(constants: dict, kind: str) -> dict:
@@ -46,12 +45,16 @@ def card(constants: dict, kind: str) -> dict:
     return constants["cards"][kind]
 
 
-def seconds(job: dict, config: dict, costs: dict, preset: dict, measured: dict) -> tuple[float, bool]:
-    """Seconds of a job on all its GPUs together, and whether a finished job of its rule and cell tells."""
+def seconds(
+    job: dict, config: dict, costs: dict, preset: dict, measured: dict, model=None
+) -> tuple[float, bool]:
+    """Seconds of a job on all its GPUs together, and whether a finished job of its rule and cell tells; else
+    by `model`, modelled_seconds or one like it.
+    """
     found = measured.get((job["rule"], f"{job['wildcards'].get('model')}.{job['wildcards'].get('run')}"))
     if found is not None:
         return found * max(1, job["gpus"]), True
-    return modelled_seconds(job, config, costs, preset), False
+    return (model or modelled_seconds)(job, config, costs, preset), False
 
 
 def job_hours(job: dict) -> float:
@@ -190,6 +193,12 @@ def response_length(costs: dict, run: str) -> int:
     return costs["lengths"][grid.parse_run(run).stage]
 
 
+def rl_length(costs: dict, settings: dict, run: str) -> float:
+    """Mean tokens of a response along an RL run, from those of its start to those of its end."""
+    mean = (response_length(costs, grid.parse_run(run).start) + costs["lengths"]["rl"]) / 2
+    return min(mean, settings["max_new_tokens"])
+
+
 def problems(config: dict, task: str) -> int | None:
     """Problems of a task: what the config says, else the rows of its file, fetched or local; None where
     neither tells, as of one on a hub.
@@ -268,9 +277,8 @@ def modelled_seconds(job: dict, config: dict, costs: dict, preset: dict) -> floa
         return start + flops / (preset["peak_flops"] * preset["sft_mfu"])
     if rule == "rl":
         settings = grid.rl_settings(config, model, run)
-        tokens = settings["steps"] * settings["prompts"] * settings["rollouts"]
-        length = (response_length(costs, grid.parse_run(run).start) + costs["lengths"]["rl"]) / 2
-        return start + tokens * min(length, settings["max_new_tokens"]) * size / preset["rl_tokens"]
+        count = settings["steps"] * settings["prompts"] * settings["rollouts"]
+        return start + count * rl_length(costs, settings, run) * size / preset["rl_tokens"]
     tasks = job.get("tasks", [wildcards["task"]])
     if not tasks:  # it puts together what is there
         return job["gpus"] * costs["cpu_seconds"]["default"]
@@ -360,50 +368,3 @@ def disk(config: dict, costs: dict, cells: list[tuple], jobs: list[dict], gpus: 
     at_once = sorted(states, reverse=True)[: max(1, gpus // max(1, widest))]
     # the one before goes only when the next is whole, in RL its states alone
     return end, end + 2 * sum(at_once) * costs["state_bytes_a_parameter"]
-
-
-class Prices:
-    """What cells cost in GPU-seconds: training a run once, generating each cell's responses; measured where
-    it was.
-    """
-
-    def __init__(self, config: dict, preset: str = "paper", measured: dict | None = None):
-        self.config, self.constants, self.measured = config, load(), measured or {}
-        self.preset, self.known = self.constants["presets"][preset], {}
-
-    def _job(self, rule: str, model: str, run: str, task: str | None = None) -> float:
-        if (rule, model, run, task) not in self.known:
-            self.known[rule, model, run, task] = self._priced(rule, model, run, task)
-        return self.known[rule, model, run, task]
-
-    def _priced(self, rule: str, model: str, run: str, task: str | None) -> float:
-        gpus = max(1, grid.training_gpus(self.config, model, run if rule == "rl" else "base"))
-        job = {"rule": rule, "gpus": gpus, "wildcards": {"model": model, "run": run, "task": task}}
-        return seconds(job, self.config, self.constants, self.preset, self.measured)[0]
-
-    def training(self, model: str, run: str) -> float:
-        """Seconds of training a run, without what it starts from; 0 for a base. Of a branch, with its share
-        of the trunk.
-        """
-        parsed = grid.parse_run(run)
-        if parsed.stage == "sft" and grid.is_trunk(self.config, run):
-            runs = grid.trunk(self.config, model, run)
-            share = grid.seen(self.config, model, runs)
-            part = share[runs.index(run)] / sum(share)
-            return self._job("branch", model, run) + part * self._job("trunk", model, runs[-1])
-        return 0.0 if parsed.stage == "base" else self._job(parsed.stage, model, parsed.whole)
-
-    def generating(self, model: str, run: str, task: str) -> float:
-        """Seconds of generating a cell's responses to a task."""
-        return self._job("generate", model, run, task)
-
-    def hours(self, cells, times: dict[str, float] | None = None) -> float:
-        """GPU-hours of cells: each training once, whatever checkpoints of it are evaluated; `times` the
-        samples of a task.
-        """
-        trained = {(cell.model, cell.parsed.whole, cell.seed) for cell in cells}
-        spent = sum(self.training(model, run) for model, run, _ in trained)
-        for cell in cells:
-            for task in self.config["grid"]["tasks"]:
-                spent += self.generating(cell.model, cell.run, task) * (times or {}).get(task, 1)
-        return spent / 3600

@@ -485,7 +485,7 @@ def with_starts(config: dict, cells: Iterable[Cell], there: set[Cell] = frozense
 
 
 def pricing(config: dict, study: Study, prices):
-    """A function of purchases: their GPU-hours, by `prices` (costs.Prices). What is sampled more is sampled
+    """A function of purchases: their GPU-hours, by `prices` (tariff.Prices). What is sampled more is sampled
     anew.
     """
     known: dict[Purchase, float] = {}
