@@ -36,7 +36,7 @@ import subprocess
 from typing import NamedTuple
 
 from valley import check, costs, environment, grid, records
-from valley.shapes import Shape, described_shape, published, shape_of  # noqa: F401
+from valley.shapes import Shape, described_shape, published, shape_of  # noqa: F401 (tests/gpu)
 
 GIB = 2**30
 PROBED = 512  # positions whose logits probe.py holds at once
@@ -84,8 +84,8 @@ def width(settings: dict) -> int:
 
 
 def autocast(settings: dict) -> bool:
-    """Whether fp32 weights are trained in bf16 (training.weights_dtype)."""
-    return width(settings) == 2 and not settings.get("deepspeed")
+    """Whether fp32 weights are trained in bf16 (training.weights_dtype): `deepspeed` is null."""
+    return width(settings) == 2 and settings.get("deepspeed", ZERO3) is None
 
 
 @functools.cache
