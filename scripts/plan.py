@@ -63,7 +63,7 @@ def margins(config: dict, planned: list[dict], card: dict, constants: dict, widt
     rows = vram.by_model(config, planned, card["memory"], constants)
     if not rows:
         return []
-    head = f"GiB of a {card['memory']} GB card"
+    head = f"GiB of a card's {card['memory']:g}"
     lines = [f"{head:28}{'GPUs':>5}{'needs':>8}{'margin':>8}   " + "".join(f"{f'on {n}':>7}" for n in widths)]
     for row in rows:
         others = (vram.moments(config, row.job, card["memory"], constants["device"], gpus=n) for n in widths)

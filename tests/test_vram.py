@@ -4,19 +4,43 @@ refused.
 
 import os
 import re
+import weakref
 
 import pytest
+import torch
 import yaml
 from conftest import checkout, script, snakemake
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
-from valley import check, costs, flags, grid, vram
+from valley import check, costs, flags, grid, shapes, vram
 
 CONSTANTS = costs.load()
 DEVICE = CONSTANTS["device"]
+CARDS = {kind: card["memory"] for kind, card in CONSTANTS["cards"].items()}
 PAPER = check.load([])
 SMALL = {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
          "vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 MODELS = {"qwen2": "Qwen/Qwen2.5-3B-Instruct", "llama": "meta-llama/Llama-3.1-8B-Instruct", "gemma3_text": "google/gemma-3-1b-it"}  # fmt: skip
+
+
+class Living(TorchDispatchMode):
+    """The bytes of all tensors that operations made and that live, at their `peak`."""
+
+    def __init__(self):
+        super().__init__()
+        self.there, self.peak = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        found = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(found):
+            if isinstance(tensor, torch.Tensor) and (at := tensor.untyped_storage()._cdata) not in given:
+                storage = tensor.untyped_storage()
+                weakref.finalize(storage, self.there.pop, at, None)
+                self.there[at] = storage.nbytes()
+        self.peak = max(self.peak, sum(self.there.values()))
+        return found
 
 
 def job(rule: str, model: str, run: str, gpus: int | None = None) -> dict:
@@ -28,7 +52,9 @@ def job(rule: str, model: str, run: str, gpus: int | None = None) -> dict:
 def small(kind: str, layers: int, **other) -> dict:
     """The published config of a family at a small size; its layers attend to everything."""
     content = (
-        vram.published()[MODELS[kind]] | SMALL | {"num_hidden_layers": layers, "max_window_layers": layers}
+        vram.published().get(MODELS.get(kind), {"model_type": kind, "hidden_act": "silu"})
+        | SMALL
+        | {"num_hidden_layers": layers, "max_window_layers": layers}
     )
     if kind == "gemma3_text":
         content |= {"layer_types": ["full_attention"] * layers, "sliding_window": 1 << 20}
@@ -37,7 +63,6 @@ def small(kind: str, layers: int, **other) -> dict:
 
 def built(content: dict, dtype, device: str = "cpu"):
     """The model of a config.json, with weights as they fall."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     given = {
@@ -51,7 +76,6 @@ def built(content: dict, dtype, device: str = "cpu"):
 
 @pytest.mark.parametrize("model", PAPER["models"])
 def test_the_published_shape_has_the_parameters_of_the_config_and_of_the_library(model):
-    import torch
 
     shape = vram.shape_of(PAPER, model)
     assert shape.parameters / 1e9 == pytest.approx(PAPER["models"][model]["parameters"], rel=1e-3)
@@ -62,7 +86,6 @@ def test_the_published_shape_has_the_parameters_of_the_config_and_of_the_library
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_states_are_the_bytes_that_torch_holds_after_a_step(kind):
-    import torch
 
     content = small(kind, 2, tie_word_embeddings=False)
     model = built(content, torch.float32)
@@ -81,24 +104,193 @@ def test_states_are_the_bytes_that_torch_holds_after_a_step(kind):
         )
 
 
-def test_sliding_attention_keeps_a_mask_of_all_pairs():
-    shape = vram.described_shape(vram.published()["google/gemma-3-1b-it"])
-    assert shape.window == 512
-    settings = {"precision": "bf16", "gradient_checkpointing": True}
-    plain, windowed = (
-        sum(vram.activations(of, settings, 16384).values()) for of in (shape._replace(window=0), shape)
+def peak(model, rows: int, tokens: int, laid: str, autocast: bool) -> float:
+    """Bytes of activations and temporaries, at their peak, of a pass there and back through a model without
+    its head: rows `plain`, `padded`, or `packed` in one.
+    """
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    ids, more = torch.zeros(rows, tokens, dtype=torch.long), {}
+    if laid == "padded":
+        more = {"attention_mask": torch.ones_like(ids)}
+        more["attention_mask"][1:, -3:] = 0
+    if laid == "packed":
+        ids, more = ids.reshape(1, -1), {"position_ids": torch.arange(tokens).repeat(rows)[None]}
+    tracker = MemTracker()
+    tracker.track_external(model)
+    with tracker:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = model.base_model(input_ids=ids, use_cache=False, **more).last_hidden_state.sum()
+        out.backward()
+    [(_, told)] = tracker.get_tracker_snapshot("peak").items()
+    return sum(size for what, size in told.items() if str(what).rsplit(".", 1)[-1] in ("ACT", "TEMP"))
+
+
+WINDOW = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "sliding_window": 128}
+
+
+@pytest.mark.parametrize(
+    ("kind", "laid", "how", "checkpointing"),
+    [
+        ("qwen2", "plain", "fp32", True),
+        ("qwen2", "plain", "autocast", True),
+        ("qwen2", "plain", "autocast", False),
+        ("qwen2", "padded", "bf16", True),
+        ("qwen2", "packed", "bf16", True),
+        ("qwen2", "packed", "bf16", False),
+        ("gemma3_text", "padded", "bf16", True),
+        ("qwen3", "plain", "bf16", False),
+    ],
+)
+def test_masks_and_the_precision_of_a_pass_take_what_torch_allocates(kind, laid, how, checkpointing):
+    """A mask of all pairs where rows are padded or packed or attention slides; fp32 between the layers under
+    autocast. Gemma has three layers, one without a window.
+    """
+
+    rows, tokens = (1, 512) if laid == "plain" else (4, 256)
+    content = small(kind, 3, **(WINDOW if kind == "gemma3_text" else {}))
+    model = built(content, torch.bfloat16 if how == "bf16" else torch.float32).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    settings = {"precision": "fp32" if how == "fp32" else "bf16", "gradient_checkpointing": checkpointing}
+    settings |= {"packing": laid == "packed", "deepspeed": None if how == "autocast" else vram.ZERO3}
+    headless = vram.described_shape(content)._replace(vocab=0)
+    told = sum(vram.activations(headless, settings, tokens, rows).values())
+    if how == "autocast":  # copies of weights, which `states` counts: of the layer at work with checkpointing
+        told += 2 * headless.parameters / (headless.layers if checkpointing else 1)
+    seen = peak(model, rows, tokens, laid, how == "autocast")
+    assert seen <= 1.02 * told
+    assert told <= (1.25 if how == "bf16" else 1.35) * seen
+
+
+def test_a_mask_is_there_where_rows_are_several_or_attention_slides():
+    qwen, gemma = (vram.described_shape(vram.published()[MODELS[kind]]) for kind in ("qwen2", "gemma3_text"))
+    bf16 = {"precision": "bf16"}
+    assert (qwen.window, gemma.window) == (0, 512)  # Qwen has one, switched off
+    assert vram.masks(qwen, bf16, 16384) == vram.masks(gemma, bf16, 512) == {}
+    padded, packed = (vram.masks(qwen, bf16 | {"packing": it}, 4096, 8)["mask"] for it in (False, True))
+    assert packed - padded == 3 * (8**2 - 8) * 4096**2
+    [alone], [apart] = (vram.masks(gemma, bf16, 4096, rows).values() for rows in (1, 2))
+    assert apart - 2 * alone == 2 * 4096**2
+
+
+def test_the_key_value_cache_is_what_the_library_keeps():
+
+    for kind in MODELS:
+        content = small(kind, 4)
+        model = built(content, torch.bfloat16).eval()
+        with torch.no_grad():
+            kept = model(input_ids=torch.zeros(2, 30, dtype=torch.long), use_cache=True).past_key_values
+        tensors = [tensor for layer in kept.layers for tensor in (layer.keys, layer.values)]
+        seen = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        assert seen == 60 * vram.described_shape(content).kv_token
+
+
+@pytest.mark.parametrize("kind", shapes.DECODERS)
+def test_an_architecture_that_is_described_has_the_librarys_number_of_parameters(kind):
+
+    content = small(kind, 2, tie_word_embeddings=False)
+    made = built(content, torch.bfloat16, "meta")
+    seen = sum(weight.numel() for weight in made.parameters())
+    assert vram.described_shape(content).parameters == pytest.approx(seen, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral", "qwen2_moe", "qwen3_moe"])
+def test_another_architecture_is_of_unknown_memory_and_refuses_nothing(tmp_path, kind):
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    config = check.load([], {"models": {"own": {"source": str(tmp_path), "family": "qwen2.5", "gpus": 1}}})
+    asked = job("generate", "own", "base", 1)
+    assert vram.refusals(config, [asked], 1, CONSTANTS) == []
+    assert vram.unknown(config, [asked]) == ["own"]
+
+
+def test_adapters_are_counted_as_the_library_makes_them():
+    """By LoRA on all linear layers, with AdamW: 16 bytes a weight of theirs."""
+    from peft import LoraConfig, get_peft_model
+
+    content, settings = small("qwen2", 2), {"precision": "fp32", "lora_rank": 8}
+    model = built(content, torch.float32, "meta")
+    made = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    count = sum(weight.numel() for weight in made.parameters() if weight.requires_grad)
+    shape = vram.described_shape(content)
+    alone, _ = vram.states(shape, settings, 1, DEVICE)
+    assert sum(alone.values()) - alone["weights"] == 16 * count
+    shared, _ = vram.states(shape, settings, 2, DEVICE)
+    assert sum(shared.values()) - sum(alone.values()) == 4 * count  # DDP's buckets of gradients
+
+
+def test_buckets_of_gradients_are_copies_because_the_libraries_leave_it_so():
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    assert DistributedDataParallelKwargs().gradient_as_bucket_view is False
+
+
+def test_fp32_takes_twice_what_bf16_takes_of_an_engine_and_of_zeros_weights():
+    def needs(rule: str, model: str, run: str, **other) -> dict:
+        return vram.tightest(vram.moments(PAPER, job(rule, model, run, 1), 80, DEVICE, **other)).parts
+
+    low, high = (needs("generate", "qwen2.5-7b", "base", precision=kind) for kind in ("bf16", "fp32"))
+    assert {part: high[part] / low[part] for part in ("weights", "cache of one response")} == {
+        "weights": 2,
+        "cache of one response": 2,
+    }
+    [sentence] = vram.refusals(
+        check.load([], {"generate": {"precision": "fp32"}}),
+        [job("generate", "qwen2.5-7b", "base")],
+        24,
+        CONSTANTS,
     )
-    assert windowed - plain == 3 * 16384**2
-    assert (
-        vram.described_shape(vram.published()["Qwen/Qwen2.5-3B-Instruct"]).window == 0
-    )  # it has one, switched off
+    assert "of them weights" in sentence
+    low, high = (needs("sft", "qwen2.5-3b", "sft-8k", precision=kind) for kind in ("bf16", "fp32"))
+    assert high["weights"] == 2 * low["weights"]
+    backward = [vram.moments(PAPER, job("sft", "qwen2.5-3b", "sft-8k"), 80, DEVICE, deepspeed=it)[0].parts
+                for it in (None, vram.ZERO3)]  # fmt: skip
+    assert backward[0]["kept"] == 2 * backward[1]["kept"]  # fp32 between the layers under autocast
+
+
+def test_rls_reference_is_spread_by_zero_three_alone_and_absent_without_a_kl_term():
+    asked, size = job("rl", "qwen2.5-3b", "base+rl", 4), vram.shape_of(PAPER, "qwen2.5-3b").parameters
+
+    def held(**other) -> float:
+        return vram.moments(PAPER, asked, 80, DEVICE, **other)[0].parts.get("reference", 0)
+
+    assert (held(), held(deepspeed=vram.ZERO3), held(kl=0.0)) == (2 * size, 2 * size / 4, 0)
+    assert held(deepspeed=None) == 4 * size
+
+
+def test_a_probe_is_counted_by_its_own_pass():
+    """Weights, cache and the logits of a slice."""
+    import probe
+
+    assert vram.PROBED == probe.SLICE
+    [found] = vram.moments(PAPER, job("probe", "qwen2.5-14b", "base", 1), 80, DEVICE)
+    assert found.margin > 0
+    [sentence] = vram.refusals(PAPER, [job("probe", "qwen2.5-14b", "base", 1)], 24, CONSTANTS)
+    assert "probe of qwen2.5-14b" in sentence
+    assert "What would fit: report.probe: 0; or cards of 45 GiB" in sentence
+
+
+def test_a_probe_takes_what_torch_allocates():
+    import probe
+
+    tokens = 1024
+    for vocab in (512, 20_000):
+        content = small("qwen2", 3, vocab_size=vocab)
+        model, shape = built(content, torch.bfloat16).eval(), vram.described_shape(content)
+        with torch.no_grad(), Living() as living:
+            probe.measured(model, [{"input_ids": [5] * tokens, "labels": [5] * tokens}])
+        settings = {"precision": "bf16", "max_length": tokens}
+        parts = vram.of_probe(shape, settings, 1, 0, DEVICE)[0].parts
+        said = sum(parts.values()) - parts["weights"]
+        assert living.peak <= 1.02 * said <= 1.25 * living.peak
 
 
 def test_the_head_of_trls_loss_takes_what_is_said_at_a_real_vocabulary():
     """Gradients of a 152k vocabulary in fp32 and in bf16; no logits of all tokens, which would be three times
     the rest here.
     """
-    import torch
     from torch.distributed._tools.mem_tracker import MemTracker
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
@@ -126,19 +318,38 @@ def test_the_papers_grid_fits_the_papers_cards_and_says_by_how_much():
         for cell in grid.cells(PAPER)
         if cell.parsed.stage != "base" and cell.parsed.step is None
     ] + [job("generate", model, "base") for model in PAPER["models"]]
-    rows = vram.by_model(PAPER, jobs, 80, CONSTANTS)
+    rows = vram.by_model(PAPER, jobs, CARDS["h100"], CONSTANTS)
     assert len(rows) == 9 + 3 + 9
-    assert vram.refusals(PAPER, jobs, 80, CONSTANTS) == []
+    assert vram.refusals(PAPER, jobs, CARDS["h100"], CONSTANTS) == []
     margins = [row.moment.margin for row in rows]
     assert margins == sorted(margins)
     assert (rows[0].rule, rows[0].model) == ("rl", "qwen2.5-3b")
+    first, second, third, fourth, *others = (f"{margin / vram.GIB:.0f}" for margin in margins)
+    page = " ".join((check.ROOT / "docs/scale.md").read_text().split())
+    told = f"RL of 3B {first} GiB left while it samples, of 1.5B {second}, of 0.5B {third}; SFT of 14B {fourth}; all else more than {others[0]}."
+    assert told in page
+    refused = {size: [row[:2] for row in vram.by_model(PAPER, jobs, size, CONSTANTS) if row.moment.margin < 0]
+               for size in (40, CARDS["4090"])}  # fmt: skip
+    assert refused[40] == [("sft", "qwen2.5-14b")]
+    large = {("sft", model) for model in ("qwen2.5-14b", "qwen2.5-7b", "llama3.1-8b", "llama3.2-3b")}
+    assert {*refused[CARDS["4090"]]} == large | {("generate", "qwen2.5-14b"), ("rl", "qwen2.5-3b")}
+
+
+def test_packing_many_long_examples_is_refused_for_its_mask():
+    packed = {"sft": {"packing": True, "device_batch": 8}}
+    asked = job("sft", "qwen2.5-1.5b", "sft-16k", 1)
+    [sentence] = vram.refusals(check.load([], packed), [asked], CARDS["h100"], CONSTANTS)
+    assert "of them mask" in sentence
+    assert "What would fit: sft.device_batch: 1;" in sentence
+    alone = check.load([], packed | {"sft": {"packing": True, "device_batch": 1}})
+    assert vram.refusals(alone, [asked], CARDS["h100"], CONSTANTS) == []
 
 
 @pytest.mark.parametrize(
     ("asked", "card"),
     [
-        (job("sft", "qwen2.5-3b", "sft-8k", 1), 48),
-        (job("sft", "qwen2.5-7b", "sft-8k", 2), 48),
+        (job("sft", "qwen2.5-3b", "sft-8k", 1), 45),
+        (job("sft", "qwen2.5-7b", "sft-8k", 2), 45),
         (job("sft", "qwen2.5-1.5b", "sft-8k", 1), 24),
         (job("rl", "qwen2.5-3b", "base+rl", 1), 80),
     ],
@@ -150,7 +361,7 @@ def test_what_cannot_fit_is_refused_and_each_cure_that_is_named_fits(asked, card
     named = sentence.split("What would fit: ")[1].split("; or ")
     assert named
     for cure in named:
-        if size := re.fullmatch(r"cards of (\d+) GB", cure):
+        if size := re.fullmatch(r"cards of (\d+) GiB", cure):
             assert vram.refusals(PAPER, [asked], int(size[1]), CONSTANTS) == []
             continue
         content = cure.split(" with ")
@@ -190,6 +401,63 @@ def test_a_model_that_one_card_cannot_hold_is_generated_by_several_together():
             check.check(check.load([], entry))
 
 
+def test_a_model_whose_heads_cannot_be_shared_so_is_refused_with_what_could():
+    """28 heads, 4 key-value heads and 18,944 units are no eighths and no sevenths."""
+    shared = {"models": {"qwen2.5-7b": {"generate": {"tensor_parallel": 8}}}}
+    told = r"models.qwen2.5-7b: tensor_parallel 8 does not divide its 28 attention heads.* to one of 1, 2, 4$"
+    for config in (
+        check.load([], shared),
+        check.load([check.ROOT / "config/one-gpu.yaml"], shared | judge("qwen2.5-7b")),
+    ):
+        with pytest.raises(grid.ConfigError, match=told):
+            check.check(config)
+    assert [n for n in range(1, 9) if vram.shape_of(PAPER, "qwen2.5-7b").shared_by(n)] == [1, 2, 4]
+    assert vram.shape_of(PAPER, "qwen2.5-14b").shared_by(8)
+    [sentence] = vram.refusals(PAPER, [job("generate", "qwen2.5-7b", "base")], 8, CONSTANTS)
+    assert "tensor_parallel: 4" in sentence
+    assert "tensor_parallel: 8" not in sentence
+
+
+def judge(model: str) -> dict:
+    """A config's judge."""
+    return {"report": {"judge": {"model": model, "max_characters": 1000}}}
+
+
+def test_the_memory_of_this_machine_is_that_of_the_cards_that_a_job_may_see(tmp_path, monkeypatch):
+    smi = tmp_path / "nvidia-smi"
+    listed = "GPU 0: display (UUID: GPU-aa)\nGPU 1: NVIDIA GeForce RTX 4090 (UUID: GPU-bb)\n  MIG 3g (UUID: MIG-cc)"
+    smi.write_text(
+        f"#!/bin/sh\ncase \"$1\" in *memory*) printf 'GPU-aa, 4096\\nGPU-bb, 24564\\n';; *) printf '{listed}\\n';; esac\n"
+    )
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    for named, size in {
+        "1": 24564 / 1024,
+        "GPU-bb": 24564 / 1024,
+        "0,1": 4,
+        "MIG-cc": None,
+        "-1": None,
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert vram.of_machine() == size, named
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert vram.of_machine() == 4
+
+
+def test_an_engine_has_in_hand_what_vllm_takes_of_such_a_card():
+    """More on large cards, as vLLM's own table has it, and in RL what rl.py and TRL ask for."""
+    from valley import rollouts
+
+    assert DEVICE["rl_sequences"] == rollouts.SEQUENCES
+    asked = job("generate", "qwen2.5-7b", "base")
+    small_card, large = (vram.moments(PAPER, asked, size, DEVICE)[0].parts["work"] for size in (45, 79.6))
+    assert large > 2.5 * small_card
+    other = vram.moments(PAPER, asked, 79.6, DEVICE, tensor_parallel=4)[0].parts
+    assert other["weights"] == vram.shape_of(PAPER, "qwen2.5-7b").parameters / 2
+    assert other["work"] < large
+
+
 def test_an_engine_takes_as_many_cards_as_share_a_model(monkeypatch):
     from valley import engines
 
@@ -224,21 +492,23 @@ def test_the_share_of_vllm_in_rl_is_the_one_that_rl_asks_for():
 
 
 def test_a_run_on_cards_that_are_too_small_is_refused_before_its_first_job(tmp_path):
-    """By the driver's own figure on this machine, and by the config's card where it names one."""
+    """By the driver's own figure on this machine, whatever card the config names."""
     folder = checkout(tmp_path / "clone")
     smi = tmp_path / "bin/nvidia-smi"
     smi.parent.mkdir()
     listed = "GPU 0: NVIDIA (UUID: GPU-a0b1-22)"
-    smi.write_text(f'#!/bin/sh\ncase "$1" in *memory*) echo 11264;; *) echo "{listed}";; esac\n')
+    smi.write_text(
+        f'#!/bin/sh\ncase "$1" in *memory*) echo "GPU-a0b1-22, 11264";; *) echo "{listed}";; esac\n'
+    )
     smi.chmod(0o755)
     target = "studies/one-gpu/results/qwen2.5-1.5b/sft-8k/seed0/train.json"
     path = {"PATH": f"{smi.parent}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": ""}
     told = snakemake(folder, "--configfile", "config/one-gpu.yaml", "--", target, ok=False, **path)
     assert "the cards cannot hold what this plan puts on them" in told
-    assert "sft of qwen2.5-1.5b (sft-8k) on 1 card(s) of 11 GB: " in told
+    assert "sft of qwen2.5-1.5b (sft-8k) on 1 card(s) of 11 GiB: " in told
     (folder / "a.yaml").write_text(yaml.safe_dump({"card": "4090"}))
     told = snakemake(folder, "--configfile", "config/one-gpu.yaml", "a.yaml", "--", target, ok=False, **path)
-    assert "on 1 card(s) of 24 GB" in told
+    assert "on 1 card(s) of 11 GiB" in told
     assert not (folder / "studies/one-gpu/models").exists()
 
 
@@ -247,7 +517,7 @@ def test_the_plan_shows_the_margins_and_refuses_a_card_that_is_too_small():
     output = script("plan", "--card", "4090", "--", target)
     [line] = re.findall(r"^sft qwen2\.5-14b +8 +([\d.]+) +(-[\d.]+) .*$", output, re.MULTILINE)
     assert float(line[0]) > 24
-    assert "does not fit      sft of qwen2.5-14b (sft-8k) on 8 card(s) of 24 GB" in output
+    assert "does not fit      sft of qwen2.5-14b (sft-8k) on 8 card(s) of 24 GiB" in output
 
 
 # What deepspeed's own estimate has too much, of bytes a parameter of a card's share: it keeps gradients in
@@ -281,7 +551,8 @@ def test_states_are_those_of_deepspeeds_own_estimates_but_for_what_is_named(mode
     buckets = DEVICE["buckets"] * vram.GIB
 
     def found(zero: str) -> tuple[dict, dict]:
-        return vram.states(of, {"deepspeed": f"config/deepspeed/{zero}.json"}, cards, DEVICE)
+        settings = {"precision": "bf16", "deepspeed": f"config/deepspeed/{zero}.json"}
+        return vram.states(of, settings, cards, DEVICE)
 
     computing, stepping = found("zero2")
     _, theirs = stage_two(size, cards, cpu_offload=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from valley import records
+from valley import records, shapes
 from valley.grid import (
     HEADLINE,
     TRUNK,
@@ -381,13 +381,24 @@ def size_faults(config: dict):
                 f"report.probe: size {name} takes {examples} of {rows} traces, which leaves no {config['report']['probe']} "
                 "that it is not trained on. Set report.probe: 0, or a smaller size"
             )
-    for model in dict.fromkeys(model for model, _, _ in _valid_cells(config)):
+    sampled = dict.fromkeys(model for model, _, _ in _valid_cells(config))
+    judge = (config["report"]["judge"] or {}).get("model")
+    for model in sampled | ({judge: None} if judge in config["models"] else {}):
         settings, gpus = generate_settings(config, model), config["models"][model].get("gpus", 0)
         over = settings.get("tensor_parallel", 1)
-        if settings["engine"] == "vllm" and gpus % over:
+        if settings["engine"] != "vllm" or over == 1:
+            continue
+        if gpus % over:
             yield (
                 f"models.{model}: tensor_parallel {over} does not divide its {gpus} gpus. An engine takes as many cards: "
                 f"set models.{model}.gpus to a multiple of {over}, or models.{model}.generate.tensor_parallel"
+            )
+        elif gpus and (shape := shapes.shape_of(config, model)) and not shape.shared_by(over):
+            able = [str(n) for n in range(1, gpus + 1) if gpus % n == 0 and shape.shared_by(n)]
+            yield (
+                f"models.{model}: tensor_parallel {over} does not divide its {shape.heads} attention heads, {shape.kv_heads} "
+                f"key-value heads and {shape.ff} feed-forward units, and vLLM refuses it. On its {gpus} gpus set "
+                f"models.{model}.generate.tensor_parallel to one of {', '.join(able)}"
             )
     for model, run, _ in _valid_cells(config):
         if parse_run(run).size:

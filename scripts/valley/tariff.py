@@ -63,7 +63,7 @@ def sampling_seconds(
     cache, own = shape.kv_token if shape else 0, count / cards
     at_once = device["sequences"]
     if cache:
-        room = share * preset["memory"] * costs.GIGA - weights
+        room = share * preset["memory"] * vram.GIB - weights
         at_once = max(1, min(at_once, room / (cache * mean)))
     longest = longest_response(own, mean, most, constants["spread"])
     steps = max(longest, own * mean / at_once)  # a step gives each sequence in hand a token

@@ -6,68 +6,41 @@ room they have. Where the formulae are from:
 - weights, gradients, optimiser: 2 + 2 + 12 bytes a parameter in bf16 with AdamW, spread over the cards by
   ZeRO's stage
   (Rajbhandari et al. 2020, section 3.1 and figure 1); tests/test_vram.py holds them to DeepSpeed's own
-  estimates, `estimate_zero2_model_states_mem_needs` and `estimate_zero3_…`, and names what differs;
-- activations: bytes a token and layer counted on CPU (tests/gpu/test_card.py holds them to what torch
-  allocates); with
-  checkpointing one bf16 vector a token and layer, and one layer at a time (Chen et al. 2016);
+  estimates, `estimate_zero2_model_states_mem_needs` and `estimate_zero3_…`, and names what differs. In fp32
+  weights and gradients take 4 bytes each, and ZeRO's master copy is a second one (`clone().float()` in its
+  stage_1_and_2.py). Without DeepSpeed weights are fp32, and several cards copy gradients into buckets of DDP
+  (accelerate's `gradient_as_bucket_view` is False);
+- activations: bytes a token and layer counted on CPU (tests/gpu/test_card.py and tests/test_vram.py hold them
+  to what torch allocates); with
+  checkpointing one bf16 vector a token and layer, and one layer at a time (Chen et al. 2016). Under autocast,
+  without DeepSpeed, that vector is fp32;
+- the mask of attention, where it is more than causal: transformers' masking_utils.py (`sdpa_mask`, a truth
+  value a pair of tokens), which torch's sdpa copies in the precision of the pass, and beside which key-value
+  heads are repeated (`use_gqa_in_sdpa`). FlashAttention needs none; neither envs/gpu.lock nor plan has it;
 - the head: TRL's loss goes through the vocabulary in tiles and adds gradients up in fp32
   (trl/kernels/chunked_logprob.py);
-- key-value cache: 2 × layers × key-value heads × width of a head × 2 bytes a token (Kwon et al. 2023, section
-  3).
+- key-value cache: 2 × layers × key-value heads × width of a head × 2 bytes a token (Kwon et al. 2023,
+  section 3);
+- RL's reference: loaded as the model is, spread by ZeRO-3 alone (trl/models/utils.py, `prepare_deepspeed`);
+- an engine's work: vLLM 0.31 makes room for one pass of the most tokens and sampling for the most sequences
+  (`profile_run` in v1/worker/gpu_model_runner.py): logits, their fp32 copy, probabilities and noise
+  (`random_sample` in v1/sample/ops/topk_topp_sampler.py).
 None of it has been held to a card yet. Constants that are assumed stand in workflow/reference/costs.yaml
 (`device`).
 """
 
 import functools
+import math
 import shutil
 import subprocess
-from pathlib import Path
 from typing import NamedTuple
 
-from valley import check, costs, grid, records
-from valley.places import Places
+from valley import check, costs, environment, grid, records
+from valley.shapes import Shape, described_shape, published, shape_of  # noqa: F401 (tests/gpu)
 
 GIB = 2**30
+PROBED = 512  # positions whose logits probe.py holds at once
 ZERO3, OFFLOAD = "config/deepspeed/zero3.json", "config/deepspeed/zero2-offload.json"
-
-
-class Shape(NamedTuple):
-    """A decoder: what of its config.json memory follows from. `window`: tokens of sliding attention, 0
-    without.
-    """
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head: int
-    ff: int
-    vocab: int
-    tied: bool
-    norms: int  # a layer
-    window: int
-
-    @property
-    def parameters(self) -> int:
-        """Weights; the biases of Qwen's attention are too few to count."""
-        attention = self.hidden * self.head * (2 * self.heads + 2 * self.kv_heads)
-        layer = attention + 3 * self.hidden * self.ff + self.norms * self.hidden
-        return self.layers * layer + self.hidden + self.vocab * self.hidden * (1 if self.tied else 2)
-
-    @property
-    def linear(self) -> int:
-        """Sum of inputs and outputs of a model's linear layers but the head: adapters have as many weights a
-        rank.
-        """
-        attention = (
-            2 * self.hidden + 2 * self.head * self.heads + 2 * (self.hidden + self.head * self.kv_heads)
-        )
-        return self.layers * (attention + 3 * (self.hidden + self.ff))
-
-    @property
-    def kv_token(self) -> int:
-        """Bytes of the key-value cache of a token, in bf16."""
-        return 4 * self.layers * self.kv_heads * self.head
 
 
 class Moment(NamedTuple):
@@ -90,42 +63,29 @@ class Moment(NamedTuple):
         return self.room - self.needed
 
 
-def described_shape(content: dict) -> Shape:
-    """The shape that a config.json describes; KeyError where it describes no decoder of this kind."""
-    content = content.get("text_config", content)
-    heads = content["num_attention_heads"]
-    gemma = content["model_type"].startswith("gemma3")
-    windowed = content.get("sliding_window") if content.get("use_sliding_window", gemma) else None
-    return Shape(
-        layers=content["num_hidden_layers"],
-        hidden=content["hidden_size"],
-        heads=heads,
-        kv_heads=content.get("num_key_value_heads") or heads,
-        head=content.get("head_dim") or content["hidden_size"] // heads,
-        ff=content["intermediate_size"],
-        vocab=content["vocab_size"],
-        tied=content.get("tie_word_embeddings", gemma),
-        norms=4 if gemma else 2,
-        window=windowed or 0,
-    )
-
-
 def of_machine() -> float | None:
-    """GiB of the smallest GPU of this machine, as its driver tells; None without one."""
-    if not shutil.which("nvidia-smi"):
+    """GiB of the smallest GPU that a process started here sees, as its driver tells; None without one, and
+    for slices of a card (MIG), whose size this does not read.
+    """
+    seen = set(environment.cards().values())
+    if not shutil.which("nvidia-smi") or not seen:
         return None
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # MiB
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    sizes = [int(size) for size in told if size.isdecimal()]
-    return min(sizes) / 1024 if sizes else None
+    command = ["nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits"]  # MiB
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    sizes = dict(line.split(", ") for line in told if line.count(", ") == 1)
+    if not all(sizes.get(card, "").isdecimal() for card in seen):
+        return None
+    return min(int(sizes[card]) for card in seen) / 1024
 
 
-@functools.cache
-def published() -> dict[str, dict]:
-    """What the makers' config.json say, by hub id."""
-    import yaml
+def width(settings: dict) -> int:
+    """Bytes of a number in the precision of a pass."""
+    return 2 if settings.get("precision") == "bf16" else 4
 
-    return yaml.safe_load((check.ROOT / "workflow/reference/shapes.yaml").read_text(encoding="utf-8"))
+
+def autocast(settings: dict) -> bool:
+    """Whether fp32 weights are trained in bf16 (training.weights_dtype): `deepspeed` is null."""
+    return width(settings) == 2 and settings.get("deepspeed", ZERO3) is None
 
 
 @functools.cache
@@ -134,91 +94,101 @@ def zero_of(deepspeed: str) -> dict:
     return records.read_json(check.ROOT / deepspeed)["zero_optimization"]
 
 
-def shape_of(config: dict, model: str) -> Shape | None:
-    """The shape of a model of the catalogue: of its folder where it is there, else as its maker published it;
-    None where neither tells, and for models that are pre-trained here, which fit anywhere.
-    """
-    if grid.is_pretrained_here(config, model):
-        return None
-    source = config["models"][model]["source"]
-    for folder in (Places(config).base(model, 0), Path(source)):
-        if (folder / "config.json").is_file():
-            return described_shape(records.read_json(folder / "config.json"))
-    return described_shape(published()[source]) if source in published() else None
-
-
 def states(of: Shape, settings: dict, cards: int, device: dict) -> tuple[dict[str, float], dict[str, float]]:
     """What weights, gradients and optimiser take on a card while it computes, and during the optimiser's
     step.
     """
-    size, buckets = of.parameters, device["buckets"] * GIB
-    if rank := settings.get("lora_rank"):
-        found = {"weights": 4 * size, "adapters": 16 * rank * of.linear}
-        return found, found
-    if not settings.get("deepspeed"):  # fp32 weights; under bf16 autocast keeps a copy of them
-        copies = 2 * size if settings.get("precision") == "bf16" else 0
-        found = {"weights": 4 * size + copies, "gradients": 4 * size, "optimiser": 8 * size}
+    size, wide = of.parameters, width(settings)
+    buckets = device["buckets"] * GIB * wide / 2
+    if not settings.get("deepspeed"):
+        trained = settings.get("lora_rank", 0) * of.linear or size
+        # autocast keeps a copy of what it trains, and of what it does not as long as the layer's pass lasts
+        layers = of.layers if settings.get("lora_rank") and settings.get("gradient_checkpointing") else 1
+        found = {"weights": 4 * size, "gradients": 4 * trained, "optimiser": 8 * trained}
+        found |= {"adapters": 4 * trained} if settings.get("lora_rank") else {}
+        found |= {"copies": 2 * size / layers} if autocast(settings) else {}
+        found |= {"buckets": 4 * trained} if cards > 1 else {}
         return found, found
     zero = zero_of(settings["deepspeed"])
     if zero["stage"] == 3:
-        live = min(2 * size, 2 * device["live"] * 1e9) + (0 if of.tied else 2 * of.vocab * of.hidden)
+        live = wide * min(size, device["live"] * 1e9) + (0 if of.tied else wide * of.vocab * of.hidden)
         found = {
-            "weights": 2 * size / cards + live,
-            "gradients": 2 * size / cards,
+            "weights": wide * size / cards + live,
+            "gradients": wide * size / cards,
             "optimiser": 12 * size / cards,
         }
         return found, found | {"step": 8 * min(size / cards, 1e9)}
     if "offload_optimizer" in zero:
-        found = {"weights": 2 * size, "buckets": buckets}
+        found = {"weights": wide * size, "buckets": buckets}
         return found, found
     found = {
-        "weights": 2 * size,
-        "gradients": 2 * size / cards,
+        "weights": wide * size,
+        "gradients": wide * size / cards,
         "optimiser": 12 * size / cards,
         "buckets": buckets,
     }
     # the step: gradients in fp32, and as much again while AdamW goes over all of them at once
-    return found, {"weights": 2 * size, "optimiser": 14 * size / cards, "step": 8 * size / cards}
+    held = (12 + wide) * size / cards
+    return found, {"weights": wide * size, "optimiser": held, "step": 8 * size / cards}
 
 
-def activations(of: Shape, settings: dict, tokens: int) -> dict[str, float]:
-    """Bytes of activations of `tokens` in one pass, at their peak: kept, and the layer or the head at
-    work.
+def masks(of: Shape, settings: dict, tokens: int, rows: int = 1, layers: int = 1) -> dict[str, float]:
+    """Bytes of attention's mask for `rows` of `tokens`, with the copies of `layers` at once; nothing where
+    the causal rule says it all: a row by itself within the window.
+    """
+    apart = rows > 1  # by padding, or by position in one row
+    if apart and settings.get("packing"):
+        tokens, rows = rows * tokens, 1
+    kinds = (1 + bool(of.window)) if apart else int(0 < of.window < tokens)
+    if not kinds:
+        return {}
+    repeated = 2 * tokens * (of.heads - of.kv_heads) * of.head
+    return {"mask": rows * (kinds * tokens**2 + layers * width(settings) * (tokens**2 + repeated))}
+
+
+def activations(of: Shape, settings: dict, tokens: int, rows: int = 1) -> dict[str, float]:
+    """Bytes of activations of `rows` of `tokens` in one pass, at their peak: kept, the layer or the head at
+    work, and the mask.
     """
     attention = 13 * (of.hidden + of.heads * of.head) + 4 * (of.kv_heads + 1) * of.head
-    norms = 16 * of.hidden * (of.norms - 2)
-    work = tokens * (12 * of.ff + attention + norms)
-    if of.window and tokens > of.window:
-        work += 3 * tokens**2  # a mask, and its copy in bf16
-    head = 6 * of.vocab * of.hidden + 8 * tokens * of.hidden + 2 * min(tokens, 4096) * min(of.vocab, 32768)
-    wide = 2 if settings.get("precision") == "fp32" else 1
-    if settings.get("gradient_checkpointing"):
-        kept = 2 * of.layers * tokens * of.hidden
-    else:
-        kept = (of.layers - 1) * tokens * (8 * of.ff + 24 * of.hidden + norms + 4 * of.kv_heads * of.head)
-    return {"kept": wide * kept, "layer or head": wide * max(work, head)}
+    norms = 16 * (of.hidden * (of.norms - 2) + of.normed * of.head * (of.heads + of.kv_heads))
+    each = 8 * of.ff + 24 * of.hidden + norms + 4 * of.kv_heads * of.head  # of a layer that is kept whole
+    work, stream = 12 * of.ff + attention + norms, 2
+    if autocast(settings):  # fp32 between the layers, and where norms and adapters read it
+        work, each, stream = work + 4 * (of.ff + of.hidden), each + 8 * of.hidden, 4
+    whole = not settings.get("gradient_checkpointing")
+    kept = (of.layers - 1) * each if whole else stream * of.layers * of.hidden
+    all_tokens, wide = rows * tokens, width(settings) // 2
+    tile = 2 * min(all_tokens, 4096) * min(of.vocab, 32768)
+    head = 6 * of.vocab * of.hidden + 8 * all_tokens * of.hidden + tile
+    parts = {
+        "kept": wide * all_tokens * kept,
+        "layer or head": wide * max(all_tokens * work, head),
+    }
+    return parts | masks(of, settings, tokens, rows, of.layers if whole else 1)
 
 
-def engine(of: Shape, sequences: int, tokens: int, context: int, over: int = 1) -> dict[str, float]:
-    """What vLLM must hold on each of the `over` cards of an engine: weights, its work, and the cache of one
-    sequence.
-
-    Its work is a pass of `tokens`, and the logits of `sequences` in fp32, twice where it samples.
+def engine(
+    of: Shape, settings: dict, sequences: int, tokens: int, context: int, over: int = 1
+) -> dict[str, float]:
+    """What vLLM must hold on each of the `over` cards of an engine: weights, its work (a pass of `tokens`,
+    and sampling of `sequences`), and the cache of one sequence of `context` tokens.
     """
-    work = tokens * (4 * of.ff + 8 * of.hidden) + 8 * sequences * of.vocab
+    wide = width(settings)
+    layer = 3 * of.ff / over + 4 * of.hidden
     return {
-        "weights": 2 * of.parameters / over,
-        "work": work,
-        "cache of one response": of.kv_token * context / min(over, of.kv_heads),
+        "weights": wide * of.parameters / over,
+        "work": wide * tokens * layer + (12 + wide) * sequences * of.vocab,
+        "cache of one response": wide / 2 * of.kv_token * context / min(over, of.kv_heads),
     }
 
 
 def of_training(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
-    """Moments of SFT on cards of `card` bytes, on the longest example that it may see."""
+    """Moments of SFT on cards of `card` bytes, on the longest examples that it may see."""
     room = card - device["reserve"] * GIB
     rows = min(settings.get("device_batch", 1), max(1, settings["batch"] // cards))
     computing, stepping = states(of, settings, cards, device)
-    acts = activations(of, settings, rows * settings["max_length"])
+    acts = activations(of, settings, settings["max_length"], rows)
     return [Moment("backward", computing | acts, room), Moment("step", stepping, room)]
 
 
@@ -228,39 +198,60 @@ def of_rl(of: Shape, settings: dict, cards: int, card: float, device: dict) -> l
     """
     room = card - device["reserve"] * GIB
     computing, stepping = states(of, settings, cards, device)
-    reference = {"reference": 2 * of.parameters} if settings.get("kl") else {}
+    loaded = 4 if autocast(settings) else width(settings)
+    whole = not settings.get("deepspeed") or zero_of(settings["deepspeed"])["stage"] < 3
+    reference = loaded * of.parameters / (1 if whole else cards)
+    reference = {"reference": reference} if settings.get("kl") else {}
     context = settings.get("max_prompt", 1024) + settings["max_new_tokens"]
-    acts = activations(of, settings, settings["device_batch"] * context)
+    acts = activations(of, settings, context, settings["device_batch"])
     found = [
         Moment("backward", computing | reference | acts, room),
         Moment("step", stepping | reference, room),
     ]
     if not settings.get("vllm"):
-        cache = {"cache": of.kv_token * context * settings["prompts"] * settings["rollouts"] / cards}
+        tokens = context * settings["prompts"] * settings["rollouts"] / cards
+        cache = {"cache": loaded / 2 * of.kv_token * tokens}
         return [*found, Moment("sampling", computing | reference | cache, room)]
     share = device["rl_share"] * card
+    held = engine(of, settings, device["rl_sequences"], device["rl_tokens"], context)
     return [
         *found,
         Moment("sampling", computing | reference | {"vLLM's share": share}, room),
-        Moment("vLLM's share", engine(of, device["sequences"], 4096, context), share),
+        Moment("vLLM's share", held, share),
     ]
 
 
 def of_generation(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
     """Moments of generation, or of the judge, on cards of `card` bytes: that of sampling."""
     if settings["engine"] == "transformers":
-        cache = of.kv_token * settings["max_context"] * settings.get("chunk", 1)
-        parts = {"weights": 2 * of.parameters, "cache": cache}
+        cache = width(settings) / 2 * of.kv_token * settings["max_context"] * settings.get("chunk", 1)
+        parts = {"weights": width(settings) * of.parameters, "cache": cache}
         return [Moment("sampling", parts, card - device["reserve"] * GIB)]
     over = settings.get("tensor_parallel", 1)
-    parts = engine(of, device["sequences"], device["vllm_tokens"], settings["max_context"], over)
+    most = device["vllm"]["large" if card >= device["vllm"]["large"]["from"] * GIB else "small"]
+    parts = engine(of, settings, most["sequences"], most["tokens"], settings["max_context"], over)
     return [Moment("sampling", parts, device["vllm_share"] * card)]
+
+
+def of_probe(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
+    """The one moment of a probe on a card of `card` bytes: a pass over the longest trace by probe.py, with
+    the library's cache, and the logits of some positions in four fp32 copies.
+    """
+    wide, tokens = width(settings), settings["max_length"]
+    logits = 16 * PROBED * of.vocab + wide * tokens * of.hidden
+    parts = {
+        "weights": wide * of.parameters,
+        "cache": wide / 2 * of.kv_token * tokens,
+        "layer or head": max(wide * tokens * (4 * of.ff + 2 * of.hidden), logits),
+    }
+    return [Moment("pass", parts | masks(of, settings, tokens), card - device["reserve"] * GIB)]
 
 
 STAGES = dict.fromkeys(costs.TRAINING, of_training) | {
     "rl": of_rl,
     "generate": of_generation,
     "judge": of_generation,
+    "probe": of_probe,
 }
 
 
@@ -270,6 +261,8 @@ def settings_of(config: dict, rule: str, model: str, run: str) -> dict:
         return grid.sft_settings(config, model, run)
     if rule == "rl":
         return grid.rl_settings(config, model, run)
+    if rule == "probe":  # its rule's params
+        return {"max_length": config["sft"]["max_length"], "precision": config["generate"]["precision"]}
     return grid.generate_settings(config, config["report"]["judge"]["model"] if rule == "judge" else model)
 
 
@@ -307,8 +300,12 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
         tried += [(f"{where}.gpus: {count}", {"gpus": count}, card) for count in more]
         tried += [(f"{own}: {zero}", {"deepspeed": zero}, card) for zero in (ZERO3, OFFLOAD)]
         tried += [(f"{where}.gpus: {n} with {ZERO3}", {"gpus": n, "deepspeed": ZERO3}, card) for n in more]
+    elif rule == "probe":
+        tried += [("report.probe: 0", {"max_length": 0}, math.inf)]  # no job of it
     elif grid.generate_settings(config, model)["engine"] == "vllm":
-        shared = [over for over in (2, 4, 8) if job["gpus"] % over == 0]
+        of = shape_of(config, model)
+        more = [over for over in more if of.shared_by(over)]
+        shared = [over for over in (2, 4, 8) if job["gpus"] % over == 0 and of.shared_by(over)]
         tried += [
             (f"models.{model}.generate.tensor_parallel: {over}", {"tensor_parallel": over}, card)
             for over in shared
@@ -321,8 +318,8 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
             )
             for over in more
         ]
-    larger = sorted({kind["memory"] for kind in constants["cards"].values() if kind["memory"] > card})
-    tried += [(f"cards of {memory} GB", {}, memory) for memory in larger]
+    sizes = sorted({round(kind["memory"]): kind["memory"] for kind in constants["cards"].values()}.items())
+    tried += [(f"cards of {name} GiB", {}, memory) for name, memory in sizes if name > round(card)]
     device = constants["device"]
     fits = lambda other, size: tightest(moments(config, job, size, device, **other)).margin >= 0  # noqa: E731
     return [what for what, other, size in tried if fits(other, size)][:3]
@@ -373,9 +370,9 @@ def refusals(config: dict, jobs: list[dict], card: float, constants: dict) -> li
         largest = max(row.moment.parts, key=row.moment.parts.get)
         would = cures(config, row.job, card, constants)
         found.append(
-            f"{row.rule} of {row.model} ({row.job['wildcards']['run']}) on {row.job['gpus']} card(s) of {card:g} GB: {row.moment.name} "
-            f"needs {row.moment.needed / GIB:,.0f} of {row.moment.room / GIB:,.0f} GiB a card, "
-            f"{row.moment.parts[largest] / GIB:,.0f} of them {largest}. "
+            f"{row.rule} of {row.model} ({row.job['wildcards']['run']}) on {row.job['gpus']} card(s) of {card:.0f} GiB: {row.moment.name} "
+            f"needs {row.moment.needed / GIB:,.1f} of {row.moment.room / GIB:,.1f} GiB a card, "
+            f"{row.moment.parts[largest] / GIB:,.1f} of them {largest}. "
             + (
                 f"What would fit: {'; or '.join(would)}"
                 if would

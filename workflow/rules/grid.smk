@@ -301,8 +301,8 @@ def jobs_without_end():
 
 
 def jobs_without_room():
-    """A sentence for each rule and model of the plan that its cards cannot hold, and what would fit. The cards are those
-    of `card`, else, where jobs run on this machine, its own; nothing is said where neither tells.
+    """A sentence for each rule and model of the plan that its cards cannot hold, and what would fit. The cards are, where
+    jobs run on this machine, its own, else those of `card`; nothing is said where neither tells.
     """
     kind = config["card"]
     if kind is None and not workflow.local_exec:
@@ -313,7 +313,9 @@ def jobs_without_room():
     ]
     if not any(job["gpus"] for job in asked):
         return []
-    size = costs.card(COSTS, kind)["memory"] if kind else vram.of_machine()
+    size = vram.of_machine() if workflow.local_exec else None  # whatever card the config names
+    if size is None and kind:
+        size = costs.card(COSTS, kind)["memory"]
     return vram.refusals(config, asked, size, COSTS) if size else []
 
 
