@@ -30,8 +30,8 @@ import yaml  # noqa: E402
 
 from valley import check, costs, environment, grid  # noqa: E402
 
-# file, packages, cards, seconds that it may take beside what the stages before it left: on one card ten minutes
-# in all, divided by estimate; with two the last has more
+# file, packages, cards, seconds that it may take beside what the stages before it left: on one card ten
+# minutes in all, divided by estimate; with two the last has more
 STAGES = {
     "test_card": (("torch", "transformers"), 1, 30),
     "test_sft_path": (("torch", "transformers", "trl"), 1, 190),
@@ -119,7 +119,7 @@ def told(nodeid: str, outcome: str, why: str = ""):
 
 
 def pytest_runtest_logstart(nodeid):
-    """pytest's, to which this module is a plugin in a stage: what is told as it happens outlives a timeout."""
+    """pytest's, to which this module is a plugin in a stage: what is told at once outlives a timeout."""
     told(nodeid, "started")
 
 

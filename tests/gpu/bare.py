@@ -1,5 +1,5 @@
-"""The rate of vLLM by itself, tokens a second, as JSON: the second of two equal batches, as many samples of as
-many tokens as a study's chunk has, with nothing of ours around it.
+"""The rate of vLLM by itself, tokens a second, as JSON: of the second of two equal batches, with nothing of
+ours around it.
 
 python tests/gpu/bare.py <model> <precision> <sequences> <tokens> <context> <out.json>
 """

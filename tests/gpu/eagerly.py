@@ -1,4 +1,4 @@
-"""Runs a script with a vLLM that compiles nothing: that takes longer than a check which tells nothing of speed.
+"""Runs a script with a vLLM that compiles nothing: compiling takes longer than a check, and tells it nothing.
 
 python tests/gpu/eagerly.py scripts/generate.py --model …
 """

@@ -24,8 +24,9 @@ def base(tmp_path_factory):
 
 
 def rl(tmp_path, base, precision: str, sizes=(2, 2, 8, 1), under: str | None = None):
-    """`sizes`: prompts, rollouts, tokens, responses of a micro-batch. Three steps of RL of two updates each, by vLLM where there is one: its record and its curve. The bonus
-    on entropy moves weights that no response is rewarded for.
+    """Three steps of RL of two updates each, by vLLM where there is one: its record and its curve. The bonus
+    on entropy moves weights that no response is rewarded for. `sizes`: prompts, rollouts, tokens, and
+    responses of a micro-batch.
     """
     problems = tmp_path / "rl.parquet"
     rows = [{"problem": f"What is {n} + 4?", "answer": str(n + 4)} for n in range(8)]

@@ -1,5 +1,5 @@
-"""The fourth stage: generation and the judge, by vLLM where an interpreter has it and by transformers; its rate;
-and two jobs on one card. What tells nothing of speed is run without compiling (acceptance.EAGER).
+"""The fourth stage: generation and the judge, by vLLM where an interpreter has it and by transformers; its
+rate; and two jobs on one card. What tells nothing of speed is run without compiling (acceptance.EAGER).
 
 On CPU vLLM's build for CPUs runs them (`make test-slow`), on a card the one of this environment.
 """

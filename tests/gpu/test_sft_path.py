@@ -1,5 +1,5 @@
-"""The second stage, with TRL: SFT by launch.py, without DeepSpeed and, where it is installed, under each of its
-configurations; killed and continued, several examples in a row, and its rate.
+"""The second stage, with TRL: SFT by launch.py, without DeepSpeed and, where it is installed, under each of
+its configurations; killed and continued, several examples in a row, and its rate.
 """
 
 import functools

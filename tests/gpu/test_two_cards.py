@@ -10,11 +10,8 @@ from test_sft_path import STEPS, ZERO2, plain_loss, sampled_base, start_and_subs
 
 from valley import environment, records
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.gpu,
-    pytest.mark.skipif(ON_CARD and environment.gpus() < 2, reason="this process sees one card"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gpu]
+pytestmark += [pytest.mark.skipif(ON_CARD and environment.gpus() < 2, reason="this process sees one card")]
 ZERO3 = "config/deepspeed/zero3.json"
 PROBLEMS = 16
 
