@@ -12,9 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
-from valley import check, environment, kernels, vram
+from valley import check, costs, environment, kernels, vram
 
 ON_CARD = bool(environment.listed_cards())
 DEVICE = "cuda" if ON_CARD else "cpu"
@@ -40,6 +41,10 @@ def with_vllm() -> str | None:
 
 
 VLLM = with_vllm()
+needs_vllm = pytest.mark.skipif(not VLLM, reason="no interpreter with vLLM: VALLEY_VLLM_PYTHON names one")
+DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="no deepspeed in this environment")
+EAGER = "tests/gpu/eagerly.py"  # runs a script whose speed nothing is told of (`under` of `command`)
 
 
 def surroundings(python: str = sys.executable) -> dict[str, str]:
@@ -63,13 +68,15 @@ def command(
     launched: bool = True,
     python: str = sys.executable,
     under: str | None = None,
+    gpus: int = 1,
 ) -> list[str]:
-    """The command line of a script: by launch.py, on one card or CPU, as the rules start it, with `python`;
-    `under` is a script that runs it (tests/faults).
+    """The command line of a script: by launch.py, on so many cards or CPUs, as the rules start it, with
+    `python`; `under` is a script that runs it (tests/faults, EAGER).
     """
     start = [python]
     if launched:
-        start += ["scripts/launch.py", "--gpus", "1", *(["--deepspeed", deepspeed] if deepspeed else [])]
+        start += ["scripts/launch.py", "--gpus", str(gpus), *(["--train"] if script in ("sft", "rl") else [])]
+        start += ["--deepspeed", deepspeed] if deepspeed else []
     more = ["--deepspeed", deepspeed] if deepspeed else []
     start += [under] if under else []
     return [*start, f"scripts/{script}.py", *map(str, [*arguments, *more])]
@@ -77,8 +84,11 @@ def command(
 
 def call(*arguments, ok: bool = True, **options) -> str:
     """What a script says (standard output and error); fails where its exit code is not the expected one."""
-    job = command(*arguments, **options)
-    done = subprocess.run(job, cwd=REPOSITORY, capture_output=True, text=True, env=surroundings(job[0]))
+    job, variables = command(*arguments, **options), {}
+    if not ON_CARD and options.get("gpus", 1) > 1:  # numbers stand for cards
+        variables = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(options["gpus"])))}
+    around = surroundings(job[0]) | variables
+    done = subprocess.run(job, cwd=REPOSITORY, capture_output=True, text=True, env=around)
     text = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, text[-6000:]
     return text
@@ -89,6 +99,16 @@ def note(stage: str, **facts):
     print(f"{stage}: {json.dumps(facts)}")
     if folder := os.environ.get("VALLEY_ACCEPTANCE"):
         (Path(folder) / f"{stage}.json").write_text(json.dumps(facts))
+
+
+def told_gib(stage, content: dict, record: dict) -> float:
+    """What valley/vram.py says that a training takes of a card when it takes most, in GiB: `stage` is
+    vram.of_training or vram.of_rl, `content` the config.json of its model, `record` its train.json.
+    """
+    card = (vram.of_machine() or 0.0) * vram.GIB  # on which vLLM's share follows
+    shape, device = vram.described_shape(content), costs.load()["device"]
+    moments = stage(shape, record["arguments"], record["devices"], card, device)
+    return max(moment.needed for moment in moments if moment.name != "vLLM's share") / vram.GIB
 
 
 def narrowed(model: str, layers: int = 2, hidden: int = 128) -> dict:

@@ -139,9 +139,19 @@ def test_sft_lowers_the_loss_and_records_what_it_did(tmp_path, base, subset):
         "git_commit",
         "lock_sha256",
     } <= record.keys()
+    assert record["peak_gib"] is None  # of a card: this is a CPU
     files = {file.name for file in (tmp_path / "model").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= files
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
+
+
+def test_the_peak_of_memory_is_the_largest_of_all_ranks_in_gib(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 << 30)
+    ranks = SimpleNamespace(device="cpu", gather=lambda own: torch.stack([own, own / 3, own * 2]))
+    assert training.peak_gib(ranks) == 6.0
 
 
 def weights(folder):

@@ -88,15 +88,21 @@ def span(mask, completion: int) -> tuple[int, int]:
 
 
 def facts_of(trainer) -> dict:
-    """For the record of a run: columns computed and tokens in them, of all processes since they started; with
-    vLLM, by step, how far its log-probabilities were from the trainer's.
+    """For the record of a run: columns computed and tokens in them, of all processes since they started; the
+    seconds of each update (TRL's `step_time`), that of sampling in the first of a step; with vLLM, by step,
+    how far its log-probabilities were from the trainer's.
     """
     import torch
 
     both = torch.tensor([trainer.columns], device=trainer.accelerator.device)
     computed, real = trainer.accelerator.gather(both).sum(0).tolist()
-    gaps = [entry["sampler_gap"] for entry in trainer.state.log_history if "sampler_gap" in entry]
-    return {"columns_computed": computed, "columns_of_tokens": real} | ({"sampler_gap": gaps} if gaps else {})
+    logged = lambda key: [entry[key] for entry in trainer.state.log_history if key in entry]  # noqa: E731
+    facts = {
+        "columns_computed": computed,
+        "columns_of_tokens": real,
+        "seconds_of_updates": logged("step_time"),
+    }
+    return facts | ({"sampler_gap": gaps} if (gaps := logged("sampler_gap")) else {})
 
 
 def engine_options(asked: dict, precision: str, seed: int, rank: int, devices: int) -> dict:

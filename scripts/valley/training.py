@@ -249,7 +249,20 @@ def train_and_save(
     last = {"from": step, "to": trainer.state.global_step, "seconds": seconds, "seconds_training": trained}
     segments = [*before, last]
     whole = sum(segment.get("seconds_training", 0.0) for segment in segments)
-    return pulse.account(segments, useful + seconds) | {"seconds_training": whole}
+    peak = peak_gib(trainer.accelerator)
+    return pulse.account(segments, useful + seconds) | {"seconds_training": whole, "peak_gib": peak}
+
+
+def peak_gib(accelerator) -> float | None:
+    """The most that torch had allocated on a card in the process of each rank so far, in GiB, the largest of
+    all ranks; None on CPU. Of a vLLM in the same process torch counts what it has put to sleep as well.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    most = torch.tensor(float(torch.cuda.max_memory_allocated()), device=accelerator.device)
+    return accelerator.gather(most).max().item() / 2**30
 
 
 class Complete(Exception):

@@ -3,12 +3,12 @@ record.
 
     make test-gpu
 
-What needs torch and transformers alone comes first. A stage that lacks a package is left out and said, tests
-that were skipped are counted with their reasons; one that fails does not stop the next, and time that one
-leaves the others have. The record is docs/gpu.md, and the measured numbers go into the preset `measured` of
-workflow/reference/costs.yaml. Without a card this says so and lists the stages; `make test-slow` runs them on
-CPU. Nothing here needs the network; the makers' tokenizers (test_models) are fetched where one is, or brought
-in VALLEY_TEST_CACHE.
+What needs torch and transformers alone comes first. A stage that lacks a package or a card is left out and
+said, tests that were skipped are counted with their reasons; one that fails does not stop the next, time that
+one leaves the others have, and what passed in one whose time was up counts. The record is docs/gpu.md, and
+the measured numbers go into the preset `measured` of workflow/reference/costs.yaml. Without a card this says
+so and lists the stages; `make test-slow` runs them on CPU. Nothing here needs the network; the makers'
+tokenizers (test_models) and SmolLM2-135M-Instruct are fetched where one is, or brought in VALLEY_TEST_CACHE.
 """
 
 import contextlib
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -31,14 +30,18 @@ import yaml  # noqa: E402
 
 from valley import check, costs, environment, grid  # noqa: E402
 
-# file, packages, seconds that it may take beside what the stages before it left: ten minutes in all, divided
-# by estimate
+# file, packages, cards, seconds that it may take beside what the stages before it left: on one card ten
+# minutes in all, divided by estimate; with two the last has more
 STAGES = {
-    "test_card": (("torch", "transformers"), 40),
-    "test_sft_path": (("torch", "transformers", "trl", "deepspeed"), 200),
-    "test_sampling_path": (("torch", "transformers", "trl", "deepspeed"), 250),
-    "test_models": (("torch", "transformers", "trl", "deepspeed"), 110),
+    "test_card": (("torch", "transformers"), 1, 30),
+    "test_sft_path": (("torch", "transformers", "trl"), 1, 190),
+    "test_rl_path": (("torch", "transformers", "trl"), 1, 110),
+    "test_sampling_path": (("torch", "transformers"), 1, 190),
+    "test_models": (("torch", "transformers", "trl"), 1, 80),
+    "test_two_cards": (("torch", "transformers", "trl"), 2, 240),
 }
+# Words in a card's name that tell a product apart from the one of the data sheet that costs.yaml has.
+OTHERS = {"pcie", "nvl", "laptop", "max", "d"}
 CUDA = """
 import torch
 assert torch.version.cuda, f"torch {torch.__version__} is a build for CPUs"
@@ -46,30 +49,46 @@ print(float((torch.ones(64, 64, device="cuda", dtype=torch.bfloat16) @ torch.one
 """
 
 
+def kind_of(name: str, gib: float | None, cards: dict[str, dict]) -> str | None:
+    """The key of costs.yaml's table that a card is, by its driver's name (word by word: a GH200 is no H200)
+    and its memory; None for one that the table lacks, or of which it has another make.
+    """
+    words = set(re.split(r"\W+", name.lower()))
+    if gib is None or words & OTHERS:
+        return None
+    fits = lambda kind: 0.9 < gib / kind["memory"] < 1.08  # noqa: E731
+    return next((key for key, kind in cards.items() if key in words and fits(kind)), None)
+
+
+def with_shares(notes: dict[str, dict]) -> dict[str, dict]:
+    """The notes, those that have FLOP/s with their share of the peak (MFU) where the card's is known."""
+    cards, card = costs.load()["cards"], notes.get("card", {})
+    kind = kind_of(card.get("name", ""), card.get("memory_gib"), cards)
+    mfu = lambda facts: {"mfu": facts["flops"] / cards[kind]["peak_flops"]} if "flops" in facts else {}  # noqa: E731
+    return {name: facts | mfu(facts) for name, facts in notes.items()} if kind else notes
+
+
 def measured(text: str, notes: dict[str, dict], billions: float) -> str:
     """costs.yaml with what a card measured in its preset `measured`; as it was where nothing was, or on a
-    card that its table lacks. `billions`: parameters of the model that was measured.
+    card that its table lacks. `notes` as `with_shares` gives them, `billions`: parameters of the model that
+    was measured.
     """
-    name, cards = notes.get("card", {}).get("name", "").lower(), yaml.safe_load(text)["cards"]
-    card = next((kind for key, kind in cards.items() if key in name), None)
-    if card is None:
+    cards, card = yaml.safe_load(text)["cards"], notes.get("card", {})
+    kind = kind_of(card.get("name", ""), card.get("memory_gib"), cards)
+    if kind is None:
         return text
     values: dict[str, float] = {}
-    longest = max(
-        (name for name in notes if name.startswith("speed-")), default=None, key=lambda name: int(name[6:])
-    )
-    if longest:
-        values["sft_mfu"] = round(notes[longest]["flops"] / card["peak_flops"], 4)
-    if notes.get("rl", {}).get("vllm"):
-        first = next(iter(cards.values()))  # for which presets hold
-        rate = notes["rl"]["tokens_per_second"] * first["bandwidth"] / card["bandwidth"]
-        values["rl_tokens"] = round(rate * billions)
+    speeds = [name for name in notes if name.startswith("speed-")]
+    if speeds:
+        values["sft_mfu"] = round(notes[max(speeds, key=lambda name: int(name[6:]))]["mfu"], 4)
+    slower = next(iter(cards.values()))["bandwidth"] / cards[kind]["bandwidth"]  # presets hold for the first
+    for name, stage in (("rl_tokens", "rl"), ("generate_tokens", "generate")):
+        if notes.get(stage, {}).get("vllm"):
+            values[name] = round(notes[stage]["tokens_per_second"] * slower * billions)
     if not values:
         return text
     head, block = text.split("  measured:\n", 1)
-    source = (
-        f'source: "measured on {notes["card"]["name"]} (docs/gpu.md): {", ".join(values)}; the rest fitted"'
-    )
+    source = f'source: "measured on {card["name"]} (docs/gpu.md): {", ".join(values)}; the rest fitted"'
     block = re.sub(r'source: ".*"', lambda _: source, block, count=1)
     for name, value in values.items():
         block = re.sub(rf"{name}: \S+", f"{name}: {value:g}", block, count=1)
@@ -93,43 +112,64 @@ def page(notes: dict[str, dict], results: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tally(report: Path, passed: bool) -> str:
-    """`passed` or `FAILED`, how many tests did, and why others were skipped, from pytest's report in XML."""
-    cases = list(xml.etree.ElementTree.parse(report).iter("testcase")) if report.exists() else []
-    skipped = [why.get("message", "") for case in cases for why in case.iter("skipped")]
-    ran = len(cases) - len(skipped)
-    result = "FAILED" if not passed else "passed" if ran else "nothing ran"
-    reasons = "; ".join(sorted(set(skipped))).replace("|", "/").replace("\n", " ")
-    return f"{result} ({ran} tests)" + (f", {len(skipped)} skipped: {reasons}" if skipped else "")
+def told(nodeid: str, outcome: str, why: str = ""):
+    """Add to a stage's file that a test was started, passed, failed or skipped."""
+    with open(os.environ["VALLEY_RESULTS"], "a", encoding="utf-8") as file:
+        file.write(json.dumps([nodeid.rsplit("::", 1)[-1], outcome, why]) + "\n")
 
 
-def stage_result(name: str, packages, limit: float, folder: Path) -> str:
+def pytest_runtest_logstart(nodeid):
+    """pytest's, to which this module is a plugin in a stage: what is told at once outlives a timeout."""
+    told(nodeid, "started")
+
+
+def pytest_runtest_logreport(report):
+    """The same of what came of a test, or of what it asked for before or clears up after."""
+    if report.when == "call" or report.outcome != "passed":
+        told(report.nodeid, report.outcome, report.longrepr[2] if report.skipped else "")
+
+
+def tally(report: Path, over: str) -> str:
+    """What came of a stage, `over` (empty: by pytest it passed), from the file that its tests told: how many
+    passed, which did not, and why others were skipped.
+    """
+    lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
+    last: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": [], "started": []}
+    for test, (outcome, why) in {test: rest for test, *rest in map(json.loads, lines)}.items():
+        last[outcome].append(why.removeprefix("Skipped: ") if outcome == "skipped" else test)
+    passed = len(last["passed"])
+    result = over or ("passed" if passed else "nothing ran")
+    also = [
+        f"; {word} {', '.join(last[key])}"
+        for key, word in (("failed", "failed"), ("started", "stopped in"))
+        if last[key]
+    ]
+    reasons = (
+        f", {len(last['skipped'])} skipped: {'; '.join(sorted(set(last['skipped'])))}"
+        if last["skipped"]
+        else ""
+    )
+    return f"{result} ({passed} tests passed{''.join(also)}){reasons}".replace("|", "/").replace("\n", " ")
+
+
+def stage_result(name: str, packages, cards: int, limit: float, folder: Path) -> str:
     """What came of a stage, in a few words; what it says goes to the terminal. No process is left of one that
     takes too long, or it would hold the card.
     """
     if lacking := [package for package in packages if importlib.util.find_spec(package) is None]:
         return f"left out: no {', '.join(lacking)} in this environment"
-    report = folder / f"{name}.xml"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-o",
-        "addopts=",
-        "-q",
-        "-rs",
-        "-m",
-        "gpu",
-        f"--junitxml={report}",
-        str(HERE / f"{name}.py"),
-    ]
-    job = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"VALLEY_ACCEPTANCE": str(folder)}, start_new_session=True
-    )
+    if (seen := environment.gpus()) < cards and environment.listed_cards():
+        return f"left out: {cards} cards are needed, {seen} seen"
+    report = folder / f"{name}.jsonl"
+    options = ["-o", "addopts=", "-p", Path(__file__).stem, "-q", "-rs", "-m", "gpu"]
+    command = [sys.executable, "-m", "pytest", *options, str(HERE / f"{name}.py")]
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    more = {"VALLEY_ACCEPTANCE": str(folder), "VALLEY_RESULTS": str(report), "PYTHONPATH": path}
+    job = subprocess.Popen(command, cwd=ROOT, env=os.environ | more, start_new_session=True)
     try:
-        return tally(report, job.wait(limit) == 0)
+        return tally(report, "" if job.wait(limit) == 0 else "FAILED")
     except subprocess.TimeoutExpired:
-        return f"not done within {limit:.0f} s"
+        return tally(report, f"not done within {limit:.0f} s")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
@@ -147,8 +187,9 @@ def main():
         print(
             "test-gpu: no GPU on this machine (nvidia-smi lists none), so nothing was run. With one it runs:"
         )
-        for name, (packages, limit) in STAGES.items():
-            print(f"  {name:20} {limit:4} s at most, needs {', '.join(packages)}")
+        for name, (packages, cards, limit) in STAGES.items():
+            several = f" and {cards} cards" if cards > 1 else ""
+            print(f"  {name:20} {limit:4} s at most, needs {', '.join(packages)}{several}")
         print("The same code runs on CPU in `make test-slow`.")
         return
     if why := unusable():
@@ -158,19 +199,19 @@ def main():
         )
     results, begun, allowed = {}, time.monotonic(), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        for name, (packages, limit) in STAGES.items():
+        for name, (packages, cards, limit) in STAGES.items():
             allowed += limit
-            results[name] = stage_result(name, packages, begun + allowed - time.monotonic(), Path(folder))
-        notes = {path.stem: json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
+            left = begun + allowed - time.monotonic()
+            results[name] = stage_result(name, packages, cards, left, Path(folder))
+        notes = with_shares({path.stem: json.loads(path.read_text()) for path in Path(folder).glob("*.json")})
     (ROOT / "docs/gpu.md").write_text(page(notes, results))
     file = ROOT / "workflow/reference/costs.yaml"
     file.write_text(measured(file.read_text(), notes, grid.billions(check.load([]), "qwen2.5-0.5b")))
     costs.load()
     for name, result in results.items():
         print(f"{name:20} {result}")
-    print(
-        f"test-gpu: {sum(r.startswith('passed') for r in results.values())} of {len(results)} stages passed → docs/gpu.md"
-    )
+    passed = sum(result.startswith("passed") for result in results.values())
+    print(f"test-gpu: {passed} of {len(results)} stages passed → docs/gpu.md")
     sys.exit(any(result.startswith(("FAILED", "not done")) for result in results.values()))
 
 

@@ -4,6 +4,7 @@ does.
 
 import time
 
+import accept
 import pytest
 import torch
 from acceptance import DEVICE, ON_CARD, note
@@ -118,9 +119,14 @@ def test_attention_of_grouped_queries_runs_fused_and_equals_the_plain_one():
     assert (fused[:, :, :some].float() - plain).abs().max() < 0.05
 
 
-def test_the_cards_memory_is_the_one_that_the_table_says():
+def test_the_cards_memory_is_the_one_that_the_driver_tells_and_stands_beside_the_tables():
+    """A card that the table lacks is no failure: its numbers are noted, without a share of a peak."""
     size = vram.of_machine()
     if not ON_CARD:
         assert size is None
         return
-    assert any(0.9 < size / kind["memory"] < 1.08 for kind in costs.load()["cards"].values()), size
+    name, cards = torch.cuda.get_device_name(), costs.load()["cards"]
+    kind = accept.kind_of(name, size, cards)
+    note("card-table", kind=kind or f"{name} is not in workflow/reference/costs.yaml",
+         driver_gib=size, table_gb=cards[kind]["memory"] if kind else None)  # fmt: skip
+    assert 0.9 < torch.cuda.get_device_properties(0).total_memory / vram.GIB / size <= 1.01

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from acceptance import ON_CARD, PAPER, VLLM, call, maker_folder, narrowed
+from acceptance import DEEPSPEED, ON_CARD, PAPER, VLLM, call, maker_folder, narrowed, needs_vllm
 from safetensors.torch import load_file
 from test_templates import FAMILIES, fetched
 
@@ -57,13 +57,14 @@ def trained(tmp_path, base, deepspeed: str | None, precision: str):
 def responses(
     tmp_path, model, family: str, precision: str, engine="transformers", python: str = sys.executable
 ):
-    """Greedy responses of a model to two problems."""
-    tasks = [{"id": str(n), "problem": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(2)]
+    """Greedy responses of a model to two problems, one of them longer than Gemma's window of 512 tokens."""
+    asked = ["What is 1 + 1?", f"What is {'1 + ' * 320}1?"]
+    tasks = [{"id": str(n), "problem": problem, "answer": "2"} for n, problem in enumerate(asked)]
     records.write_parquet(tmp_path / "task.parquet", tasks)
     out = tmp_path / f"{engine}.parquet"
     stop = PAPER["families"][family]["stop_tokens"]
     call("generate", "--model", model, "--task", tmp_path / "task.parquet", "--out", out, "--samples", 1, "--temperature", 0,
-         "--top-p", 1, "--max-new-tokens", 12, "--max-context", 256, "--seed", 0, "--engine", engine, "--precision", precision,
+         "--top-p", 1, "--max-new-tokens", 12, "--max-context", 1024, "--seed", 0, "--engine", engine, "--precision", precision,
          "--suffix", SUFFIX, "--stop-tokens", *stop, python=python)  # fmt: skip
     return records.read_parquet(out).to_pylist()
 
@@ -82,7 +83,7 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     family, content = PAPER["models"][name]["family"], narrowed(name)
     settings = grid.sft_settings(PAPER, name, "sft-8k")
     base = start_of(tmp_path, family, content)
-    model, record = trained(tmp_path, base, settings["deepspeed"], "bf16")
+    model, record = trained(tmp_path, base, settings["deepspeed"] if DEEPSPEED else None, "bf16")
     assert record["steps"] == 2
     assert record["loss"][-1]["loss"] > 0
 
@@ -111,6 +112,7 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     assert report["sample"]["ids"].count(bos) == (bos is not None)
     rows = responses(tmp_path, model, family, "bf16")
     assert all(row["tokens"] for row in rows)
+    assert max(row["prompt_tokens"] for row in rows) > 512
     assert all(row["prompt"].count(tokenizer.bos_token or "\0") == (bos is not None) for row in rows)
 
     problems = tmp_path / "rl.parquet"
@@ -120,7 +122,7 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
     call("rl", "--model", model, "--problems", problems, "--out", out / "model", "--record", out / "train.json", "--curve",
          out / "curve.parquet", "--steps", 1, "--prompts", 2, "--rollouts", 2, "--minibatch", 1, "--device-batch", 1,
          "--max-new-tokens", 8, "--lr", 1e-3, "--kl", 0.1, "--save-every", 1, "--precision", "bf16", "--seed", 0,
-         "--gradient-checkpointing", "True", "--stop-tokens", *PAPER["families"][family]["stop_tokens"], deepspeed=rl["deepspeed"])  # fmt: skip
+         "--gradient-checkpointing", "True", "--stop-tokens", *PAPER["families"][family]["stop_tokens"], deepspeed=rl["deepspeed"] if DEEPSPEED else None)  # fmt: skip
     [step] = records.read_parquet(out / "curve.parquet").to_pylist()
     assert 0 < step["length"] <= 8
     assert step["kl"] >= 0
@@ -128,7 +130,7 @@ def test_a_model_of_the_paper_goes_through_every_stage(tmp_path, name):
 
 
 @pytest.mark.skipif(ON_CARD, reason="tried on CPU, where there is time")
-@pytest.mark.skipif(not VLLM, reason="no interpreter with vLLM: VALLEY_VLLM_PYTHON names one")
+@needs_vllm
 @pytest.mark.parametrize("name", ["llama3.2-3b", "llama3.1-8b", "gemma3-1b"])
 def test_vllm_answers_as_transformers_in_the_makers_shapes(tmp_path, name):
     """Of Qwen test_sampling_path.py asks the same: vLLM's Qwen2 derives the width of a head from the stream,

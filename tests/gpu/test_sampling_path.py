@@ -1,9 +1,10 @@
-"""The third stage: generation, the judge and RL, by vLLM where an interpreter has it and by transformers;
-and two jobs on one card.
+"""The fourth stage: generation and the judge, by vLLM where an interpreter has it and by transformers; its
+rate; and two jobs on one card. What tells nothing of speed is run without compiling (acceptance.EAGER).
 
 On CPU vLLM's build for CPUs runs them (`make test-slow`), on a card the one of this environment.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -11,31 +12,22 @@ import sys
 import time
 
 import pytest
-from acceptance import ON_CARD, PAPER, VLLM, call, command, narrowed, note, surroundings
+from acceptance import DEVICE, EAGER, ON_CARD, VLLM, call, command, needs_vllm, note, surroundings
 from conftest import REPOSITORY
-from test_models import SUFFIX, responses
-from test_sft_path import published_base
+from test_models import SUFFIX
+from test_sft_path import real_base, sampled_base
 
-from valley import records, vram
+from valley import prompts, records
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
-MODEL = "qwen2.5-0.5b"
 ENGINES = {"transformers": sys.executable, "vllm": VLLM}
-needs_vllm = pytest.mark.skipif(not VLLM, reason="no interpreter with vLLM: VALLEY_VLLM_PYTHON names one")
 PROBLEMS, SAMPLES, CHUNK = 12, 2, 4
-# Of the mean |log-probability of vLLM − of the trainer| a token: rounding of one precision in two orders.
-APART = {"bf16": 0.02, "fp32": 1e-4}
+TIE = 0.02 if ON_CARD else 1e-3  # nats; a card's fp32 may multiply in TF32, of 11 bits
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The whole shape of the 0.5B model on a card; on CPU a narrow one with as many heads as its stream is
-    wide, for vLLM's Qwen2 reads no width of a head in a config.
-    """
-    content = dict(vram.published()[PAPER["models"][MODEL]["source"]])
-    if not ON_CARD:
-        content = narrowed(MODEL) | {"num_attention_heads": 2, "num_key_value_heads": 1}
-    return published_base(tmp_path_factory.mktemp("base"), content)
+    return sampled_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +48,7 @@ def sampling(base, task, out, engine: str, seed: int = 3) -> list[str]:
     """The command that samples two responses a problem, four in a chunk."""
     return command("generate", "--model", base, "--task", task, "--out", out, "--samples", SAMPLES, "--temperature", 0.8, "--top-p",
                    0.95, "--max-new-tokens", 96, "--max-context", 256, "--chunk", CHUNK, "--seed", seed, "--engine", engine,
-                   "--precision", "bf16", "--suffix", SUFFIX, python=ENGINES[engine])  # fmt: skip
+                   "--precision", "bf16", "--suffix", SUFFIX, python=ENGINES[engine], under=EAGER)  # fmt: skip
 
 
 def done(job: list[str]) -> str:
@@ -75,15 +67,59 @@ def agreement(left: list[dict], right: list[dict]) -> float:
     return sum(a["response"] == b["response"] for a, b in zip(left, right, strict=True)) / len(left)
 
 
+def parted(model, prompt: list[int], ours: list[int], theirs: list[int]) -> tuple[int, float]:
+    """How many tokens two greedy responses share, and by how much log-probability `model` holds the first
+    ones that differ apart, in nats; 0 where none does.
+    """
+    import torch
+
+    same = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+    if same is None:
+        assert len(ours) == len(theirs)
+        return len(ours), 0.0
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + ours[:same]], device=model.device)).logits[0, -1]
+    return same, abs(logits[ours[same]] - logits[theirs[same]]).item()
+
+
 @needs_vllm
-def test_greedy_responses_of_both_engines_are_the_same(tmp_path, base):
-    found = {}
+@pytest.mark.parametrize("made", [sampled_base, real_base], ids=["weights as they fall", "real weights"])
+def test_greedy_responses_of_both_engines_part_only_where_two_tokens_are_nearly_alike(tmp_path, made):
+    """In fp32, of eight problems 64 tokens each. Kernels of two makers round otherwise, so that two tokens
+    within TIE of each other may change places; what follows then is another text.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base, tokens, found = made(tmp_path), 64, {}
+    tokenizer = prompts.load_tokenizer(base)
+    asked = prompts.prompt_ids(tokenizer, [f"What is {n} + {n} * 3?" for n in range(8)], None, SUFFIX)
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
     for name, python in ENGINES.items():
-        (folder := tmp_path / name).mkdir()
-        rows = responses(folder, base, "qwen2.5", "fp32", name, python)
-        found[name] = [row["response"] for row in rows]
-    assert found["vllm"] == found["transformers"]
-    assert len(set(found["vllm"])) > 1
+        out = tmp_path / f"{name}.json"
+        done(
+            [
+                python,
+                EAGER,
+                "tests/gpu/greedy.py",
+                str(base),
+                str(tmp_path / "asked.json"),
+                name,
+                "fp32",
+                str(tokens),
+                str(out),
+            ]
+        )
+        found[name] = json.loads(out.read_text())
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(DEVICE).eval()
+    apart = [parted(model, *three) for three in zip(asked, found["transformers"], found["vllm"], strict=True)]
+    share = sum(same for same, _ in apart) / sum(map(len, found["transformers"]))
+    widest = max(gap for _, gap in apart)
+    note(f"greedy-{made.__name__.split('_')[0]}", share_of_tokens=share, widest_gap=widest)
+    assert widest <= TIE
+    assert share >= 0.5
+    first, other, *_ = dict.fromkeys(map(tuple, found["vllm"]))  # of another problem: this can fail
+    assert parted(model, asked[0], list(first), list(other))[1] > TIE
 
 
 def test_a_seed_gives_its_responses_again_also_where_the_job_was_killed_and_continued(
@@ -120,6 +156,39 @@ def test_a_seed_gives_its_responses_again_also_where_the_job_was_killed_and_cont
 
 
 @needs_vllm
+def test_the_rate_of_generation_beside_bare_vllm(tmp_path, base):
+    """What comes after the first chunk, in which the engine starts and compiles; with as many responses in
+    hand as vLLM takes at once, each to its last token, for weights as they fall hardly ever end one.
+    """
+    chunks, each, tokens = (3, 1024, 512) if ON_CARD else (3, 4, 16)
+    rows = [
+        {"id": f"{n:05}", "problem": f"What is {n:05} + 1?", "answer": str(n + 1)}
+        for n in range(chunks * each)
+    ]
+    records.write_parquet(tmp_path / "task.parquet", rows)
+    job = command("generate", "--model", base, "--task", tmp_path / "task.parquet", "--out", tmp_path / "out.parquet", "--samples", 1,
+                  "--temperature", 0.8, "--top-p", 0.95, "--max-new-tokens", tokens, "--max-context", 1024, "--chunk", each, "--seed",
+                  0, "--engine", "vllm", "--precision", "bf16", "--suffix", SUFFIX, python=VLLM)  # fmt: skip
+    running = subprocess.Popen(job, cwd=REPOSITORY, env=surroundings(VLLM), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    ended = [time.perf_counter() for line in running.stderr if f"/{chunks} chunks" in line]
+    assert running.wait() == 0
+    assert len(ended) == chunks
+    made = records.parquet_provenance(tmp_path / "out.parquet")["tokens_generated"]
+    rate = made * (chunks - 1) / chunks / (ended[-1] - ended[0])
+    done([VLLM, "tests/gpu/bare.py", *map(str, (base, "bf16", each, tokens, 1024, tmp_path / "bare.json"))])
+    bare = json.loads((tmp_path / "bare.json").read_text())
+    note(
+        "generate",
+        vllm=True,
+        tokens_per_second=rate,
+        bare_tokens_per_second=bare,
+        responses=each,
+        tokens=tokens,
+    )
+    assert rate > (0.5 if ON_CARD else 0.05) * bare
+
+
+@needs_vllm
 def test_the_judge_by_vllm_says_what_it_says_by_transformers(tmp_path, base, task):
     """Weights as they fall name no category: what is compared are the words. A real model is asked in
     tests/test_judge.py.
@@ -133,64 +202,11 @@ def test_the_judge_by_vllm_says_what_it_says_by_transformers(tmp_path, base, tas
         out = tmp_path / f"{name}.parquet"
         call("judge", "--model", base, "--responses", tmp_path / "sums.parquet", "--tasks", task, "--prompt",
              "workflow/reference/judge_prompt.txt", "--max-characters", 400, "--engine", name, "--max-context", 4096, "--chunk", 6,
-             "--precision", "fp32", "--out", out, python=python)  # fmt: skip
+             "--precision", "fp32", "--out", out, python=python, under=EAGER)  # fmt: skip
         found[name] = records.read_parquet(out).to_pylist()
         assert records.parquet_provenance(out)["labels"]["unreadable"] == PROBLEMS
     assert found["vllm"] == found["transformers"]
     assert all(row["text"] for row in found["vllm"])
-
-
-def rl(tmp_path, base, precision: str, sizes=(2, 2, 8), under: str | None = None):
-    """Three steps of RL of two updates each, by vLLM where there is one: its record and its curve. The bonus
-    on entropy moves weights that no response is rewarded for.
-    """
-    problems = tmp_path / "rl.parquet"
-    rows = [{"problem": f"What is {n} + 4?", "answer": str(n + 4)} for n in range(8)]
-    records.write_parquet(problems, rows)
-    prompts, rollouts, tokens = sizes
-    call("rl", "--model", base, "--problems", problems, "--out", tmp_path / "model", "--record", tmp_path / "train.json", "--curve",
-         tmp_path / "curve.parquet", "--steps", 3, "--prompts", prompts, "--rollouts", rollouts, "--minibatch", prompts // 2,
-         "--device-batch", 1, "--max-new-tokens", tokens, "--max-prompt", 256, "--lr", 5e-4, "--kl", 1e-4, "--entropy", 0.1,
-         "--save-every", 1, "--precision", precision, "--gradient-checkpointing", "True", "--seed", 0, "--vllm", str(bool(VLLM)),
-         deepspeed=PAPER["rl"]["deepspeed"], python=VLLM or sys.executable, under=under)  # fmt: skip
-    record = records.read_json(tmp_path / "train.json")
-    return record, records.read_parquet(tmp_path / "curve.parquet").to_pylist()
-
-
-def policy_moved(curve: list[dict]) -> float:
-    """How far log-probabilities have moved from the start's, root mean square a token: KL is half its square
-    (TRL's estimator, to second order).
-    """
-    return (2 * curve[-1]["kl"]) ** 0.5
-
-
-@pytest.mark.parametrize("precision", ["bf16"] if ON_CARD else ["bf16", "fp32"])
-def test_rl_samples_by_the_weights_that_it_has_trained(tmp_path, base, precision):
-    start = time.perf_counter()
-    record, curve = rl(tmp_path, base, precision, (16, 8, 512) if ON_CARD else (2, 2, 8))
-    assert [row["step"] for row in curve] == [1, 2, 3]
-    assert record["columns_computed"] <= 1.15 * record["columns_of_tokens"]
-    moved, told = policy_moved(curve), {}
-    assert moved > 2 * APART[precision], "it has not moved enough for what follows to tell anything"
-    if VLLM:
-        told = {"sampler_gap": max(record["sampler_gap"]), "moved": moved}
-        assert len(record["sampler_gap"]) == 3
-        assert max(record["sampler_gap"]) <= APART[precision]
-        assert not any("vLLM" in warning for warning in record["warnings"])
-    note(f"rl-{precision}" if precision != "bf16" else "rl", vllm=bool(VLLM), seconds=time.perf_counter() - start,
-         tokens=record["tokens_generated"], tokens_per_second=record["tokens_generated"] / record["seconds_training"], **told)  # fmt: skip
-
-
-@needs_vllm
-@pytest.mark.skipif(ON_CARD, reason="tried on CPU: on a card vLLM's weights are dropped while it sleeps")
-def test_a_sampler_that_is_left_behind_is_told_by_its_probabilities(tmp_path, base):
-    """The check above can fail: without the hand-over of weights the first step alone agrees."""
-    record, curve = rl(tmp_path, base, "fp32", under="tests/faults/left_behind.py")
-    first, *later = record["sampler_gap"]
-    assert first <= APART["fp32"]
-    assert min(later) > 100 * APART["fp32"]
-    assert policy_moved(curve) > 100 * APART["fp32"]
-    assert any("vLLM" in warning for warning in record["warnings"])
 
 
 def test_two_jobs_take_turns_on_one_card():

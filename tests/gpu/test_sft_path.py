@@ -1,5 +1,5 @@
-"""The second stage, with TRL and DeepSpeed: SFT by launch.py under each configuration, killed and continued,
-and its rate.
+"""The second stage, with TRL: SFT by launch.py, without DeepSpeed and, where it is installed, under each of
+its configurations; killed and continued, several examples in a row, and its rate.
 """
 
 import functools
@@ -12,19 +12,39 @@ from pathlib import Path
 
 import pytest
 import torch
-from acceptance import DEVICE, ON_CARD, PAPER, call, command, maker_folder, narrowed, note, surroundings
+from acceptance import (
+    DEEPSPEED,
+    DEVICE,
+    ON_CARD,
+    PAPER,
+    call,
+    command,
+    maker_folder,
+    narrowed,
+    needs_deepspeed,
+    note,
+    surroundings,
+    told_gib,
+)
 from conftest import REPOSITORY
+from test_smollm import instruct_model
 from test_templates import FAMILIES, fetched
 
 from valley import records, vram
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
-CONFIGS = [
-    None,
-    *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "config/deepspeed").glob("*.json")),
-]
+CONFIGS = sorted(
+    str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "config/deepspeed").glob("*.json")
+)
+ZERO2 = "config/deepspeed/zero2.json"
 MODEL = "qwen2.5-0.5b"
 STEPS = 6
+
+
+def with_and_without(*configs: str):
+    """A test without DeepSpeed, then under each configuration where it is installed."""
+    marked = [pytest.param(path, marks=needs_deepspeed, id=Path(path).stem) for path in configs]
+    return pytest.mark.parametrize("deepspeed", [pytest.param(None, id="without DeepSpeed"), *marked])
 
 
 @functools.cache
@@ -60,10 +80,26 @@ def published_base(folder, content):
     return folder / "base"
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def sampled_base(folder):
+    """The whole shape of the 0.5B model on a card; on CPU a narrow one with as many heads as its stream is
+    wide, for vLLM's Qwen2 reads no width of a head in a config.
+    """
+    content = dict(vram.published()[PAPER["models"][MODEL]["source"]])
+    if not ON_CARD:
+        content = narrowed(MODEL) | {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return published_base(folder, content)
+
+
+def real_base(folder):
+    """SmolLM2-135M-Instruct; on a card where it is there already."""
+    maker = instruct_model(fetch=not ON_CARD)
+    call("fetch_model", "--source", maker, "--template", maker / "template.jinja", "--end-token", "<|im_end|>", "--pad-token",
+         "<|endoftext|>", "--out", folder / "base", launched=False)  # fmt: skip
+    return folder / "base"
+
+
+def start_and_subset(folder):
     """A narrow base and a subset of twelve short examples."""
-    folder = tmp_path_factory.mktemp("work")
     rows = [
         {
             "problem": f"What is {n} + {n}?",
@@ -76,35 +112,76 @@ def work(tmp_path_factory):
     return published_base(folder, narrowed(MODEL)), folder / "subset.parquet"
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return start_and_subset(tmp_path_factory.mktemp("work"))
+
+
 def flags(cell, work, *more) -> list:
     base, subset = work
     return ["--model", base, "--data", subset, "--out", cell / "model", "--record", cell / "train.json", "--seed", 0, "--lr", 1e-3,
             "--batch", 2, "--epochs", 1, "--max-length", 256, "--gradient-checkpointing", "True", *more]  # fmt: skip
 
 
+def plain_loss(folder, work, *more) -> float:
+    """The mean loss of the same training in fp32 by one process."""
+    call("sft", *flags(folder / "fp32", work, "--precision", "fp32", *more))
+    return records.read_json(folder / "fp32/train.json")["train_loss"]
+
+
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, work):
-    """The mean loss of the same training in fp32 by one process."""
-    cell = tmp_path_factory.mktemp("fp32") / "cell"
-    call("sft", *flags(cell, work, "--precision", "fp32"))
-    return records.read_json(cell / "train.json")["train_loss"]
+    return plain_loss(tmp_path_factory.mktemp("plain"), work)
 
 
-@pytest.mark.parametrize("deepspeed", CONFIGS)
-def test_bf16_under_each_configuration_gives_the_loss_of_fp32(tmp_path, work, expected, deepspeed):
-    cell = tmp_path / "cell"
-    call("sft", *flags(cell, work, "--precision", "bf16"), deepspeed=deepspeed)
+def trained(cell, work, *more, deepspeed=None, gpus: int = 1) -> dict:
+    """The record of a training in bf16; its peak of memory is noted beside what was told of it."""
+    call("sft", *flags(cell, work, "--precision", "bf16", *more), deepspeed=deepspeed, gpus=gpus)
     record = records.read_json(cell / "train.json")
+    assert bool(record["gpus"]) == ON_CARD == bool(record["peak_gib"])
+    told = told_gib(vram.of_training, records.read_json(work[0] / "config.json"), record)
+    name = Path(deepspeed).stem if deepspeed else "plain"
+    note(f"peak-{name}-{gpus}-{cell.name}", peak_gib=record["peak_gib"], told_gib=told)
+    return record
+
+
+@with_and_without(*CONFIGS)
+def test_bf16_under_each_configuration_gives_the_loss_of_fp32(tmp_path, work, expected, deepspeed):
+    record = trained(tmp_path / "narrow", work, deepspeed=deepspeed)
     assert record["steps"] == STEPS
     assert record["train_loss"] == pytest.approx(expected, rel=0.01)
-    assert bool(record["gpus"]) == ON_CARD
 
 
-def test_a_killed_training_is_continued_to_the_loss_of_an_undisturbed_one(tmp_path, work, expected):
-    zero2, cell = "config/deepspeed/zero2.json", tmp_path / "cell"
+def test_a_real_model_in_bf16_comes_to_the_loss_of_fp32(tmp_path, work):
+    real, gentle = (real_base(tmp_path), work[1]), ["--lr", 5e-5]
+    record = trained(tmp_path / "smollm", real, *gentle)
+    assert record["train_loss"] == pytest.approx(plain_loss(tmp_path, real, *gentle), rel=0.01)
+    assert record["loss"][-1]["loss"] < 4  # a word of its own language, where weights as they fall have 12
+
+
+def test_examples_in_one_row_train_as_rows_of_their_own(tmp_path, work):
+    """Attention is kept apart by positions, or the loss would be another: with one kernel or another."""
+    found = {}
+    for packing in (False, True):
+        more = ["--packing", packing, "--batch", 4, "--device-batch", 4, "--schedule", "constant"]
+        found[packing] = trained(tmp_path / ("packed" if packing else "rows"), work, *more)
+    for name in ("steps", "tokens_trained"):
+        assert found[True][name] == found[False][name]
+    losses = [[entry["loss"] for entry in record["loss"]] for record in found.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+@with_and_without(ZERO2)
+def test_a_killed_training_is_continued_to_the_loss_of_an_undisturbed_one(
+    tmp_path, work, expected, deepspeed
+):
+    cell = tmp_path / "cell"
     given = flags(cell, work, "--precision", "bf16", "--save-every", 2)
     job = subprocess.Popen(
-        command("sft", *given, deepspeed=zero2), cwd=REPOSITORY, env=surroundings(), start_new_session=True
+        command("sft", *given, deepspeed=deepspeed),
+        cwd=REPOSITORY,
+        env=surroundings(),
+        start_new_session=True,
     )
     while not (cell / "checkpoints/checkpoint-2/manifest.json").exists():
         assert job.poll() is None
@@ -112,7 +189,7 @@ def test_a_killed_training_is_continued_to_the_loss_of_an_undisturbed_one(tmp_pa
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
     assert not (cell / "train.json").exists()
-    call("sft", *given, deepspeed=zero2)
+    call("sft", *given, deepspeed=deepspeed)
     record = records.read_json(cell / "train.json")
     assert record["resumed_from"].rsplit("-", 1)[1] in ("2", "4")
     assert record["train_loss"] == pytest.approx(expected, rel=0.01)
@@ -137,7 +214,9 @@ def test_the_rate_of_sft_beside_a_bare_loop(tmp_path, length):
         given = flags(
             cell, (base, tmp_path / "subset.parquet"), "--precision", "bf16", "--batch", 1, "--steps", steps
         )
-        call("sft", *given, "--max-length", length, deepspeed=PAPER["sft"]["deepspeed"])
+        call(
+            "sft", *given, "--max-length", length, deepspeed=PAPER["sft"]["deepspeed"] if DEEPSPEED else None
+        )
         record = records.read_json(cell / "train.json")
         assert record["tokens_trained"] == steps * length
         seconds[steps] = record["seconds_training"]
@@ -159,5 +238,7 @@ def test_the_rate_of_sft_beside_a_bare_loop(tmp_path, length):
         float(logs[0])  # waits for the card
     bare = (many - few) * length / (time.perf_counter() - start)
     flops = 6 * vram.described_shape(content).parameters * rate
-    note(f"speed-{length}", tokens_per_second=rate, bare_tokens_per_second=bare, flops=flops)
+    told = told_gib(vram.of_training, content, record)
+    note(f"speed-{length}", tokens_per_second=rate, bare_tokens_per_second=bare, flops=flops, deepspeed=DEEPSPEED,
+         peak_gib=record["peak_gib"], told_gib=told)  # fmt: skip
     assert rate > (0.3 if ON_CARD else 0.05) * bare
