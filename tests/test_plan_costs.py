@@ -65,6 +65,12 @@ def test_the_time_of_a_plan_grows_no_faster_than_its_cells(tmp_path):
     )
 
 
+def test_the_same_plan_is_said_of_the_same_study_whatever_order_sets_have(tmp_path):
+    folder, plan_of = checkout(tmp_path), [sys.executable, "scripts/plan.py", "--gpus", 64]
+    one, other = (run(plan_of, folder, PYTHONHASHSEED=seed) for seed in "13")
+    assert one == other
+
+
 def test_the_papers_grid_costs_what_the_paper_says(paper):
     hours = {rule: hours for rule, (_, hours) in rows(paper[0], "rule").items()}
     assert 2500 / 1.5 < hours["sft"] < 2500 * 1.5
@@ -117,12 +123,12 @@ def test_sampling_takes_its_steps_and_what_they_read():
     weights, cache = 2 * costs.billions(config, model) * 1e9, vram.shape_of(config, model).kv_token
     # One response: as many steps as it has tokens, weights at each, half of the longest behind a token.
     alone = 1000 * (preset["step"] + weights / 3.35e12) + 1000 * 500 * cache / 3.35e12
-    assert tariff.sampling_seconds(*asked, 1, 1, 1000, 1000, 0.9) == pytest.approx(alone)
+    assert tariff.sampling_seconds(*asked, 1, 1, 1000, 1000, 0.9, 1024) == pytest.approx(alone)
     # A full card makes more tokens a second than one response does, by far fewer than it has in hand.
-    many = tariff.sampling_seconds(*asked, 1, 100_000, 1000, 8192, 0.9)
-    assert 50 < 100_000 * alone / many < COSTS["device"]["sequences"]
-    assert tariff.sampling_seconds(*asked, 1, 100_000, 6000, 8192, 0.1) > 1.1 * tariff.sampling_seconds(
-        *asked, 1, 100_000, 6000, 8192, 0.9
+    many = tariff.sampling_seconds(*asked, 1, 100_000, 1000, 8192, 0.9, 1024)
+    assert 50 < 100_000 * alone / many < 1024
+    assert tariff.sampling_seconds(*asked, 1, 100_000, 6000, 8192, 0.1, 1024) > 1.1 * tariff.sampling_seconds(
+        *asked, 1, 100_000, 6000, 8192, 0.9, 1024
     )  # less room, fewer at once
     assert tariff.longest_response(1e9, 800, 8192, 0.7) == 8192
     assert 800 < tariff.longest_response(100, 800, 8192, 0.7) < 8192
@@ -132,7 +138,7 @@ def test_rl_is_sampling_and_six_forward_passes_over_what_was_sampled():
     config, preset = check.load([]), shaped(start=0)
     settings = grid.rl_settings(config, "qwen2.5-3b", "base+rl")
     count, mean = settings["prompts"] * settings["rollouts"], 1900
-    sampled = tariff.sampling_seconds(config, COSTS, preset, "qwen2.5-3b", 8, count, mean, 8192, 0.5)
+    sampled = tariff.sampling_seconds(config, COSTS, preset, "qwen2.5-3b", 8, count, mean, 8192, 0.5, 1024)
     forward = 2 * costs.billions(config, "qwen2.5-3b") * 1e9 * count * mean * 1.15 / (9.89e14 * 0.3)
     waits = tariff.waiting(8, 1, mean, 8192, COSTS["spread"])
     found = shaped_seconds("rl", "qwen2.5-3b", "base+rl", 8, preset)

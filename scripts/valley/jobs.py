@@ -78,7 +78,11 @@ def planned(
         flow._build_dag()
         dag = flow.dag
         dag.update_priority()
-        jobs = list(dag.needrun_jobs(exclude_finished=False))
+        # In an order of their own: Snakemake's changes from call to call, and with it a simulation's ties.
+        jobs = sorted(
+            dag.needrun_jobs(exclude_finished=False),
+            key=lambda job: (job.rule.name, sorted(job.wildcards.items())),
+        )
         place = {job: i for i, job in enumerate(jobs)}
         return [
             {

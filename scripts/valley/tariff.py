@@ -52,16 +52,15 @@ def longest_response(count: float, mean: float, most: int, spread: float) -> flo
 
 def sampling_seconds(
     config: dict, constants: dict, preset: dict, model: str, cards: int, count: float, mean: float, most: int,
-    share: float,
+    share: float, at_once: float,
 ) -> float:  # fmt: skip
     """Seconds, of all `cards` together, to sample `count` responses of `mean` tokens, `most` at most, with
-    `share` of each card's memory for weights and cache. Each card takes its part; the cache of a model whose
-    shape is not known counts as nothing.
+    `share` of each card's memory for weights and cache, `at_once` in hand if they have room. Each card takes
+    its part; the cache of a model whose shape is not known counts as nothing.
     """
-    device, shape = constants["device"], vram.shape_of(config, model)
+    shape = vram.shape_of(config, model)
     weights = costs.billions(config, model) * costs.GIGA * constants["bytes_a_parameter"]
     cache, own = shape.kv_token if shape else 0, count / cards
-    at_once = device["sequences"]
     if cache:
         room = share * preset["memory"] * vram.GIB - weights
         at_once = max(1, min(at_once, room / (cache * mean)))
@@ -94,7 +93,7 @@ def computed_seconds(job: dict, config: dict, constants: dict, preset: dict) -> 
         settings = grid.rl_settings(config, model, run)
         mean, count = costs.rl_length(constants, settings, run), settings["prompts"] * settings["rollouts"]
         sampled = sampling_seconds(config, constants, preset, model, cards, count, mean,
-                                   settings["max_new_tokens"], device["rl_share"])  # fmt: skip
+                                   settings["max_new_tokens"], device["rl_share"], device["rl_sequences"])  # fmt: skip
         waits = waiting(cards, settings["device_batch"], mean, settings["max_new_tokens"], spread)
         flops = (ALONE + TOGETHER * waits) * 2 * costs.billions(config, model) * costs.GIGA * count * mean
         passes = flops * preset["rl_padding"] / (preset["peak_flops"] * preset["sft_mfu"])
@@ -104,8 +103,9 @@ def computed_seconds(job: dict, config: dict, constants: dict, preset: dict) -> 
         return costs.modelled_seconds(job, config, constants, preset)
     count, mean = sum(costs.responses(config, task) for task in tasks), costs.response_length(constants, run)
     most = grid.generate_settings(config, model)["max_new_tokens"]
+    in_hand = vram.in_hand(preset["memory"] * vram.GIB, device)
     return start + sampling_seconds(
-        config, constants, preset, model, cards, count, mean, most, device["vllm_share"]
+        config, constants, preset, model, cards, count, mean, most, device["vllm_share"], in_hand["sequences"]
     )
 
 

@@ -221,14 +221,18 @@ def of_rl(of: Shape, settings: dict, cards: int, card: float, device: dict) -> l
     ]
 
 
+def in_hand(card: float, device: dict) -> dict[str, int]:
+    """`sequences` and `tokens` that vLLM has in hand at once in generation, on a card of so many bytes."""
+    return device["vllm"]["large" if card >= device["vllm"]["large"]["from"] * GIB else "small"]
+
+
 def of_generation(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
     """Moments of generation, or of the judge, on cards of `card` bytes: that of sampling."""
     if settings["engine"] == "transformers":
         cache = width(settings) / 2 * of.kv_token * settings["max_context"] * settings.get("chunk", 1)
         parts = {"weights": width(settings) * of.parameters, "cache": cache}
         return [Moment("sampling", parts, card - device["reserve"] * GIB)]
-    over = settings.get("tensor_parallel", 1)
-    most = device["vllm"]["large" if card >= device["vllm"]["large"]["from"] * GIB else "small"]
+    over, most = settings.get("tensor_parallel", 1), in_hand(card, device)
     parts = engine(of, settings, most["sequences"], most["tokens"], settings["max_context"], over)
     return [Moment("sampling", parts, device["vllm_share"] * card)]
 
