@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from valley import check, costs, environment, kernels, vram
+from valley import check, costs, environment, kernels, shapes, vram
 
 ON_CARD = bool(environment.listed_cards())
 DEVICE = "cuda" if ON_CARD else "cpu"
@@ -106,7 +106,7 @@ def told_gib(stage, content: dict, record: dict) -> float:
     vram.of_training or vram.of_rl, `content` the config.json of its model, `record` its train.json.
     """
     card = (vram.of_machine() or 0.0) * vram.GIB  # on which vLLM's share follows
-    shape, device = vram.described_shape(content), costs.load()["device"]
+    shape, device = shapes.described_shape(content), costs.load()["device"]
     moments = stage(shape, record["arguments"], record["devices"], card, device)
     return max(moment.needed for moment in moments if moment.name != "vLLM's share") / vram.GIB
 
@@ -115,8 +115,8 @@ def narrowed(model: str, layers: int = 2, hidden: int = 128) -> dict:
     """The published config of a model of the paper with few layers and a narrow stream; heads and their
     width, vocabulary, positions, windows and ties are as published.
     """
-    content = dict(vram.published()[PAPER["models"][model]["source"]])
-    shape = vram.described_shape(content)
+    content = dict(shapes.published()[PAPER["models"][model]["source"]])
+    shape = shapes.described_shape(content)
     if content["model_type"] == "llama":  # its config takes no other
         hidden = -(-hidden // shape.heads) * shape.heads
     content |= {"num_hidden_layers": layers, "max_window_layers": layers, "head_dim": shape.head}

@@ -52,7 +52,7 @@ def job(rule: str, model: str, run: str, gpus: int | None = None) -> dict:
 def small(kind: str, layers: int, **other) -> dict:
     """The published config of a family at a small size; its layers attend to everything."""
     content = (
-        vram.published().get(MODELS.get(kind), {"model_type": kind, "hidden_act": "silu"})
+        shapes.published().get(MODELS.get(kind), {"model_type": kind, "hidden_act": "silu"})
         | SMALL
         | {"num_hidden_layers": layers, "max_window_layers": layers}
     )
@@ -79,7 +79,7 @@ def test_the_published_shape_has_the_parameters_of_the_config_and_of_the_library
 
     shape = vram.shape_of(PAPER, model)
     assert shape.parameters / 1e9 == pytest.approx(PAPER["models"][model]["parameters"], rel=1e-3)
-    content = vram.published()[PAPER["models"][model]["source"]]
+    content = shapes.published()[PAPER["models"][model]["source"]]
     made = built(content, torch.bfloat16, "meta")
     assert shape.parameters == pytest.approx(sum(weight.numel() for weight in made.parameters()), rel=1e-3)
 
@@ -97,7 +97,7 @@ def test_states_are_the_bytes_that_torch_holds_after_a_step(kind):
         "gradients": [weight.grad for weight in model.parameters()],
         "optimiser": [v for state in optimiser.state.values() for v in state.values() if v.ndim],
     }
-    found, _ = vram.states(vram.described_shape(content), {"precision": "fp32"}, 1, DEVICE)
+    found, _ = vram.states(shapes.described_shape(content), {"precision": "fp32"}, 1, DEVICE)
     for part, tensors in held.items():
         assert found[part] == pytest.approx(sum(t.numel() * t.element_size() for t in tensors), rel=0.01), (
             part
@@ -154,7 +154,7 @@ def test_masks_and_the_precision_of_a_pass_take_what_torch_allocates(kind, laid,
         model.gradient_checkpointing_enable({"use_reentrant": False})
     settings = {"precision": "fp32" if how == "fp32" else "bf16", "gradient_checkpointing": checkpointing}
     settings |= {"packing": laid == "packed", "deepspeed": None if how == "autocast" else vram.ZERO3}
-    headless = vram.described_shape(content)._replace(vocab=0)
+    headless = shapes.described_shape(content)._replace(vocab=0)
     told = sum(vram.activations(headless, settings, tokens, rows).values())
     if how == "autocast":  # copies of weights, which `states` counts: of the layer at work with checkpointing
         told += 2 * headless.parameters / (headless.layers if checkpointing else 1)
@@ -164,7 +164,9 @@ def test_masks_and_the_precision_of_a_pass_take_what_torch_allocates(kind, laid,
 
 
 def test_a_mask_is_there_where_rows_are_several_or_attention_slides():
-    qwen, gemma = (vram.described_shape(vram.published()[MODELS[kind]]) for kind in ("qwen2", "gemma3_text"))
+    qwen, gemma = (
+        shapes.described_shape(shapes.published()[MODELS[kind]]) for kind in ("qwen2", "gemma3_text")
+    )
     bf16 = {"precision": "bf16"}
     assert (qwen.window, gemma.window) == (0, 512)  # Qwen has one, switched off
     assert vram.masks(qwen, bf16, 16384) == vram.masks(gemma, bf16, 512) == {}
@@ -183,7 +185,7 @@ def test_the_key_value_cache_is_what_the_library_keeps():
             kept = model(input_ids=torch.zeros(2, 30, dtype=torch.long), use_cache=True).past_key_values
         tensors = [tensor for layer in kept.layers for tensor in (layer.keys, layer.values)]
         seen = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        assert seen == 60 * vram.described_shape(content).kv_token
+        assert seen == 60 * shapes.described_shape(content).kv_token
 
 
 @pytest.mark.parametrize("kind", shapes.DECODERS)
@@ -192,7 +194,7 @@ def test_an_architecture_that_is_described_has_the_librarys_number_of_parameters
     content = small(kind, 2, tie_word_embeddings=False)
     made = built(content, torch.bfloat16, "meta")
     seen = sum(weight.numel() for weight in made.parameters())
-    assert vram.described_shape(content).parameters == pytest.approx(seen, rel=2e-3)
+    assert shapes.described_shape(content).parameters == pytest.approx(seen, rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mixtral", "qwen2_moe", "qwen3_moe"])
@@ -214,7 +216,7 @@ def test_adapters_are_counted_as_the_library_makes_them():
     model = built(content, torch.float32, "meta")
     made = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     count = sum(weight.numel() for weight in made.parameters() if weight.requires_grad)
-    shape = vram.described_shape(content)
+    shape = shapes.described_shape(content)
     alone, _ = vram.states(shape, settings, 1, DEVICE)
     assert sum(alone.values()) - alone["weights"] == 16 * count
     shared, _ = vram.states(shape, settings, 2, DEVICE)
@@ -278,7 +280,7 @@ def test_a_probe_takes_what_torch_allocates():
     tokens = 1024
     for vocab in (512, 20_000):
         content = small("qwen2", 3, vocab_size=vocab)
-        model, shape = built(content, torch.bfloat16).eval(), vram.described_shape(content)
+        model, shape = built(content, torch.bfloat16).eval(), shapes.described_shape(content)
         with torch.no_grad(), Living() as living:
             probe.measured(model, [{"input_ids": [5] * tokens, "labels": [5] * tokens}])
         settings = {"precision": "bf16", "max_length": tokens}
@@ -295,7 +297,7 @@ def test_the_head_of_trls_loss_takes_what_is_said_at_a_real_vocabulary():
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
     vocab, hidden, tokens = 151_936, 128, 64
-    shape = vram.described_shape(small("qwen2", 1, vocab_size=vocab, hidden_size=hidden))
+    shape = shapes.described_shape(small("qwen2", 1, vocab_size=vocab, hidden_size=hidden))
     states = torch.randn(tokens, hidden, dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(vocab, hidden, dtype=torch.bfloat16, requires_grad=True)
     targets = torch.randint(vocab, (tokens,))

@@ -36,7 +36,7 @@ import subprocess
 from typing import NamedTuple
 
 from valley import check, costs, environment, grid, records
-from valley.shapes import Shape, described_shape, published, shape_of  # noqa: F401 (tests/gpu)
+from valley.shapes import Shape, shape_of
 
 GIB = 2**30
 PROBED = 512  # positions whose logits probe.py holds at once

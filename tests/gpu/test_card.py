@@ -9,7 +9,7 @@ import pytest
 import torch
 from acceptance import DEVICE, ON_CARD, note
 
-from valley import costs, environment, vram
+from valley import costs, environment, shapes, vram
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 MODELS = {"qwen2": "Qwen/Qwen2.5-3B-Instruct", "llama": "meta-llama/Llama-3.1-8B-Instruct", "gemma3_text": "google/gemma-3-1b-it"}  # fmt: skip
@@ -22,7 +22,7 @@ def content_of(kind: str, layers: int) -> dict:
     """A family's published config with few layers that attend to everything: on a card as wide as published,
     on CPU small.
     """
-    content = vram.published()[MODELS[kind]] | {"num_hidden_layers": layers, "max_window_layers": layers}
+    content = shapes.published()[MODELS[kind]] | {"num_hidden_layers": layers, "max_window_layers": layers}
     content |= {"vocab_size": 512} if ON_CARD else SMALL
     content |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if kind == "gemma3_text":
@@ -75,7 +75,7 @@ def test_activations_are_what_torch_allocates_and_at_most_a_quarter_more(kind, c
     model = built(content).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    headless = vram.described_shape(content)._replace(vocab=0)  # the pass has no head
+    headless = shapes.described_shape(content)._replace(vocab=0)  # the pass has no head
     settings = {"precision": "bf16", "gradient_checkpointing": checkpointing}
     told, seen = sum(vram.activations(headless, settings, tokens).values()), peak(model, tokens)
     # On a card gradients are added up, so that one more weight's is there; on CPU they are told apart.

@@ -30,7 +30,7 @@ from conftest import REPOSITORY
 from test_smollm import instruct_model
 from test_templates import FAMILIES, fetched
 
-from valley import records, vram
+from valley import records, shapes, vram
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 CONFIGS = sorted(
@@ -84,7 +84,7 @@ def sampled_base(folder):
     """The whole shape of the 0.5B model on a card; on CPU a narrow one with as many heads as its stream is
     wide, for vLLM's Qwen2 reads no width of a head in a config.
     """
-    content = dict(vram.published()[PAPER["models"][MODEL]["source"]])
+    content = dict(shapes.published()[PAPER["models"][MODEL]["source"]])
     if not ON_CARD:
         content = narrowed(MODEL) | {"num_attention_heads": 2, "num_key_value_heads": 1}
     return published_base(folder, content)
@@ -204,7 +204,7 @@ def test_the_rate_of_sft_beside_a_bare_loop(tmp_path, length):
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
     few, many = (8, 40) if ON_CARD else (2, 8)
-    content = dict(vram.published()[PAPER["models"][MODEL]["source"]]) if ON_CARD else narrowed(MODEL)
+    content = dict(shapes.published()[PAPER["models"][MODEL]["source"]]) if ON_CARD else narrowed(MODEL)
     base = published_base(tmp_path, content)
     rows = [{"problem": "Count.", "trace": " 1 2" * length, "solution": ""} for _ in range(many)]
     records.write_parquet(tmp_path / "subset.parquet", rows)
@@ -237,7 +237,7 @@ def test_the_rate_of_sft_beside_a_bare_loop(tmp_path, length):
         optimiser.zero_grad()
         float(logs[0])  # waits for the card
     bare = (many - few) * length / (time.perf_counter() - start)
-    flops = 6 * vram.described_shape(content).parameters * rate
+    flops = 6 * shapes.described_shape(content).parameters * rate
     told = told_gib(vram.of_training, content, record)
     note(f"speed-{length}", tokens_per_second=rate, bare_tokens_per_second=bare, flops=flops, deepspeed=DEEPSPEED,
          peak_gib=record["peak_gib"], told_gib=told)  # fmt: skip
