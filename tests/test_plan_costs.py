@@ -108,6 +108,11 @@ def test_cards_that_train_together_wait_and_similar_lengths_side_by_side_wait_le
     assert waits == pytest.approx([1, 1.36, 1.77, 2.22], abs=0.06)
     assert 1 < tariff.waiting(8, 1, 4200, 16_384, 0.7, batch=128) < 1.2
     assert tariff.waiting(8, 1, 4200, 16_384, 0.7, batch=8) == waits[-1]
+    # cards that begin with their longest responses, in RL, are done with each at nearly the same time
+    assert 1 < tariff.waiting(8, 1, 4200, 16_384, 0.7, own=256) < 1.1
+    assert tariff.waiting(8, 1, 4200, 16_384, 0.7, own=1) == waits[-1]
+    assert tariff.waiting(8, 4, 4200, 16_384, 0.7, own=256) > tariff.waiting(8, 1, 4200, 16_384, 0.7, own=256)
+    assert tariff.waiting(8, 1, 4200, 16_384, 0.7, own=2**14) < 1.1  # more than are made up otherwise
     plain = costs.modelled_seconds
     job = {"rule": "sft", "gpus": 8, "wildcards": {"model": "qwen2.5-7b", "run": "sft-16k"}}
     preset = shaped(start=0)
@@ -140,7 +145,7 @@ def test_rl_is_sampling_and_six_forward_passes_over_what_was_sampled():
     count, mean = settings["prompts"] * settings["rollouts"], 1900
     sampled = tariff.sampling_seconds(config, COSTS, preset, "qwen2.5-3b", 8, count, mean, 8192, 0.5, 1024)
     forward = 2 * costs.billions(config, "qwen2.5-3b") * 1e9 * count * mean * 1.15 / (9.89e14 * 0.3)
-    waits = tariff.waiting(8, 1, mean, 8192, COSTS["spread"])
+    waits = tariff.waiting(8, 1, mean, 8192, COSTS["spread"], own=settings["minibatch"])
     found = shaped_seconds("rl", "qwen2.5-3b", "base+rl", 8, preset)
     assert found == pytest.approx(settings["steps"] * (sampled + (2 + 4 * waits) * forward))
 

@@ -18,24 +18,29 @@ def padded(rng, prompts: list[int], completions: list[int]):
     return torch.tensor(rng.integers(3, 20, mask.shape)) * mask, mask
 
 
-@pytest.fixture(scope="module")
-def trainer(base, tmp_path_factory):
-    """A real trainer on the tiny model, of an RL of four responses."""
+def trainer_of(base, folder, **settings):
+    """A real trainer on the tiny model, with a reward for short responses."""
     from datasets import Dataset
     from trl import GRPOConfig
 
     from valley import prompts
 
-    config = GRPOConfig(str(tmp_path_factory.mktemp("rl")), use_cpu=True, bf16=False, report_to="none", per_device_train_batch_size=4,
-                        num_generations=4, model_init_kwargs={"dtype": "float32"})  # fmt: skip
-    data = Dataset.from_list([{"prompt": [{"role": "user", "content": "1b+1"}]}] * 4)
+    config = GRPOConfig(str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
+                        model_init_kwargs={"dtype": "float32"}, **settings)  # fmt: skip
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": f"1{n}b+1"}]} for n in range(4)])
     return rollouts.trainer_class()(
         model=str(base),
         args=config,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        reward_funcs=lambda completion_ids, **_: [-float(len(ids)) for ids in completion_ids],
         processing_class=prompts.load_tokenizer(base),
         train_dataset=data,
     )
+
+
+@pytest.fixture(scope="module")
+def trainer(base, tmp_path_factory):
+    """One of an RL of four responses."""
+    return trainer_of(base, tmp_path_factory.mktemp("rl"), per_device_train_batch_size=4, num_generations=4)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 4])
@@ -57,6 +62,41 @@ def test_a_pass_without_the_padding_gives_the_same_probabilities_and_gradients(t
     computed, real = trainer.columns
     assert real == int(mask.sum())
     assert computed == {1: real, 2: 2 * 39 + 2 * 16, 4: 4 * 39}[rows_at_once]
+
+
+def test_an_update_begins_with_its_longest_responses_and_no_other_updates_are_among_them():
+    def batch(*lengths):
+        mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+        return {"prompt_mask": torch.ones(len(lengths), 2), "completion_mask": mask, "of": lengths}
+
+    found = rollouts.longest_first([batch(*n) for n in ((1, 1), (0, 9), (3, 2), (8, 8), (9, 9), (4, 5))], 3)
+    assert [one["of"] for one in found] == [(0, 9), (3, 2), (1, 1), (9, 9), (8, 8), (4, 5)]
+
+
+@pytest.mark.parametrize("loss", ["dapo", "dr_grpo", "grpo", "bnpo"])
+def test_an_update_is_the_same_in_any_order_of_its_micro_batches(base, tmp_path, monkeypatch, loss):
+    """Two steps of two updates of two micro-batches, sampled alike: the same weights but for rounding."""
+    made, ordered, groups = {}, rollouts.longest_first, []
+
+    def watched(batches, update):
+        found = ordered(batches, update)
+        groups.append((len(batches), update, [*map(id, found)] == [*map(id, batches)]))
+        return found
+
+    for name, order in (("longest first", watched), ("as they came", lambda batches, _: batches)):
+        monkeypatch.setattr(rollouts, "longest_first", order)
+        trainer = trainer_of(
+            base, tmp_path / name, per_device_train_batch_size=2, gradient_accumulation_steps=2, steps_per_generation=4,
+            num_generations=4, max_steps=4, max_completion_length=24, learning_rate=1e-3, loss_type=loss, entropy_coef=0.01,
+            seed=0, temperature=2.0)  # fmt: skip
+        trainer.train()
+        made[name] = torch.cat([weights.detach().flatten() for weights in trainer.model.parameters()])
+        facts = rollouts.facts_of(trainer)
+        assert facts["columns_waited"] == facts["columns_computed"] > facts["columns_of_tokens"]
+        assert len(trainer.loads) == 8
+    assert {group[:2] for group in groups} == {(4, 2)}
+    assert not all(unmoved for *_, unmoved in groups), "nothing was put in order"
+    assert float((made["longest first"] - made["as they came"]).abs().max()) < 1e-5
 
 
 def test_padding_stays_below_a_seventh_where_responses_are_as_long_as_the_papers():

@@ -3,18 +3,22 @@ can start.
 
 TRL pads every response of a generation to the longest of all and runs old, reference and trained
 probabilities over the padding. `trainer_class` leaves out, of each micro-batch, the columns that none of its
-rows has a token in. It also asks, once a step, whether vLLM sampled with the weights that are trained.
+rows has a token in, and trains the micro-batches of an update in the order of their lengths: under ZeRO all
+devices wait for the longest of each, and by chance the longest of eight has twice the mean. It also asks,
+once a step, whether vLLM sampled with the weights that are trained.
 """
 
 SEQUENCES = 1024  # that vLLM has in hand at once; it refuses more than TRL's 4,096 tokens a pass
 
 
 def trainer_class():
-    """TRL's GRPOTrainer on trimmed micro-batches; `columns` counts [computed, of tokens] of this process,
-    over all passes. With vLLM each step's log holds `sampler_gap`.
+    """TRL's GRPOTrainer on trimmed micro-batches, longest first; `columns` counts [computed, of tokens] of
+    this process, over all passes, and `loads` the columns of each pass with gradients. With vLLM each step's
+    log holds `sampler_gap`.
 
     The same probabilities and gradients: a masked column is attended by none, a position counts relative to
-    others (rotary embeddings), and the values of masked columns, here 0, enter no loss.
+    others (rotary embeddings), and the values of masked columns, here 0, enter no loss; the gradient of an
+    update is a sum over its micro-batches, whatever their order.
     """
     import torch
     from trl import GRPOTrainer
@@ -22,10 +26,24 @@ def trainer_class():
     class Trimmed(GRPOTrainer):
         columns = (0, 0)
 
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.loads: list[int] = []
+
+        def _prepare_inputs(self, generation_batch):
+            before = self._buffered_inputs
+            inputs = super()._prepare_inputs(generation_batch)
+            if self._buffered_inputs is before:
+                return inputs
+            self._buffered_inputs = longest_first(
+                self._buffered_inputs, self.args.gradient_accumulation_steps
+            )
+            return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
         def _get_per_token_logps_and_entropies(
             self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **options
         ):
-            parts, step = [], batch_size or len(input_ids)
+            parts, step, before = [], batch_size or len(input_ids), self.columns[0]
             for at in range(0, len(input_ids), step):
                 ids, mask = input_ids[at : at + step], attention_mask[at : at + step]
                 first, last = span(mask, logits_to_keep)
@@ -42,6 +60,8 @@ def trainer_class():
                     ]
                     + [found[2]]
                 )
+            if torch.is_grad_enabled():
+                self.loads.append(self.columns[0] - before)
             logps, entropies, losses = zip(*parts, strict=True)
             return (
                 torch.cat(logps),
@@ -87,19 +107,34 @@ def span(mask, completion: int) -> tuple[int, int]:
     return min(int(used[0]), start - 1), max(int(used[-1]) + 1, start + 1)
 
 
+def longest_first(batches: list[dict], update: int) -> list[dict]:
+    """The micro-batches of a generation as TRL buffers them, those of each `update` by the tokens of their
+    longest row, most first: what does not fit does not fit at once.
+    """
+    longest = [
+        int((batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).max()) for batch in batches
+    ]
+    order = sorted(range(len(batches)), key=lambda at: (at // update, -longest[at]))
+    return [batches[at] for at in order]
+
+
 def facts_of(trainer) -> dict:
-    """For the record of a run: columns computed and tokens in them, of all processes since they started; the
+    """For the record of a run: columns computed and tokens in them, of all processes since they started, and
+    what they could have computed, for a pass with gradients lasts as long as the longest of its peers; the
     seconds of each update (TRL's `step_time`), that of sampling in the first of a step; with vLLM, by step,
     how far its log-probabilities were from the trainer's.
     """
     import torch
 
-    both = torch.tensor([trainer.columns], device=trainer.accelerator.device)
-    computed, real = trainer.accelerator.gather(both).sum(0).tolist()
+    gather, device = trainer.accelerator.gather, trainer.accelerator.device
+    computed, real = gather(torch.tensor([trainer.columns], device=device)).sum(0).tolist()
+    loads = gather(torch.tensor([trainer.loads], device=device))  # (processes, passes)
+    waited = int((loads.max(0).values - loads).sum())
     logged = lambda key: [entry[key] for entry in trainer.state.log_history if key in entry]  # noqa: E731
     facts = {
         "columns_computed": computed,
         "columns_of_tokens": real,
+        "columns_waited": computed + waited,
         "seconds_of_updates": logged("step_time"),
     }
     return facts | ({"sampler_gap": gaps} if (gaps := logged("sampler_gap")) else {})

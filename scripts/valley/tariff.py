@@ -9,7 +9,7 @@ All of it is computed and none was measured on a card. In seconds of all cards o
   step (`sampling_seconds`);
 - RL: the sampling of its responses, and six forward-equivalents over them of 2 × parameters FLOPs a token,
   times `rl_padding`: the old and the reference probabilities, and the forward pass, its repetition and the
-  backward pass as two, in which ranks wait for each other (`waiting`, as responses come).
+  backward pass as two, in which ranks wait for each other (`waiting`, each with its longest first).
 Not counted: attention, prompts, weights on their way to vLLM, the optimiser.
 """
 
@@ -24,21 +24,28 @@ DRAWN = 2**14  # lengths
 
 @functools.cache
 def waiting(
-    devices: int, device_batch: int, mean: float, most: int, spread: float, batch: int | None = None
-) -> float:
+    devices: int, device_batch: int, mean: float, most: int, spread: float, batch: int | None = None,
+    own: int | None = None,
+) -> float:  # fmt: skip
     """Time of passes on so many cards over that of cards which never wait for each other, counted on made-up
     lengths: lognormal of a `mean` and a standard deviation of logarithms `spread`, cut at `most` tokens; as
-    they come, or those of each `batch` side by side as SFT trains them (valley/batches.py).
+    they come, those of each `batch` side by side as SFT trains them (valley/batches.py), or those `own` of
+    each card in an update longest first as RL does (valley/rollouts.py).
     """
     import numpy
 
     from valley import batches
 
-    draws, order = numpy.random.default_rng(0), numpy.arange(DRAWN // (batch or 1) * (batch or 1))
+    once = batch or (own or 1) * devices
+    draws, order = numpy.random.default_rng(0), numpy.arange(max(1, DRAWN // once) * once)
     drawn = draws.lognormal(math.log(mean) - spread**2 / 2, spread, len(order))
     lengths = numpy.minimum(drawn, most).astype(int)
     if batch:
         order = batches.side_by_side(order, lengths, batch)
+    if own:  # micro-batches of each card, dealt card by card
+        each = order.reshape(-1, devices, own // device_batch, device_batch)
+        ranked = numpy.argsort(-lengths[each].max(-1, keepdims=True), axis=2, kind="stable")
+        order = numpy.take_along_axis(each, ranked, 2).swapaxes(1, 2).flatten()
     return batches.waited(order, lengths, devices, device_batch)
 
 
@@ -94,7 +101,11 @@ def computed_seconds(job: dict, config: dict, constants: dict, preset: dict) -> 
         mean, count = costs.rl_length(constants, settings, run), settings["prompts"] * settings["rollouts"]
         sampled = sampling_seconds(config, constants, preset, model, cards, count, mean,
                                    settings["max_new_tokens"], device["rl_share"], device["rl_sequences"])  # fmt: skip
-        waits = waiting(cards, settings["device_batch"], mean, settings["max_new_tokens"], spread)
+        own = max(1, settings["minibatch"] * settings["rollouts"] // cards)
+        at_once = min(settings["device_batch"], own)
+        waits = waiting(
+            cards, at_once, mean, settings["max_new_tokens"], spread, own=own // at_once * at_once
+        )
         flops = (ALONE + TOGETHER * waits) * 2 * costs.billions(config, model) * costs.GIGA * count * mean
         passes = flops * preset["rl_padding"] / (preset["peak_flops"] * preset["sft_mfu"])
         return start + settings["steps"] * (sampled + passes)
