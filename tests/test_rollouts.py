@@ -1,12 +1,14 @@
 """RL's forward passes without padding, its vLLM's options, and what it keeps on disk."""
 
 import json
+import sys
 
 import numpy
 import pytest
 import torch
+from conftest import run
 
-from valley import checkpoints, manifests, rollouts
+from valley import checkpoints, manifests, records, rollouts
 
 
 def padded(rng, prompts: list[int], completions: list[int]):
@@ -97,6 +99,20 @@ def test_an_update_is_the_same_in_any_order_of_its_micro_batches(base, tmp_path,
     assert {group[:2] for group in groups} == {(4, 2)}
     assert not all(unmoved for *_, unmoved in groups), "nothing was put in order"
     assert float((made["longest first"] - made["as they came"]).abs().max()) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_record_counts_what_two_ranks_wait_for_each_other(tmp_path, base):
+    records.write_parquet(
+        tmp_path / "rl.parquet", [{"problem": f"{n}b+1c-2", "answer": "0"} for n in range(10, 30)]
+    )
+    flags = ["--model", base, "--problems", tmp_path / "rl.parquet", "--out", tmp_path / "model", "--record",
+             tmp_path / "train.json", "--curve", tmp_path / "curve.parquet", "--lr", 1e-4, "--steps", 2, "--prompts", 8,
+             "--rollouts", 4, "--minibatch", 4, "--device-batch", 1, "--max-new-tokens", 24, "--save-every", 2]  # fmt: skip
+    ranks = [sys.executable, "scripts/launch.py", "--gpus", 2, "--train", "scripts/rl.py", *flags]
+    run(ranks, CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu")
+    record = records.read_json(tmp_path / "train.json")
+    assert record["columns_of_tokens"] == record["columns_computed"] < record["columns_waited"]
 
 
 def test_padding_stays_below_a_seventh_where_responses_are_as_long_as_the_papers():
