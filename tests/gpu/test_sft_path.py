@@ -154,7 +154,7 @@ def test_bf16_under_each_configuration_gives_the_loss_of_fp32(tmp_path, work, ex
 
 def test_a_real_model_in_bf16_comes_to_the_loss_of_fp32(tmp_path, work):
     """Within 3 %: AdamW's first steps are as long as the rate whatever the gradient, so that rounding turns
-    small ones around. Updates lost in bf16 weights would leave the loss where it starts, 20 % higher.
+    small ones around. Updates lost in bf16 weights would leave the loss where it starts, a quarter higher.
     """
     real, gentle = (real_base(tmp_path), work[1]), ["--lr", 1e-5]
     record = trained(tmp_path / "smollm", real, *gentle)
