@@ -49,6 +49,13 @@ def test_every_global_batch_holds_the_same_examples_and_each_micro_step_similar_
     assert sorted(found[True]) == list(range(96))
 
 
+def assert_same_weights(found: dict, expected: dict):
+    """Within rounding, tensor by tensor."""
+    for name, weight in expected.items():
+        theirs, ours = (numpy.frombuffer(one, numpy.float32) for one in (found[name], weight))
+        assert float(abs(theirs - ours).max()) < 1e-3
+
+
 def test_examples_in_one_row_are_the_same_batch_and_train_the_same_model(tmp_path, base, subset):
     found = {}
     for packing in (False, True):
@@ -72,18 +79,19 @@ def test_examples_in_one_row_are_the_same_batch_and_train_the_same_model(tmp_pat
         found[packing] = record["steps"], record["tokens_trained"], record["train_loss"], weights(folder)
     assert found[True][:2] == found[False][:2]
     assert found[True][2] == pytest.approx(found[False][2], abs=1e-5)
-    for name, weight in found[False][3].items():
-        theirs = numpy.frombuffer(found[True][3][name], numpy.float32)
-        assert float(abs(theirs - numpy.frombuffer(weight, numpy.float32)).max()) < 1e-3
+    assert_same_weights(found[True][3], found[False][3])
 
 
 def test_two_ranks_take_examples_of_similar_length_and_the_record_counts_what_they_waited(tmp_path, base):
-    """Of make_trainer, started as a job is: the weights are the same without its order, only later."""
+    """Of make_trainer, started as a job is: the model is that of one rank, which has no order to keep."""
     problems = chain.draw_many(random.Random(0), 16, [2, 3, 6], test=False)
     made = [{"problem": p.text, "trace": chain.long_response(p), "solution": "7"} for p in problems]
     records.write_parquet(data := tmp_path / "subset.parquet", made)
     lengths = tokenised.row_tokens(tokenised.obtained(data, base, "trace", None, "")[0], 256)
-    given = sft_flags(tmp_path, base, data, "--batch", 16, "--device-batch", 1, "--epochs", 2)
+    flags, alone = ("--batch", 16, "--device-batch", 1, "--epochs", 2), tmp_path / "alone"
+    alone.mkdir()
+    expected = train(alone, base, data, *flags)
+    given = sft_flags(tmp_path, base, data, *flags)
     run(
         [sys.executable, "scripts/launch.py", "--gpus", 2, "--train", "scripts/sft.py", *given],
         CUDA_VISIBLE_DEVICES="",
@@ -94,3 +102,7 @@ def test_two_ranks_take_examples_of_similar_length_and_the_record_counts_what_th
     assert batches.waited(order, lengths, 2) > best + 0.05
     assert record["columns_of_tokens"] == record["columns_computed"] == record["tokens_trained"]
     assert record["columns_waited"] == pytest.approx(best * record["columns_of_tokens"])
+    assert (record["devices"], record["steps"]) == (2, expected["steps"])
+    assert record["tokens_trained"] == expected["tokens_trained"]
+    assert record["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
+    assert_same_weights(weights(tmp_path), weights(alone))

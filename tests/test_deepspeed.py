@@ -125,12 +125,13 @@ def test_deepspeeds_own_parser_accepts_every_configuration(path):
     assert ("offload" in path.stem) == (parsed.zero_config.offload_optimizer is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
         [],
-        pytest.param(["--gradient-checkpointing", True], marks=pytest.mark.slow),
-        pytest.param(["--lora-rank", 4, "--gradient-checkpointing", True], marks=pytest.mark.slow),
+        ["--gradient-checkpointing", True],
+        ["--lora-rank", 4, "--gradient-checkpointing", True],
     ],
     ids=["all weights", "checkpointing", "adapters"],
 )
