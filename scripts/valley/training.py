@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,16 +27,29 @@ EXPLODED = 10.0  # times the first loss that a loss may come to before it is wor
 APART = 0.1  # of a token's log-probability, vLLM's from the trainer's, in the mean: more than bf16 rounds
 
 
+@contextlib.contextmanager
 def session(args, work: list):
     """The frame of a training script (a context manager that yields whether anything is left to do): one
     process a cell, none left over when its launcher ends, no failure repeated that a retry cannot cure.
+
+    Of several processes on CPU each ends here, without the teardown of its libraries: there torch now and
+    then aborts on a thread of gloo's (SIGABRT, `terminate called without an active exception`), its group
+    closed or not, and a training that is done would count as failed.
 
     `work` is JSON content that names the arguments, the start model and the data.
     """
     environment.end_with_launcher()
     environment.check_one_card()
     found = lambda: records.read_json(args.record) if args.record.exists() else {}  # noqa: E731
-    return locks.guarded(args.record.with_name("failed.json"), args.out.parent / "train.lock", work, found)
+    failed, lock = args.record.with_name("failed.json"), args.out.parent / "train.lock"
+    with locks.guarded(failed, lock, work, found) as todo:
+        yield todo
+    import torch
+
+    if todo and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def check_room(args, folder: Path, kept: int | None, steps: int, stops: int = 0):
