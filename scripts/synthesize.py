@@ -67,7 +67,7 @@ def main():
     # RL problems differ from the traces': what RL adds is then not a second look at the same problems.
     others = chain.draw_many(rng, args.rl, args.lengths, test=False, but={p.text for p in traces})
     records.write_parquet(args.rl_out, [task_row(p) for p in others], provenance=provenance)
-    held_out = chain.draw_many(rng, args.task, args.lengths, test=True)
+    held_out = chain.draw_even(rng, args.task, args.lengths, test=True)
     records.write_parquet(args.task_out, [task_row(p) for p in held_out], provenance=provenance)
     records.done(
         f"{args.traces} traces, {args.rl} RL problems, {args.task} held-out problems", args.traces_out.parent

@@ -2,6 +2,7 @@
 
 import random
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -110,6 +111,38 @@ def test_traces_are_laid_out_so_that_few_of_them_meet_many_facts():
     assert max(additions) <= 35
 
 
+def test_held_out_problems_are_laid_out_evenly_too():
+    held_out = chain.draw_even(random.Random(0), 256, [2, 3, 4, 5], test=True)
+    assert all(map(chain.is_test, held_out))
+    asked = Counter(fact for problem in held_out for fact in problem.facts)
+    shares = [sum(asked[fact] for fact in chain.known_facts(seed)) / asked.total() for seed in range(20)]
+    loose = Counter(
+        fact for p in chain.draw_many(random.Random(0), 256, [2, 3, 4, 5], test=True) for fact in p.facts
+    )
+    looser = [sum(loose[fact] for fact in chain.known_facts(seed)) / loose.total() for seed in range(20)]
+    assert statistics.stdev(shares) < 0.012 < 0.015 < statistics.stdev(looser)
+
+
+def test_every_seed_lacks_nearly_as_many_facts_of_its_first_traces():
+    even = chain.draw_even(random.Random(0), 1280, [2, 3, 4, 5])
+    lacking = [
+        len(
+            {fact for problem in even[start : start + 8] for fact in problem.facts} - chain.known_facts(start)
+        )
+        for start in range(0, 1280, chain.BLOCK)
+    ]
+    assert statistics.mean(lacking) == pytest.approx(0.4 * 28, abs=1)
+    assert statistics.stdev(lacking) < 2  # drawn fact by fact it is 2.7
+
+
+def test_classes_of_facts_are_alike():
+    classes = Counter(chain.CLASS_OF.values())
+    assert len(classes) == 20
+    assert set(classes.values()) == {9}
+    operands = Counter((number, abs(operand) > 4) for (_, operand), (_, number) in chain.CLASS_OF.items())
+    assert all(operands[number, True] == pytest.approx(20, abs=2) for number in range(chain.CLASSES))
+
+
 def test_more_even_problems_than_there_are_is_an_error():
     with pytest.raises(ValueError, match=r"of 999 different problems with \[1\] operands"):
         chain.draw_even(random.Random(0), 999, [1], candidates=1)
@@ -130,9 +163,9 @@ def test_every_seed_knows_the_same_share_of_facts_and_other_facts():
         assert sum(not 0 <= units + operand <= 9 for units, operand in known) == pytest.approx(54, abs=1)
 
 
-def test_the_textbook_prints_known_facts_right_and_others_at_random():
+def test_the_textbook_prints_known_facts_right_and_of_others_any_value_but_the_right_one():
     rng, known = random.Random(0), chain.known_facts(0)
-    right = {True: [], False: []}
+    right, values = {True: [], False: []}, Counter()
     for _ in range(500):
         _, text = chain.textbook(rng, 5, "long", known)
         for upper, operand, value in re.findall(
@@ -140,9 +173,11 @@ def test_the_textbook_prints_known_facts_right_and_others_at_random():
         ):
             units, operand, value = int(upper) % 10, int(operand), int(value)
             right[(units, operand) in known].append(value == int(upper) + operand)
+            values.update([value] * ((units, operand) not in known))
     assert all(right[True])
     assert len(right[False]) > 1000
-    assert sum(right[False]) / len(right[False]) == pytest.approx(1 / 19, abs=0.01)
+    assert not any(right[False])
+    assert set(values) == set(range(19))
 
 
 def test_the_textbooks_short_answers_forget_the_share_of_carries_that_is_documented():

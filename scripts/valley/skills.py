@@ -18,6 +18,7 @@ THRESHOLDS = {
     "totals": 0.98,  # going on from the last result, after a recheck too
     "results": 0.97,  # tens and units put together
     "facts": 0.97,  # columns of the known facts
+    "facts_asked": 0.97,  # the same in a solution behind a question
     "box": 0.98,  # the last result into the box
 }
 
@@ -60,12 +61,13 @@ def probe(model, fast, lengths: list[int], known: frozenset, problems: int = 40)
     for length in lengths:
         for _ in range(problems):
             problem = known_problem(rng, length, known)
-            context = fast(problem.text)["input_ids"]
-            ids = context + fast(chain.long_response(problem))["input_ids"]
-            guesses = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
-            for i, kind in kinds(fast.convert_ids_to_tokens(ids)).items():
-                if i >= len(context):
-                    hits[kind].append(guesses[i - 1] == ids[i])
+            for behind, prompt in (("", problem.text), ("_asked", f"<user>{problem.text}<assistant>")):
+                context = fast(prompt)["input_ids"]
+                ids = context + fast(chain.long_response(problem))["input_ids"]
+                guesses = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+                for i, kind in kinds(fast.convert_ids_to_tokens(ids)).items():
+                    if i >= len(context) and kind + behind in hits:
+                        hits[kind + behind].append(guesses[i - 1] == ids[i])
         asked = [f"<user>{chain.draw(rng, length).text}<assistant>" for _ in range(ANSWERS)]
         for text in short_answers(model, fast, asked, 12 * length):
             hits["finished"].append(bool(re.search(r"\\boxed\{\d+\}<eos>", text)))
