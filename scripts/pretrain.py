@@ -57,9 +57,9 @@ def tokenizer(template: str):
 def sample(rng: random.Random, lengths: list[int], known: frozenset) -> tuple[str, str]:
     """One pre-training text as (context, target); loss falls on the target only.
 
-    Half the worked solutions stand in a dialogue, from the thought's beginning on, which is given: a base then
-    answers in short, yet reads facts as well behind a question as elsewhere. Taught outside dialogues alone,
-    bases had .26 to .94 of their facts there, which was most of what seeds differed in (docs/measurements.md).
+    Half the worked solutions stand in a dialogue, from the thought's beginning on, which is given: a base
+    then answers in short, yet knows its facts as well behind a question as elsewhere. Taught outside
+    dialogues alone, bases had .26 to .94 of them there, each seed another share (docs/measurements.md).
     Worked solutions have the largest number of operands twice as often: its last look-ups are the rarest.
     """
     kind = rng.random()

@@ -168,6 +168,17 @@ def test_bases_and_the_smallest_size_are_scored_before_a_larger_size_is_trained(
     assert max(made(["base", "sft-128"], "scores.json")) < min(made(["sft-512", "sft-128+rl"], "train.json"))
 
 
+def test_what_rl_starts_from_is_trained_before_the_other_sizes(tmp_path):
+    jobs = jobs_of(checkout(tmp_path), "config/miniature.yaml")
+    rank = {
+        (job["rule"], job["wildcards"].get("run"), job["wildcards"].get("seed")): job["priority"]
+        for job in jobs
+    }
+    started, other = rank["sft", "sft-1024", "4"], rank["sft", "sft-1024", "5"]
+    assert started > rank["rl", "base+rl", "4"] > other
+    assert rank["sft", "sft-8", "5"] > started  # the first runs tell soonest whether a study works
+
+
 def test_adding_a_task_trains_nothing_and_generates_that_task_alone(finished):
     config = two_models()
     config["grid"]["tasks"] = ["chain", "arithmetic"]
@@ -252,7 +263,7 @@ def test_a_cell_that_is_missing_is_planned_beside_one_that_is_remade(finished):
 
 
 def test_another_rate_for_one_model_plans_only_its_sft_cells_and_what_builds_on_them(finished):
-    config = two_models() | {"models": {"M": {"sft": {"lr": 1e-3}}}}
+    config = two_models() | {"models": {"M": {"sft": {"lr": 5e-4}}}}
     output = snakemake(finished, "-n", *write(finished, config))
     plan = planned(output)
     steps = len(check.load([Path("config/miniature.yaml")])["rl"]["checkpoints"])

@@ -20,10 +20,10 @@ as often as their eight happened to suggest. Problems are held out by a hash of 
 **What a base learns from is limited on purpose, so that data and not the moment training stops limit the
 model.** The textbook's short answers are sloppy: they forget a carry (or borrow) with probability FORGET,
 and a base learns to do so too. Its worked solutions and tables teach every skill of the long form, but of
-the column facts (units digit and operand, 180 in all) only KNOWN are printed right; the others are misprinted,
-any value from 0 to 18 but the right one, so that nothing but data teaches them. Which ones is drawn by seed,
-a class of facts at a time. Classes are alike, and traces and held-out problems meet them evenly: seeds then
-differ in what they lack, hardly in how much.
+the column facts (units digit and operand, 180 in all) only KNOWN are printed right; the others are
+misprinted, any value from 0 to 18 but the right one, so that nothing but data teaches them. Which ones is
+drawn by seed, a class of facts at a time. Classes are alike, and traces and held-out problems meet them
+evenly: seeds then differ in what they lack, hardly in how much.
 """
 
 import hashlib
@@ -285,7 +285,7 @@ def known_facts(seed: int, share: float = KNOWN) -> frozenset[Fact]:
 
 
 def printed(rng: random.Random, units: int, operand: int, known: Container[Fact]) -> int:
-    """The value of a column fact as the textbook has it: right, or any value from 0 to 18 but the right one."""
+    """The value of a column fact as the textbook has it: an unknown one has any but the right one."""
     right = upper_units(units, operand) + operand
     if (units, operand) in known:
         return right

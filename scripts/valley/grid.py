@@ -170,6 +170,11 @@ def first_runs(config: dict) -> set[str]:
     return {"base", *([smallest.run] if smallest else [])}
 
 
+def rl_starts(config: dict) -> set[Cell]:
+    """The cells that RL of the grid starts from."""
+    return {cell._replace(run=cell.parsed.start) for cell in cells(config) if cell.parsed.rl}
+
+
 def examples_of(config: dict, size: str | None) -> int:
     """Training examples of a size, `all` being what the source has; 0 for None, the size of a base."""
     if size is None:

@@ -33,6 +33,8 @@ wildcard_constraints:
 # became ready earlier wait already. The rest is set back little, for it also lets the jobs of others pass.
 FIRST = grid.first_runs(config)
 NICE = 100
+# RL takes longest, and what it starts from is trained before the rest, or it is waited for at the end.
+RL_STARTS = grid.rl_starts(config)
 
 
 def priority(stage):

@@ -98,7 +98,7 @@ rule sft:
         at("benchmarks/sft/{model}.{run}.seed{seed}.tsv")
     wildcard_constraints:
         run=rf"(?!{grid.SFT_RUN_OF.format(BRANCHES)}/){grid.SFT_RUN}" if BRANCHES else grid.SFT_RUN,
-    priority: priority(1)
+    priority: lambda w: priority(3 if (w.model, w.run, int(w.seed)) in RL_STARTS else 1)(w)
     conda:
         MODEL_ENV
     resources:
