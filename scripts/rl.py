@@ -66,10 +66,11 @@ def trl_batching(
 
 
 def settings(args) -> dict:
-    """The arguments that say of which work a run is: without stop tokens or listed answers, as before there
-    were any.
+    """The arguments that say of which work a run is: without stop tokens, listed answers or passes by tokens,
+    as before there were any.
     """
-    return records.settings(args, *(name for name in ("stop_tokens", "answers") if not getattr(args, name)))
+    later = "stop_tokens", "answers", "device_tokens"
+    return records.settings(args, *(name for name in later if not getattr(args, name)))
 
 
 def make_reward(
@@ -242,7 +243,7 @@ def train(args, work: list):
     if args.vllm:
         rollouts.prepare_vllm(args.precision, args.seed, environment.process_rank(), devices)
     with equality.Comparer() as comparer:
-        trainer = rollouts.trainer_class()(
+        trainer = rollouts.trainer_class(args.device_tokens)(
             model=model,
             args=config,
             reward_funcs=make_reward(ends, comparer, args.answer, args.think, tokenizer, answers),
@@ -265,6 +266,7 @@ def train(args, work: list):
             "devices": devices,
             **batching,
             **facts,
+            **({"device_tokens": args.device_tokens} if args.device_tokens else {}),
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
             "data_sha256": data_hash,
             "parameters": training.parameters(model),

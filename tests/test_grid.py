@@ -115,6 +115,7 @@ def change(config: dict, path: str, value) -> dict:
         ("models/qwen2.5-7b/gpus", 3, ["batch 8", "3 device"]),
         ("rl/gpus", 3, ["rl.device_batch", "3 device", "rl.gpus"]),
         ("models/qwen2.5-3b/rl", {"gpus": 3}, ["rl.device_batch of qwen2.5-3b", "3 device"]),
+        ("rl/device_tokens", 9215, ["rl.device_tokens of", "9215", "device_batch 1", "= 9216"]),
         ("rl/minibatch", 300, ["rl.minibatch", "300", "1024"]),
         ("rl/checkpoints", [15], ["rl.checkpoints", "15", "10"]),
         ("rl/problems", "gsm8k", ["rl.problems", "gsm8k", "math-3-5"]),
@@ -157,6 +158,12 @@ def test_an_rl_run_has_those_of_the_studys_checkpoints_that_it_keeps(run, rl, ke
     config = with_rl(run, rl)
     check.check(config)
     assert [cell.parsed.step for cell in grid.cells(config) if cell.parsed.step] == kept
+
+
+def test_passes_by_tokens_that_hold_the_longest_response_are_taken():
+    check.check(with_rl("base+rl", {"device_tokens": 9216}))
+    with pytest.raises(grid.ConfigError, match=r"device_batch 2 × .* = 18432"):
+        check.check(with_rl("base+rl", {"device_tokens": 9216, "device_batch": 2}))
 
 
 @pytest.mark.parametrize(

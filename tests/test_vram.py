@@ -262,6 +262,24 @@ def test_rls_reference_is_spread_by_zero_three_alone_and_absent_without_a_kl_ter
     assert held(deepspeed=None) == 4 * size
 
 
+def test_rls_passes_by_tokens_are_counted_by_rows_times_columns():
+    asked = job("rl", "qwen2.5-1.5b", "base+rl", 8)
+
+    def needs(**other) -> dict:
+        return vram.moments(PAPER, asked, 80, DEVICE, **other)[0].parts
+
+    alone, four = needs(), needs(device_tokens=4 * 9216)
+    assert "mask" not in alone
+    assert four == needs(device_batch=4)
+    assert needs(device_tokens=9216)["kept"] == alone["kept"]
+    assert needs(device_tokens=9216)["mask"] == needs(device_batch=2, max_new_tokens=3584)["mask"]
+    assert needs(device_tokens=40_000)["kept"] > four["kept"]
+    tight = check.load([], {"rl": {"device_tokens": 2**20}})
+    [sentence] = vram.refusals(tight, [asked], 80, CONSTANTS)
+    assert "backward needs" in sentence
+    assert "What would fit: rl.device_tokens: null" in sentence
+
+
 def test_a_probe_is_counted_by_its_own_pass():
     """Weights, cache and the logits of a slice."""
     import probe

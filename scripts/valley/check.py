@@ -443,12 +443,29 @@ def rl_faults(config: dict):
                 f"rl.device_batch of {model}: {settings['device_batch']} × {gpus} device(s) does not divide "
                 f"{settings['minibatch']} prompts × {settings['rollouts']} rollouts. Change it, or rl.gpus"
             )
+        if why := too_few_tokens(settings):
+            yield f"rl.device_tokens of {model}/{run}: {why}"
     for step in rl["checkpoints"]:
         if not is_kept(rl, step):
             yield (
                 f"rl.checkpoints: {step} is not kept by a run of {rl['steps']} steps that saves every "
                 f"{rl['save_every']} (its last step is the run itself)"
             )
+
+
+def too_few_tokens(settings: dict) -> str | None:
+    """Why RL's passes by tokens are too small: one must hold the longest responses of a micro-batch, which
+    is never split.
+    """
+    asked, rows = settings.get("device_tokens"), settings["device_batch"]
+    prompt = settings.get("max_prompt", 1024)
+    least = rows * (prompt + settings["max_new_tokens"])
+    if asked is None or asked >= least:
+        return None
+    return (
+        f"{asked} does not hold device_batch {rows} × (max_prompt {prompt} + max_new_tokens "
+        f"{settings['max_new_tokens']}) = {least}. Set at least that, a smaller rl.device_batch, or null"
+    )
 
 
 def synthetic_faults(config: dict):

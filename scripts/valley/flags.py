@@ -93,6 +93,9 @@ RL = {
     "rollouts": Flag(int, help="responses a problem"),
     "minibatch": Flag(int, help="problems an update (verl's mini-batch)"),
     "device_batch": Flag(int, help="responses a device trains on at once", operation=True),
+    "device_tokens": Flag(
+        int, None, "columns of a pass that several --device-batch share, if any do", operation=True
+    ),
     "max_new_tokens": Flag(int),
     "temperature": Flag(float, 1.0),
     "kl": Flag(float, 0.0, "coefficient of the KL loss (k3 estimator)"),

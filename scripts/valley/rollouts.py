@@ -4,14 +4,16 @@ can start.
 TRL pads every response of a generation to the longest of all and runs old, reference and trained
 probabilities over the padding. `trainer_class` leaves out, of each micro-batch, the columns that none of its
 rows has a token in, and trains the micro-batches of an update in the order of their lengths: under ZeRO all
-devices wait for the longest of each, and by chance the longest of eight has twice the mean. It also asks,
-once a step, whether vLLM sampled with the weights that are trained.
+devices wait for the longest of each, and by chance the longest of eight has twice the mean. By tokens
+(`device_tokens`) as many of them go through one pass as fit. It also asks, once a step, whether vLLM sampled
+with the weights that are trained.
 """
 
+SIDES = "prompt", "completion"
 SEQUENCES = 1024  # that vLLM has in hand at once; it refuses more than TRL's 4,096 tokens a pass
 
 
-def trainer_class():
+def trainer_class(device_tokens: int | None = None):
     """TRL's GRPOTrainer on trimmed micro-batches, longest first; `columns` counts [computed, of tokens] of
     this process, over all passes, and `loads` the columns of each pass with gradients. With vLLM each step's
     log holds `sampler_gap`.
@@ -19,6 +21,10 @@ def trainer_class():
     The same probabilities and gradients: a masked column is attended by none, a position counts relative to
     others (rotary embeddings), and the values of masked columns, here 0, enter no loss; the gradient of an
     update is a sum over its micro-batches, whatever their order.
+
+    With `device_tokens` micro-batches share passes of at most so many columns (`passes`). The loss stays
+    TRL's of each micro-batch by itself, with its own means over rows and tokens, on its part of the pass: so
+    it is the same sum in every loss, with the KL and entropy terms, and nothing is weighed anew.
     """
     import torch
     from trl import GRPOTrainer
@@ -29,6 +35,15 @@ def trainer_class():
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             self.loads: list[int] = []
+            self.passed: list[tuple] = []  # what a shared pass found of micro-batches whose loss is due
+
+        def training_step(self, model, inputs, num_items_in_batch):
+            at = self._step % self.args.steps_per_generation
+            first = at % self.args.gradient_accumulation_steps == 0
+            if first or self._buffered_inputs[at] is not None:
+                return super().training_step(model, inputs, num_items_in_batch)
+            self._step += 1  # its micro-batches share another pass of this update
+            return torch.zeros((), device=self.args.device)
 
         def _prepare_inputs(self, generation_batch):
             before = self._buffered_inputs
@@ -38,14 +53,61 @@ def trainer_class():
             self._buffered_inputs = longest_first(
                 self._buffered_inputs, self.args.gradient_accumulation_steps
             )
+            if device_tokens:
+                self._buffered_inputs = self.shared(self._buffered_inputs)
             return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+        def shared(self, batches: list[dict]) -> list:
+            """For each of a generation's micro-batches, in whose place TRL asks for one: those that share a
+            pass, or None where nothing is left to do.
+            """
+            widths = [[int(batch[f"{of}_mask"].sum(1).max()) for of in SIDES] for batch in batches]
+            update, found = self.args.gradient_accumulation_steps, []
+            for at in range(0, len(batches), update):
+                sizes = self.agreed(widths[at : at + update], len(batches[at]["prompt_ids"]))
+                found += in_slots(batches[at : at + update], sizes)
+            return found
+
+        def agreed(self, widths: list, rows: int = 1) -> list[int]:
+            """`passes`, the same on every process: by the widest of all in each place."""
+            own = torch.tensor([widths], device=self.accelerator.device)
+            return passes(self.accelerator.gather(own).amax(0).tolist(), rows, device_tokens)
+
+        def compute_loss(self, model, inputs, **options):
+            of_one = super().compute_loss
+            if isinstance(inputs, dict):
+                return of_one(model, inputs, **options)
+            ids, mask = (
+                torch.cat([torch.cat([batch[f"{of}_{what}"] for of in SIDES], 1) for batch in inputs])
+                for what in ("ids", "mask")
+            )
+            logps, entropies, aux = self._get_per_token_logps_and_entropies(
+                model, ids, mask, inputs[0]["completion_ids"].shape[1], compute_entropy=True,
+                compute_aux_loss=self.aux_loss_enabled,
+            )  # fmt: skip
+            rows = [len(batch["prompt_ids"]) for batch in inputs]
+            self.passed = [
+                (*pair, aux) for pair in zip(logps.split(rows), entropies.split(rows), strict=True)
+            ]
+            return sum(of_one(model, batch) for batch in inputs)
+
+        def rows_of_passes(self, mask, completion: int, batch_size: int | None) -> list:
+            """The rows of each pass: all without a `batch_size`; else so many, or by tokens."""
+            if not (device_tokens and batch_size):
+                return torch.arange(len(mask)).split(batch_size or len(mask))
+            order = mask.sum(1).cpu().argsort(descending=True, stable=True)
+            sides = mask[:, :-completion].sum(1).cpu()[order], mask[:, -completion:].sum(1).cpu()[order]
+            return order.split(self.agreed(torch.stack(sides, 1).tolist()))
 
         def _get_per_token_logps_and_entropies(
             self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **options
         ):
-            parts, step, before = [], batch_size or len(input_ids), self.columns[0]
-            for at in range(0, len(input_ids), step):
-                ids, mask = input_ids[at : at + step], attention_mask[at : at + step]
+            if self.passed:
+                return self.passed.pop(0)
+            parts, before = [], self.columns[0]
+            groups = self.rows_of_passes(attention_mask, logits_to_keep, batch_size)
+            for rows in groups:
+                ids, mask = input_ids[rows], attention_mask[rows]
                 first, last = span(mask, logits_to_keep)
                 computed, real = self.columns
                 self.columns = (computed + len(ids) * (last - first), real + int(mask.sum()))
@@ -63,9 +125,11 @@ def trainer_class():
             if torch.is_grad_enabled():
                 self.loads.append(self.columns[0] - before)
             logps, entropies, losses = zip(*parts, strict=True)
+            back = torch.cat(groups).argsort()
+            whole = lambda values: torch.cat(values)[back] if len(values) > 1 else values[0]  # noqa: E731
             return (
-                torch.cat(logps),
-                None if entropies[0] is None else torch.cat(entropies),
+                whole(logps),
+                None if entropies[0] is None else whole(entropies),
                 None if losses[0] is None else torch.stack(losses).mean(),
             )
 
@@ -118,11 +182,42 @@ def longest_first(batches: list[dict], update: int) -> list[dict]:
     return [batches[at] for at in order]
 
 
+def passes(widths: list, rows: int, most: int) -> list[int]:
+    """How many micro-batches share each pass of an update, so that its rows × its columns stay within `most`.
+
+    `widths` are the columns of prompt and completion that each micro-batch of so many `rows` needs, in the
+    order in which they are trained: a pass has the most of either. One that needs more by itself goes alone.
+    Where there are several micro-batches there are at least two passes, for TRL samples in the place of the
+    first and devices add up their gradients in that of the last.
+    """
+    sizes: list[int] = []
+    widest = (0, 0)
+    for width in widths:
+        wider = tuple(map(max, widest, width))
+        if sizes and (sizes[-1] + 1) * rows * sum(wider) <= most:
+            sizes[-1] += 1
+            widest = wider
+        else:
+            sizes.append(1)
+            widest = tuple(width)
+    count = len(widths)
+    return [count // 2, count - count // 2] if len(sizes) == 1 < count else sizes
+
+
+def in_slots(batches: list[dict], sizes: list[int]) -> list:
+    """An update's micro-batches by the passes that they share, in as many places as there were micro-batches:
+    the first pass in the first, the others in the last, None between.
+    """
+    left = iter(batches)
+    first, *others = [[next(left) for _ in range(size)] for size in sizes]
+    return [first, *[None] * (len(batches) - len(sizes)), *others]
+
+
 def facts_of(trainer) -> dict:
-    """For the record of a run: columns computed and tokens in them, of all processes since they started, and
-    what they could have computed, for a pass with gradients lasts as long as the longest of its peers; the
-    seconds of each update (TRL's `step_time`), that of sampling in the first of a step; with vLLM, by step,
-    how far its log-probabilities were from the trainer's.
+    """For the record of a run: passes with gradients of each process; columns computed and tokens in them, of
+    all processes since they started, and what they could have computed, for a pass with gradients lasts as
+    long as the longest of its peers; the seconds of each update (TRL's `step_time`), that of sampling in the
+    first of a step; with vLLM, by step, how far its log-probabilities were from the trainer's.
     """
     import torch
 
@@ -132,6 +227,7 @@ def facts_of(trainer) -> dict:
     waited = int((loads.max(0).values - loads).sum())
     logged = lambda key: [entry[key] for entry in trainer.state.log_history if key in entry]  # noqa: E731
     facts = {
+        "passes": len(trainer.loads),
         "columns_computed": computed,
         "columns_of_tokens": real,
         "columns_waited": computed + waited,

@@ -132,7 +132,7 @@ def states(of: Shape, settings: dict, cards: int, device: dict) -> tuple[dict[st
     return found, {"weights": wide * size, "optimiser": held, "step": 8 * size / cards}
 
 
-def masks(of: Shape, settings: dict, tokens: int, rows: int = 1, layers: int = 1) -> dict[str, float]:
+def masks(of: Shape, settings: dict, tokens: int, rows: float = 1, layers: int = 1) -> dict[str, float]:
     """Bytes of attention's mask for `rows` of `tokens`, with the copies of `layers` at once; nothing where
     the causal rule says it all: a row by itself within the window.
     """
@@ -146,7 +146,7 @@ def masks(of: Shape, settings: dict, tokens: int, rows: int = 1, layers: int = 1
     return {"mask": rows * (kinds * tokens**2 + layers * width(settings) * (tokens**2 + repeated))}
 
 
-def activations(of: Shape, settings: dict, tokens: int, rows: int = 1) -> dict[str, float]:
+def activations(of: Shape, settings: dict, tokens: int, rows: float = 1) -> dict[str, float]:
     """Bytes of activations of `rows` of `tokens` in one pass, at their peak: kept, the layer or the head at
     work, and the mask.
     """
@@ -192,6 +192,19 @@ def of_training(of: Shape, settings: dict, cards: int, card: float, device: dict
     return [Moment("backward", computing | acts, room), Moment("step", stepping, room)]
 
 
+def of_passes(of: Shape, settings: dict, context: int) -> dict[str, float]:
+    """Activations of RL's largest pass with responses of up to `context` tokens: of a micro-batch, or by
+    tokens (`device_tokens`) of rows that fill them, whichever needs more of one row alone, without a mask
+    for padding, and the longest of which there may be two.
+    """
+    most = settings.get("device_tokens")
+    if not most:
+        return activations(of, settings, context, settings["device_batch"])
+    longest = min(context, most // 2)
+    found = activations(of, settings, context), activations(of, settings, longest, most / longest)
+    return max(found, key=lambda parts: sum(parts.values()))
+
+
 def of_rl(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
     """Moments of RL on cards of `card` bytes: training, with vLLM asleep, and sampling, with the trainer's
     states there.
@@ -203,7 +216,7 @@ def of_rl(of: Shape, settings: dict, cards: int, card: float, device: dict) -> l
     reference = loaded * of.parameters / (1 if whole else cards)
     reference = {"reference": reference} if settings.get("kl") else {}
     context = settings.get("max_prompt", 1024) + settings["max_new_tokens"]
-    acts = activations(of, settings, context, settings["device_batch"])
+    acts = of_passes(of, settings, context)
     found = [
         Moment("backward", computing | reference | acts, room),
         Moment("step", stepping | reference, room),
@@ -300,6 +313,7 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
     if rule in (*costs.TRAINING, "rl"):
         where, stage = ("rl", "rl") if rule == "rl" else (f"models.{model}", "sft")
         own = f"models.{model}.{stage}.deepspeed"
+        tried += [("rl.device_tokens: null", {"device_tokens": None}, card)] if rule == "rl" else []
         tried += [(f"{stage}.device_batch: 1", {"device_batch": 1}, card)]
         tried += [(f"{where}.gpus: {count}", {"gpus": count}, card) for count in more]
         tried += [(f"{own}: {zero}", {"deepspeed": zero}, card) for zero in (ZERO3, OFFLOAD)]
