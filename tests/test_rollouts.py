@@ -104,7 +104,7 @@ def test_an_update_is_the_same_in_any_order_of_its_micro_batches(base, tmp_path,
 
 
 def watch(trainer) -> list:
-    """Of each pass with gradients, in order, the responses whose loss it makes, [[rows of a micro-batch, …]]."""
+    """Of each pass with gradients, in order, the responses whose loss it makes."""
     seen, compute = [], trainer.compute_loss
 
     def watched(model, inputs, **options):
@@ -146,7 +146,7 @@ def test_each_micro_batch_is_in_one_pass_and_no_pass_that_several_share_is_wider
     for _ in range(200):
         count, rows, most = int(rng.integers(1, 30)), int(rng.integers(1, 4)), int(rng.integers(20, 900))
         widths = numpy.stack([rng.integers(1, 40, count), rng.integers(1, 200, count)], 1)
-        sizes = rollouts.passes(widths.tolist(), rows, most)
+        sizes = rollouts.shared_passes(widths.tolist(), rows, most)
         found = rollouts.in_slots([*range(count)], sizes)
         assert len(found) == count
         assert None not in (found[0], found[-1])  # there TRL samples, and here it adds gradients up
@@ -232,7 +232,7 @@ def test_by_tokens_an_update_of_the_papers_lengths_takes_less_than_half_the_pass
     tokens = int(sides.sum())
     waited = {None: sides.sum(-1).max(0).sum() * 8 / tokens}
     for most in (17_408, 34_816, 69_632):
-        sizes = rollouts.passes(sides.max(0).tolist(), 1, most)
+        sizes = rollouts.shared_passes(sides.max(0).tolist(), 1, most)
         parts = numpy.split(sides, numpy.cumsum(sizes)[:-1], axis=1)
         loads = numpy.array([part.shape[1] * part.max(1).sum(-1) for part in parts])  # (passes, cards)
         waited[most] = loads.max(1).sum() * 8 / tokens

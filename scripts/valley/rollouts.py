@@ -22,7 +22,7 @@ def trainer_class(device_tokens: int | None = None):
     others (rotary embeddings), and the values of masked columns, here 0, enter no loss; the gradient of an
     update is a sum over its micro-batches, whatever their order.
 
-    With `device_tokens` micro-batches share passes of at most so many columns (`passes`). The loss stays
+    With `device_tokens` micro-batches share passes of at most so many columns (`shared_passes`). The loss is
     TRL's of each micro-batch by itself, with its own means over rows and tokens, on its part of the pass: so
     it is the same sum in every loss, with the KL and entropy terms, and nothing is weighed anew.
     """
@@ -69,9 +69,9 @@ def trainer_class(device_tokens: int | None = None):
             return found
 
         def agreed(self, widths: list, rows: int = 1) -> list[int]:
-            """`passes`, the same on every process: by the widest of all in each place."""
+            """`shared_passes`, the same on every process: by the widest of all in each place."""
             own = torch.tensor([widths], device=self.accelerator.device)
-            return passes(self.accelerator.gather(own).amax(0).tolist(), rows, device_tokens)
+            return shared_passes(self.accelerator.gather(own).amax(0).tolist(), rows, device_tokens)
 
         def compute_loss(self, model, inputs, **options):
             of_one = super().compute_loss
@@ -182,8 +182,8 @@ def longest_first(batches: list[dict], update: int) -> list[dict]:
     return [batches[at] for at in order]
 
 
-def passes(widths: list, rows: int, most: int) -> list[int]:
-    """How many micro-batches share each pass of an update, so that its rows × its columns stay within `most`.
+def shared_passes(widths: list, rows: int, most: int) -> list[int]:
+    """How many micro-batches share each pass of an update, so that rows × columns stay within `most`.
 
     `widths` are the columns of prompt and completion that each micro-batch of so many `rows` needs, in the
     order in which they are trained: a pass has the most of either. One that needs more by itself goes alone.
