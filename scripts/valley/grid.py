@@ -170,7 +170,7 @@ def first_runs(config: dict) -> set[str]:
     return {"base", *([smallest.run] if smallest else [])}
 
 
-def rl_starts(config: dict) -> set[Cell]:
+def starts_of_rl(config: dict) -> set[Cell]:
     """The cells that RL of the grid starts from."""
     return {cell._replace(run=cell.parsed.start) for cell in cells(config) if cell.parsed.rl}
 

@@ -34,7 +34,7 @@ wildcard_constraints:
 FIRST = grid.first_runs(config)
 NICE = 100
 # RL takes longest, and what it starts from is trained before the rest, or it is waited for at the end.
-RL_STARTS = grid.rl_starts(config)
+RL_STARTS = grid.starts_of_rl(config)
 
 
 def priority(stage):
