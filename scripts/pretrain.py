@@ -1,7 +1,7 @@
 """Make the miniature's base model: a tiny Qwen2 trained from scratch on the textbook of valley/chain.py.
 
 Stands in for the paper's instruct models: it answers in short, as sloppily as its textbook, and has read
-worked solutions outside any dialogue, in which 40 % of the column facts are misprinted. It is trained to the
+worked solutions, in which 40 % of the column facts are misprinted, but never begins one. It is trained to the
 end of its schedule, so what limits it is its text. The record holds a probe of each skill that a long
 answer needs. The result is an ordinary Hugging Face folder: nothing after this rule knows that it is not a
 hub model.

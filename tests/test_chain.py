@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import script
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valley import chain, reflection
+from valley import chain, records, reflection
 
 EXAMPLE = chain.Problem(18, (("c", 7), ("b", -9)))
 problems = st.builds(
@@ -203,6 +204,32 @@ def test_pretraining_never_shows_a_held_out_problem():
     held_out = {p.text for p in chain.draw_many(rng, 200, [2, 3], test=True)}
     assert len(shown) > 1000
     assert not shown & held_out
+
+
+def test_half_the_worked_solutions_stand_behind_a_question_and_none_is_begun_by_the_model():
+    import pretrain
+
+    rng, known = random.Random(0), chain.known_facts(0)
+    texts = [pretrain.sample(rng, [2, 3], known) for _ in range(3000)]
+    worked = [context for context, target in texts if "</think>" in target]
+    behind = [context for context in worked if context.startswith("<user>")]
+    assert len(behind) / len(worked) == pytest.approx(0.5, abs=0.05)
+    assert all(context.endswith("<assistant><think>") for context in behind)
+    assert not any("think>" in target for context, target in texts if context.endswith("<assistant>"))
+
+
+def test_the_held_out_problems_that_are_written_are_laid_out_evenly(tmp_path):
+    script("synthesize", "--traces-out", tmp_path / "traces.parquet", "--traces", 8, "--task-out",
+           tmp_path / "task.parquet", "--task", 256, "--rl-out", tmp_path / "rl.parquet", "--rl", 8,
+           "--lengths", 2, 3, 4, 5, "--seed", 0)  # fmt: skip
+    asked = Counter()
+    for row in records.read_parquet(tmp_path / "task.parquet").to_pylist():
+        start, *items = re.findall(r"^\d+|[a-g][+-]\d", row["problem"])
+        steps = ((item[0], int(item[1:])) for item in sorted(items, reverse=True))
+        asked.update(chain.Problem(int(start), tuple(steps)).facts)
+    assert max(asked.values()) <= 9  # laid out at random 16
+    shares = [sum(asked[fact] for fact in chain.known_facts(seed)) / asked.total() for seed in range(20)]
+    assert statistics.stdev(shares) < 0.012
 
 
 def test_the_tokenizer_knows_every_text_and_survives_saving(tmp_path):
