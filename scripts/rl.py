@@ -66,10 +66,10 @@ def trl_batching(
 
 
 def settings(args) -> dict:
-    """The arguments that say of which work a run is: without stop tokens, listed answers or passes by tokens,
-    as before there were any.
+    """The arguments that say of which work a run is: without stop tokens, listed answers, passes by tokens or
+    responses ahead, as before there were any.
     """
-    later = "stop_tokens", "answers", "device_tokens"
+    later = "stop_tokens", "answers", "device_tokens", "rollouts_ahead"
     return records.settings(args, *(name for name in later if not getattr(args, name)))
 
 
@@ -156,7 +156,8 @@ def make_config(args, batching: dict[str, int], updates: int, checkpoints: Path,
         else None,  # transformers reads the model's own
         use_vllm=args.vllm,
         vllm_mode="colocate",
-        vllm_enable_sleep_mode=args.vllm and torch.cuda.is_available(),  # its CPU build has none
+        # its CPU build has none, and what samples while weights are trained cannot sleep
+        vllm_enable_sleep_mode=args.vllm and torch.cuda.is_available() and not args.rollouts_ahead,
         vllm_gpu_memory_utilization=0.5,
         vllm_max_model_length=args.max_prompt + args.max_new_tokens,
         vllm_importance_sampling_correction=False,
@@ -199,7 +200,7 @@ def train(args, work: list):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
-    from valley import checkpoints, decoding, engines, grid, manifests, rollouts, training
+    from valley import ahead, checkpoints, decoding, engines, grid, manifests, rollouts, training
 
     start = time.perf_counter()
     manifests.check_model(args.model)
@@ -242,8 +243,9 @@ def train(args, work: list):
     training.check_room(args, folder, kept=None, steps=args.steps)
     if args.vllm:
         rollouts.prepare_vllm(args.precision, args.seed, environment.process_rank(), devices)
+    kind = rollouts.trainer_class(args.device_tokens)
     with equality.Comparer() as comparer:
-        trainer = rollouts.trainer_class(args.device_tokens)(
+        trainer = (ahead.one_step_off(kind) if args.rollouts_ahead else kind)(
             model=model,
             args=config,
             reward_funcs=make_reward(ends, comparer, args.answer, args.think, tokenizer, answers),
@@ -266,7 +268,7 @@ def train(args, work: list):
             "devices": devices,
             **batching,
             **facts,
-            **({"device_tokens": args.device_tokens} if args.device_tokens else {}),
+            **{name: asked for name in ("device_tokens", "rollouts_ahead") if (asked := getattr(args, name))},
             "tokens_generated": round(sum(row["length"] for row in curve) * args.prompts * args.rollouts),
             "data_sha256": data_hash,
             "parameters": training.parameters(model),

@@ -46,7 +46,7 @@ OTHER = {
     "rl.lr": 0.1, "rl.schedule": "cosine", "rl.warmup": 0.1, "rl.weight_decay": 0.1, "rl.max_grad_norm": 2.0,
     "rl.precision": "bf16", "rl.steps": 50, "rl.prompts": 24, "rl.rollouts": 16, "rl.minibatch": 6, "rl.max_prompt": 99,
     "rl.max_new_tokens": 99, "rl.temperature": 0.9, "rl.kl": 0.1, "rl.clip": 0.1, "rl.entropy": 0.1, "rl.loss": "grpo",
-    "rl.vllm": True, "rl.problems": None, "rl.sets": None, "rl.recipes": {"new": {"lr": 1}}, "rl.checkpoints": None,
+    "rl.vllm": True, "rl.rollouts_ahead": True, "rl.problems": None, "rl.sets": None, "rl.recipes": {"new": {"lr": 1}}, "rl.checkpoints": None,
     "rl.gpus": 2, "rl.device_batch": 48, "rl.device_tokens": 99_999, "rl.gradient_checkpointing": True, "rl.deepspeed": "config/deepspeed/zero2.json",
     "rl.save_every": 5, "generate.engine": "vllm", "generate.precision": "bf16", "generate.temperature": 0.3,
     "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3, "generate.tensor_parallel": 2, "generate.one_start": True,

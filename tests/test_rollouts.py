@@ -29,7 +29,8 @@ def trainer_of(base, folder, device_tokens: int | None = None, **settings):
 
     from valley import prompts
 
-    config = GRPOConfig(str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
+    settings = {"save_strategy": "no"} | settings
+    config = GRPOConfig(str(folder), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True,
                         model_init_kwargs={"dtype": "float32"}, **settings)  # fmt: skip
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": f"1{n}b+1"}]} for n in range(4)])
     return rollouts.trainer_class(device_tokens)(

@@ -280,6 +280,19 @@ def test_rls_passes_by_tokens_are_counted_by_rows_times_columns():
     assert "What would fit: rl.device_tokens: null" in sentence
 
 
+def test_a_vllm_that_samples_ahead_is_counted_beside_training():
+    asked = job("rl", "qwen2.5-3b", "base+rl", 8)
+    asleep, awake = (vram.moments(PAPER, asked, 80, DEVICE, rollouts_ahead=on) for on in (False, True))
+    share = 0.5 * 80 * vram.GIB
+    for before, after in zip(asleep[:2], awake[:2], strict=True):
+        assert sum(after.parts.values()) - sum(before.parts.values()) == pytest.approx(share)
+    assert asleep[2:] == awake[2:]
+    assert vram.moments(PAPER, asked, 80, DEVICE, rollouts_ahead=True, vllm=False)[:2] == asleep[:2]
+    tight = check.load([], {"rl": {"rollouts_ahead": True, "gpus": 2}})
+    [sentence] = vram.refusals(tight, [job("rl", "qwen2.5-3b", "base+rl", 2)], 80, CONSTANTS)
+    assert "What would fit: rl.rollouts_ahead: false" in sentence
+
+
 def test_a_probe_is_counted_by_its_own_pass():
     """Weights, cache and the logits of a slice."""
     import probe

@@ -108,6 +108,7 @@ RL = {
     "save_every": Flag(int, help="steps between kept weights", operation=True),
     "max_prompt": Flag(int, 1024, "longest prompt that vLLM keeps room for"),
     "vllm": Flag(truth, False, "sample with vLLM on the GPU that trains"),
+    "rollouts_ahead": Flag(truth, False, "sample the next step's responses while this one trains"),
 }
 # In the order that the finished cells of the miniature were made with: another one would make them again.
 SAMPLING = {

@@ -6,10 +6,15 @@ probabilities over the padding. `trainer_class` leaves out, of each micro-batch,
 rows has a token in, and trains the micro-batches of an update in the order of their lengths: under ZeRO all
 devices wait for the longest of each, and by chance the longest of eight has twice the mean. By tokens
 (`device_tokens`) as many of them go through one pass as fit. It also asks, once a step, whether vLLM sampled
-with the weights that are trained.
+with the weights that are trained, and tells the seconds of a step by part.
 """
 
+import time
+
+from valley import rounds
+
 SIDES = "prompt", "completion"
+PARTS = "sampling", "scoring", "grading"  # of a step's seconds, beside its updates
 SEQUENCES = 1024  # that vLLM has in hand at once; it refuses more than TRL's 4,096 tokens a pass
 
 
@@ -31,11 +36,19 @@ def trainer_class(device_tokens: int | None = None):
 
     class Trimmed(GRPOTrainer):
         columns = (0, 0)
+        gap = "sampler_gap"  # the name of what `gap_of` finds
 
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             self.loads: list[int] = []
             self.passed: list[tuple] = []  # what a shared pass found of micro-batches whose loss is due
+            self.spent = dict.fromkeys(PARTS, 0.0)
+
+        def _get_train_sampler(self, dataset=None):
+            steps = self.args.steps_per_generation // self.args.gradient_accumulation_steps
+            plain = super()._get_train_sampler(dataset)
+            of_epoch = steps * (plain.num_samples // plain.batch_size)
+            return rounds.OfGenerations(plain, lambda: self.state.global_step // of_epoch)
 
         def training_step(self, model, inputs, num_items_in_batch):
             at = self._step % self.args.steps_per_generation
@@ -134,10 +147,28 @@ def trainer_class(device_tokens: int | None = None):
             )
 
         def _generate_and_score_completions(self, inputs):
-            found = super()._generate_and_score_completions(inputs)
+            metrics = self._metrics["train" if self.model.training else "eval"]
+            found = self.timed("scoring", super()._generate_and_score_completions, inputs)
+            self.spent["scoring"] -= self.spent["sampling"] + self.spent["grading"]  # which it calls
+            for part in PARTS:
+                metrics[f"seconds/{part}"].append(self.spent[part])
             if "sampling_per_token_logps" in found:
-                mode = "train" if self.model.training else "eval"
-                self._metrics[mode]["sampler_gap"].append(self.gap_of(found))
+                metrics[self.gap].append(self.gap_of(found))
+            return found
+
+        def _generate(self, *args):
+            return self.timed("sampling", super()._generate, *args)
+
+        def _calculate_rewards(self, *args):
+            return self.timed("grading", super()._calculate_rewards, *args)
+
+        def timed(self, part: str, method, *args):
+            """What a method gives; its seconds are those of a part of this step."""
+            begun = time.perf_counter()
+            found = method(*args)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.spent[part] = time.perf_counter() - begun
             return found
 
         @torch.no_grad()
@@ -216,8 +247,10 @@ def in_slots(batches: list[dict], sizes: list[int]) -> list:
 def facts_of(trainer) -> dict:
     """For the record of a run: passes with gradients of each process; columns computed and tokens in them, of
     all processes since they started, and what they could have computed, for a pass with gradients lasts as
-    long as the longest of its peers; the seconds of each update (TRL's `step_time`), that of sampling in the
-    first of a step; with vLLM, by step, how far its log-probabilities were from the trainer's.
+    long as the longest of its peers; the seconds of each update (TRL's `step_time`), sampling, scoring (the
+    probabilities of the reference and of the policy before) and grading in the first of a step, and theirs by
+    themselves, by step, of the first process; by step too, how far the sampler's log-probabilities were from
+    the trainer's (vLLM's), or the policy had moved (sampled ahead).
     """
     import torch
 
@@ -232,8 +265,9 @@ def facts_of(trainer) -> dict:
         "columns_of_tokens": real,
         "columns_waited": computed + waited,
         "seconds_of_updates": logged("step_time"),
+        **{f"seconds_of_{part}": logged(f"seconds/{part}") for part in PARTS},
     }
-    return facts | ({"sampler_gap": gaps} if (gaps := logged("sampler_gap")) else {})
+    return facts | ({trainer.gap: gaps} if (gaps := logged(trainer.gap)) else {})
 
 
 def engine_options(asked: dict, precision: str, seed: int, rank: int, devices: int) -> dict:

@@ -22,6 +22,7 @@ HOPELESS = 20  # steps from the first one without a single right response, and h
 SAVING = (
     300.0  # seconds kept free for the last checkpoint of a job; a twentieth of its time where that is less
 )
+SPARE = 1.25  # of its longest step: the time that a training wants to have for one more
 EMPTY = 1  # tokens: the end token alone, which TRL counts
 EXPLODED = 10.0  # times the first loss that a loss may come to before it is worth a warning
 APART = 0.1  # of a token's log-probability, vLLM's from the trainer's, in the mean: more than bf16 rounds
@@ -127,12 +128,13 @@ class Portion(TrainerCallback):
     """Ends a training before the time of its job is up, with a checkpoint from which the next job continues.
 
     `end` is that time (environment.job_end). A step is `unit` updates of the trainer: RL's responses last for
-    several, and are drawn anew where one continues between them. It ends when less time is left than a step,
-    the longest so far and a quarter more, with what saving takes; so every portion makes a step at least.
+    several, and are drawn anew where one continues between them. It ends when less time is left than
+    `spare` steps as long as the longest so far, with what saving takes; so every portion makes a step at
+    least.
     """
 
-    def __init__(self, trainer, end: float | None, unit: int):
-        self.trainer, self.end, self.unit = trainer, end, unit
+    def __init__(self, trainer, end: float | None, unit: int, spare: float = SPARE):
+        self.trainer, self.end, self.unit, self.spare = trainer, end, unit, spare
         self.longest, self.over = 0.0, False
 
     def on_train_begin(self, args, state, control, **_):
@@ -144,7 +146,7 @@ class Portion(TrainerCallback):
             return
         now = time.time()
         self.longest, self.last = max(self.longest, now - self.last), now
-        if self.of_all(now + 1.25 * self.longest + self.saving > self.end):
+        if self.of_all(now + self.spare * self.longest + self.saving > self.end):
             self.over = control.should_save = control.should_training_stop = True
 
     def of_all(self, late: bool) -> bool:
@@ -241,10 +243,10 @@ def train_and_save(
     with pulse.Pulse(folder, f"training of {args.out}", step, begun, **mark) as beat:
         if minutes := getattr(args, "save_minutes", 0):
             trainer.add_callback(checkpoints.Timely(minutes))  # before Keeper, which has what is saved logged
-        portion, keeper = (
-            Portion(trainer, environment.job_end(), unit),
-            checkpoints.Keeper(beat, useful, kept, stops),
-        )
+        # what samples ahead has up to a step's responses in hand, which end before the process does
+        spare = SPARE + bool(getattr(args, "rollouts_ahead", False))
+        portion = Portion(trainer, environment.job_end(), unit, spare)
+        keeper = checkpoints.Keeper(beat, useful, kept, stops)
         for callback in (Progress(unit), portion, keeper, Continued(trainer)):
             trainer.add_callback(callback)
         start = time.perf_counter()

@@ -206,8 +206,8 @@ def of_passes(of: Shape, settings: dict, context: int) -> dict[str, float]:
 
 
 def of_rl(of: Shape, settings: dict, cards: int, card: float, device: dict) -> list[Moment]:
-    """Moments of RL on cards of `card` bytes: training, with vLLM asleep, and sampling, with the trainer's
-    states there.
+    """Moments of RL on cards of `card` bytes: training, with vLLM asleep unless it samples ahead, and
+    sampling, with the trainer's states there.
     """
     room = card - device["reserve"] * GIB
     computing, stepping = states(of, settings, cards, device)
@@ -217,15 +217,16 @@ def of_rl(of: Shape, settings: dict, cards: int, card: float, device: dict) -> l
     reference = {"reference": reference} if settings.get("kl") else {}
     context = settings.get("max_prompt", 1024) + settings["max_new_tokens"]
     acts = of_passes(of, settings, context)
+    share = device["rl_share"] * card
+    awake = {"vLLM's share": share} if settings.get("vllm") and settings.get("rollouts_ahead") else {}
     found = [
-        Moment("backward", computing | reference | acts, room),
-        Moment("step", stepping | reference, room),
+        Moment("backward", computing | reference | acts | awake, room),
+        Moment("step", stepping | reference | awake, room),
     ]
     if not settings.get("vllm"):
         tokens = context * settings["prompts"] * settings["rollouts"] / cards
         cache = {"cache": loaded / 2 * of.kv_token * tokens}
         return [*found, Moment("sampling", computing | reference | cache, room)]
-    share = device["rl_share"] * card
     held = engine(of, settings, device["rl_sequences"], device["rl_tokens"], context)
     return [
         *found,
@@ -313,7 +314,8 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
     if rule in (*costs.TRAINING, "rl"):
         where, stage = ("rl", "rl") if rule == "rl" else (f"models.{model}", "sft")
         own = f"models.{model}.{stage}.deepspeed"
-        tried += [("rl.device_tokens: null", {"device_tokens": None}, card)] if rule == "rl" else []
+        smaller = {"device_tokens": "null", "rollouts_ahead": "false"} if rule == "rl" else {}
+        tried += [(f"rl.{key}: {off}", {key: None}, card) for key, off in smaller.items()]
         tried += [(f"{stage}.device_batch: 1", {"device_batch": 1}, card)]
         tried += [(f"{where}.gpus: {count}", {"gpus": count}, card) for count in more]
         tried += [(f"{own}: {zero}", {"deepspeed": zero}, card) for zero in (ZERO3, OFFLOAD)]

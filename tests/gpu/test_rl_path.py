@@ -11,7 +11,7 @@ import pytest
 from acceptance import DEEPSPEED, ON_CARD, PAPER, VLLM, call, needs_vllm, note, told_gib
 from test_sft_path import sampled_base
 
-from valley import records, vram
+from valley import records, rollouts, vram
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 # Of the mean |log-probability of vLLM − of the trainer| a token: rounding of one precision in two orders.
@@ -23,7 +23,10 @@ def base(tmp_path_factory):
     return sampled_base(tmp_path_factory.mktemp("base"))
 
 
-def rl(tmp_path, base, precision: str, sizes=(2, 2, 8, 1), under: str | None = None):
+SIZES = (16, 8, 512, 8) if ON_CARD else (2, 2, 8, 1)
+
+
+def rl(tmp_path, base, precision: str, sizes=(2, 2, 8, 1), under: str | None = None, ahead: bool = False):
     """Three steps of RL of two updates each, by vLLM where there is one: its record and its curve. The bonus
     on entropy moves weights that no response is rewarded for. `sizes`: prompts, rollouts, tokens, and
     responses of a micro-batch.
@@ -36,6 +39,7 @@ def rl(tmp_path, base, precision: str, sizes=(2, 2, 8, 1), under: str | None = N
          tmp_path / "curve.parquet", "--steps", 3, "--prompts", prompts, "--rollouts", rollouts, "--minibatch", prompts // 2,
          "--device-batch", each, "--max-new-tokens", tokens, "--max-prompt", 256, "--lr", 5e-4, "--kl", 1e-4, "--entropy", 0.1,
          "--save-every", 1, "--precision", precision, "--gradient-checkpointing", "True", "--seed", 0, "--vllm", str(bool(VLLM)),
+         "--rollouts-ahead", ahead,
          deepspeed=PAPER["rl"]["deepspeed"] if DEEPSPEED else None, python=VLLM or sys.executable, under=under)  # fmt: skip
     record = records.read_json(tmp_path / "train.json")
     return record, records.read_parquet(tmp_path / "curve.parquet").to_pylist()
@@ -48,29 +52,30 @@ def policy_moved(curve: list[dict]) -> float:
     return (2 * curve[-1]["kl"]) ** 0.5
 
 
-def later_rate(record: dict, curve: list[dict]) -> tuple[float, float]:
-    """(tokens sampled a second, share of a step's seconds that sampling takes) of the steps after the first,
-    which compiles and warms up. Sampling is in the first update of a step: what that takes more.
+def later_rate(record: dict, curve: list[dict]) -> tuple[float, dict[str, float]]:
+    """(tokens sampled a second, share of a step's seconds that each of its parts takes) of the steps after
+    the first, which compiles and warms up.
     """
     updates, seconds = record["updates_per_step"], record["seconds_of_updates"]
     assert len(seconds) == record["steps"] * updates > updates > 1
-    firsts, later = seconds[updates::updates], seconds[updates:]
+    later = sum(seconds[updates:])
     tokens = sum(row["length"] for row in curve[1:]) * record["responses_per_step"]
-    plain = (sum(later) - sum(firsts)) / (len(later) - len(firsts))
-    return tokens / sum(later), (sum(firsts) - plain * len(firsts)) / sum(later)
+    parts = {part: sum(record[f"seconds_of_{part}"][1:]) / later for part in rollouts.PARTS}
+    return tokens / later, {f"share_of_{part}": share for part, share in parts.items()}
 
 
 @pytest.mark.parametrize("precision", ["bf16"] if ON_CARD else ["bf16", "fp32"])
 def test_rl_samples_by_the_weights_that_it_has_trained(tmp_path, base, precision):
     """On a card a micro-batch has about as many tokens as one of the paper's, which are longer."""
     start = time.perf_counter()
-    record, curve = rl(tmp_path, base, precision, (16, 8, 512, 8) if ON_CARD else (2, 2, 8, 1))
+    record, curve = rl(tmp_path, base, precision, SIZES)
     assert [row["step"] for row in curve] == [1, 2, 3]
     assert record["columns_computed"] <= 1.15 * record["columns_of_tokens"]
-    rate, sampling = later_rate(record, curve)
+    rate, shares = later_rate(record, curve)
+    assert 0 < sum(shares.values()) < 1
     told = told_gib(vram.of_rl, records.read_json(base / "config.json"), record)
     note(f"rl-{precision}" if precision != "bf16" else "rl", vllm=bool(VLLM), seconds=time.perf_counter() - start,
-         tokens=record["tokens_generated"], tokens_per_second=rate, share_of_sampling=sampling, moved=policy_moved(curve),
+         tokens=record["tokens_generated"], tokens_per_second=rate, **shares, moved=policy_moved(curve),
          sampler_gap=max(record.get("sampler_gap", [0.0])), peak_gib=record["peak_gib"], told_gib=told)  # fmt: skip
     assert bool(record["peak_gib"]) == ON_CARD
     assert policy_moved(curve) > 2 * APART[precision], (
@@ -80,6 +85,22 @@ def test_rl_samples_by_the_weights_that_it_has_trained(tmp_path, base, precision
         assert len(record["sampler_gap"]) == 3
         assert max(record["sampler_gap"]) <= APART[precision]
         assert not any("vLLM" in warning for warning in record["warnings"])
+
+
+@needs_vllm
+@pytest.mark.parametrize("precision", ["bf16"] if ON_CARD else ["fp32"])
+def test_rl_that_samples_ahead_samples_by_the_weights_before_the_last_step(tmp_path, base, precision):
+    """By vLLM in a thread of its own, awake while weights are trained: the policy has moved by a step when
+    its responses are trained on, and not when the first ones are. Measured beside the test above.
+    """
+    record, curve = rl(tmp_path, base, precision, SIZES, ahead=True)
+    rate, shares = later_rate(record, curve)
+    first, *later = record["policy_drift"]
+    note("rl-ahead", tokens_per_second=rate, **shares, policy_drift=max(later), peak_gib=record["peak_gib"])
+    assert first <= APART[precision]
+    assert len(later) == 2
+    assert ON_CARD or min(later) > 10 * APART[precision]
+    assert not any("vLLM" in warning for warning in record["warnings"])
 
 
 @needs_vllm
