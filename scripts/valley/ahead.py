@@ -27,7 +27,13 @@ def one_step_off(trainer: type) -> type:
 
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            self.beside, self.in_hand = ThreadPoolExecutor(1, "rollouts"), None
+            self.beside, self.in_hand = ThreadPoolExecutor(1, "rollouts", self.on_own_stream), None
+
+        def on_own_stream(self):
+            """First thing in the thread that samples: on the default stream it would wait for training."""
+            if torch.cuda.is_available():
+                torch.cuda.set_device(self.accelerator.device)
+                torch.cuda.set_stream(torch.cuda.Stream())
 
         def _generate_single_turn(self, prompt_ids, *others):
             if self.in_hand is None:
@@ -56,6 +62,8 @@ def one_step_off(trainer: type) -> type:
             if self.state.global_step != self._last_loaded_step:
                 self.vllm_generation.sync_weights()
                 self._last_loaded_step = self.state.global_step
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()  # the weights are there before another stream reads them
             return ids, self.beside.submit(self.by_vllm, ids, self.num_generations)
 
         def rows_of(self, generation: int) -> list[int]:
@@ -72,12 +80,8 @@ def one_step_off(trainer: type) -> type:
             return ids, logps or self.logps_of(prompt_ids, ids)
 
         def by_vllm(self, prompt_ids, generations: int):
-            """The same in another thread, on a stream of its own."""
-            if torch.cuda.is_available():
-                torch.cuda.set_device(self.accelerator.device)
-            beside = torch.cuda.Stream() if torch.cuda.is_available() else None
-            with torch.cuda.stream(beside):
-                _, ids, logps, _ = self.vllm_generation.generate(prompt_ids, None, generations)
+            """The same in the other thread."""
+            _, ids, logps, _ = self.vllm_generation.generate(prompt_ids, None, generations)
             return ids, [[of_token[0] for of_token in of_row] for of_row in logps]
 
         @torch.no_grad()
