@@ -522,7 +522,7 @@ def test_any_cell_is_a_target(tmp_path):
 
 @pytest.mark.parametrize(
     ("rl", "gpus"),
-    [({}, 8), ({"gpus": None}, 4), ({"gpus": 2}, 2)],
+    [({}, 8), ({"gpus": None}, 2), ({"gpus": 4}, 4)],
     ids=["its own", "the model's", "another"],
 )
 def test_rl_has_gpus_of_its_own_and_sft_and_generation_those_of_the_model(tmp_path, rl, gpus):
@@ -532,9 +532,9 @@ def test_rl_has_gpus_of_its_own_and_sft_and_generation_those_of_the_model(tmp_pa
     output = snakemake(folder, "-n", "-p", "--configfile", "config.yaml", "gpus.yaml", "--", target)
     launched = re.findall(r"launch\.py --gpus (\d+) .*?scripts/(\w+)\.py", output)
     tasks = len(check.load([])["grid"]["tasks"])
-    assert sorted(launched) == sorted([("4", "sft"), (str(gpus), "rl"), *[("4", "generate")] * tasks])
+    assert sorted(launched) == sorted([("2", "sft"), (str(gpus), "rl"), *[("2", "generate")] * tasks])
     asked = {job["rule"]: job["gpus"] for job in jobs_of(folder, "gpus.yaml", target)}
-    assert {rule: count for rule, count in asked.items() if count} == {"sft": 4, "rl": gpus, "generate": 4}
+    assert {rule: count for rule, count in asked.items() if count} == {"sft": 2, "rl": gpus, "generate": 2}
 
 
 def test_training_without_deepspeed_has_a_process_a_card(tmp_path):
@@ -542,7 +542,7 @@ def test_training_without_deepspeed_has_a_process_a_card(tmp_path):
     folder = checkout(tmp_path)
     lora = {"sft": {"recipes": {"lora": {"lora_rank": 16, "lr": 2.0e-4, "deepspeed": None}}}}
     (folder / "lora.yaml").write_text(yaml.safe_dump(lora))
-    target = "results/qwen2.5-1.5b/sft-8k.lora/seed0/train.json"
+    target = "results/qwen2.5-3b/sft-8k.lora/seed0/train.json"
     output = snakemake(folder, "-n", "-p", "--configfile", "config.yaml", "lora.yaml", "--", target)
     assert "python scripts/launch.py --gpus 2 --train scripts/sft.py" in output
 

@@ -362,10 +362,27 @@ def test_the_papers_grid_fits_the_papers_cards_and_says_by_how_much():
     told = f"RL of 3B {first} GiB left while it samples, of 1.5B {second}, of 0.5B {third}; SFT of 14B {fourth}; all else more than {others[0]}."
     assert told in page
     refused = {size: [row[:2] for row in vram.by_model(PAPER, jobs, size, CONSTANTS) if row.moment.margin < 0]
-               for size in (40, CARDS["4090"])}  # fmt: skip
-    assert refused[40] == [("sft", "qwen2.5-14b")]
-    large = {("sft", model) for model in ("qwen2.5-14b", "qwen2.5-7b", "llama3.1-8b", "llama3.2-3b")}
-    assert {*refused[CARDS["4090"]]} == large | {("generate", "qwen2.5-14b"), ("rl", "qwen2.5-3b")}
+               for size in (40, CARDS["l40s"], CARDS["4090"])}  # fmt: skip
+    large = {("sft", model) for model in ("qwen2.5-14b", "llama3.1-8b", "qwen2.5-7b", "llama3.2-3b")}
+    assert {*refused[40]} == large
+    assert refused[CARDS["l40s"]] == [("sft", "qwen2.5-14b")]
+    small = {("sft", model) for model in ("qwen2.5-3b", "qwen2.5-1.5b", "llama3.2-1b")}
+    assert {*refused[CARDS["4090"]]} == large | small | {("generate", "qwen2.5-14b"), ("rl", "qwen2.5-3b")}
+
+
+@pytest.mark.parametrize("model", PAPER["models"])
+def test_a_model_asks_for_the_fewest_cards_on_which_sft_leaves_a_third_of_one_free(model):
+    """More would wait for each other; and no formula of the memory has been held to a card yet."""
+    asked, size = job("sft", model, "sft-8k"), CARDS["h100"]
+    needs = {n: vram.tightest(vram.moments(PAPER, asked, size, DEVICE, gpus=n)).needed for n in (1, 2, 4, 8)}
+    assert asked["gpus"] == min(n for n, needed in needs.items() if needed < 2 / 3 * size * vram.GIB)
+
+
+@pytest.mark.parametrize("model", ["qwen2.5-1.5b", "qwen2.5-3b", "llama3.2-1b", "llama3.2-3b"])
+def test_a_small_card_is_told_the_number_of_cards_that_would_do(model):
+    [sentence] = vram.refusals(PAPER, [job("sft", model, "sft-8k")], CARDS["4090"], CONSTANTS)
+    told = re.search(rf"What would fit: models\.{model}\.gpus: (\d)", sentence)
+    assert vram.refusals(PAPER, [job("sft", model, "sft-8k", int(told[1]))], CARDS["4090"], CONSTANTS) == []
 
 
 def test_packing_many_long_examples_is_refused_for_its_mask():
@@ -436,7 +453,7 @@ def test_a_model_that_one_card_cannot_hold_is_generated_by_several_together():
 
 def test_a_model_whose_heads_cannot_be_shared_so_is_refused_with_what_could():
     """28 heads, 4 key-value heads and 18,944 units are no eighths and no sevenths."""
-    shared = {"models": {"qwen2.5-7b": {"generate": {"tensor_parallel": 8}}}}
+    shared = {"models": {"qwen2.5-7b": {"gpus": 8, "generate": {"tensor_parallel": 8}}}}
     told = r"models.qwen2.5-7b: tensor_parallel 8 does not divide its 28 attention heads.* to one of 1, 2, 4$"
     for config in (
         check.load([], shared),

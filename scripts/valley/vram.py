@@ -319,7 +319,9 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
         tried += [(f"{stage}.device_batch: 1", {"device_batch": 1}, card)]
         tried += [(f"{where}.gpus: {count}", {"gpus": count}, card) for count in more]
         tried += [(f"{own}: {zero}", {"deepspeed": zero}, card) for zero in (ZERO3, OFFLOAD)]
-        tried += [(f"{where}.gpus: {n} with {ZERO3}", {"gpus": n, "deepspeed": ZERO3}, card) for n in more]
+        own_zero = settings_of(config, rule, model, job["wildcards"]["run"]).get("deepspeed")
+        spread = [] if own_zero == ZERO3 else more  # with its own, more cards have been tried
+        tried += [(f"{where}.gpus: {n} with {ZERO3}", {"gpus": n, "deepspeed": ZERO3}, card) for n in spread]
     elif rule == "probe":
         tried += [("report.probe: 0", {"max_length": 0}, math.inf)]  # no job of it
     elif grid.generate_settings(config, model)["engine"] == "vllm":
