@@ -8,11 +8,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY, run
 
-from valley import costs, environment
+from valley import check, costs, environment, tariff, vram
 
 sys.path.insert(0, str(REPOSITORY / "tests/gpu"))
 import accept
 
+PAPER = check.load([])
 COSTS = (REPOSITORY / "workflow/reference/costs.yaml").read_text()
 
 
@@ -30,38 +31,100 @@ def test_without_a_card_it_says_so_in_one_line_and_lists_every_stage():
     assert sum(limit for _, cards, limit in accept.STAGES.values() if cards == 1) <= 600
 
 
+CARDS = {"h100": "NVIDIA H100 80GB HBM3", "a100": "NVIDIA A100-SXM4-80GB", "4090": "NVIDIA GeForce RTX 4090"}
+MADE_UP = {"sft_mfu": 0.37, "rl_mfu": 0.21, "rl_padding": 1.08, "step": 0.0042}
+
+
+def notes_of(kind: str, constants: dict[str, float], *stages: str) -> dict[str, dict]:
+    """What the stages would note of a card with these constants: all of them, or those that are named."""
+    known, card = costs.load(), costs.load()["cards"][kind]
+    responses, mean, most = 1024, 500.0, 512
+    in_hand = vram.in_hand(card["memory"] * vram.GIB, known["device"])["sequences"]
+    took = tariff.sampling_seconds(PAPER, known, card | constants, accept.MODEL, 1, responses, mean, most,
+                                   known["device"]["vllm_share"], in_hand)  # fmt: skip
+    notes = {
+        "speed-4096": {"flops": 1.0},
+        "speed-16384": {"flops": constants["sft_mfu"] * card["peak_flops"]},
+        "rl": {"vllm": True, "flops": constants["rl_mfu"] * card["peak_flops"], "columns_per_token": constants["rl_padding"]},
+        "generate": {"tokens_per_second": responses * mean / took, "responses": responses, "tokens": most, "mean_tokens": mean},
+    }  # fmt: skip
+    card_note = {"card": {"name": CARDS[kind], "memory_gib": card["memory"]}}
+    return accept.with_shares(card_note | {name: notes[name] for name in stages or notes})
+
+
+def preset_of(notes: dict[str, dict]) -> dict:
+    """The preset `measured` that is written of such notes; no other part of the file may change."""
+    made, before = yaml.safe_load(accept.measured(COSTS, notes, PAPER)), costs.load()
+    found = made["presets"].pop("measured")
+    before["presets"].pop("measured")
+    assert made == before
+    return found
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_what_is_noted_of_a_card_with_known_constants_gives_these_constants_back(kind):
+    preset = preset_of(notes_of(kind, MADE_UP))
+    assert {name: preset[name] for name in MADE_UP} == pytest.approx(MADE_UP, abs=1e-6)
+    assert (
+        preset["source"]
+        == f"measured on {CARDS[kind]} (docs/gpu.md): {', '.join(MADE_UP)}; the rest as in `computed`"
+    )
+
+
+def test_a_step_is_what_is_left_of_a_chunks_time_beside_reading_weights_and_cache():
+    """By hand: 1,024 sequences in hand make 512 tokens each in 512 steps, half of them behind a token."""
+    card, shape = costs.load()["cards"]["h100"], vram.shape_of(PAPER, accept.MODEL)
+    read = 512 * 2 * 0.494e9 + 1024 * 512 * 256 * shape.kv_token
+    took = 512 * 0.004 + read / 3.35e12
+    found = accept.step_seconds(1024 * 512 / took, 1024, 512, 512, card, PAPER)
+    assert found == pytest.approx(0.004, rel=1e-6)
+
+
 @pytest.mark.parametrize(
-    ("card", "gib", "factor"),
-    [("NVIDIA H100 80GB HBM3", 79.6, 1.0), ("NVIDIA A100-SXM4-80GB", 80.0, 3.35 / 2.04)],
+    ("stage", "moves", "rules"),
+    [
+        ("speed-16384", {"sft_mfu"}, {"sft"}),
+        ("rl", {"rl_mfu", "rl_padding"}, {"rl"}),
+        ("generate", {"step"}, {"generate", "rl"}),
+    ],
 )
-def test_what_a_card_measures_becomes_the_preset_and_what_it_does_not_stays(card, gib, factor):
-    flops = 3.0e14 if "H100" in card else 1.0e14
-    notes = {"card": {"name": card, "memory_gib": gib}, "speed-4096": {"flops": 1.0}, "speed-16384": {"flops": flops},
-             "rl": {"vllm": True, "tokens_per_second": 5000.0}}  # fmt: skip
-    notes = accept.with_shares(notes)
-    preset = yaml.safe_load(accept.measured(COSTS, notes, 0.494))["presets"]["measured"]
-    before = costs.load()["presets"]
-    peak = costs.load()["cards"]["h100" if "H100" in card else "a100"]["peak_flops"]
-    assert preset["sft_mfu"] == pytest.approx(flops / peak, abs=1e-4)
-    assert f"mfu {flops / peak:.4g}" in accept.page(notes, {})
-    assert preset["rl_tokens"] == pytest.approx(5000 * 0.494 * factor, rel=1e-3)
-    assert preset["generate_tokens"] == before["measured"]["generate_tokens"]
-    assert card in preset["source"]
-    again = notes | {"generate": {"vllm": True, "tokens_per_second": 20_000.0}}
-    both = yaml.safe_load(accept.measured(COSTS, again, 0.494))["presets"]
-    assert both["measured"]["generate_tokens"] == pytest.approx(20_000 * 0.494 * factor, rel=1e-3)
-    assert both["paper"] == before["paper"]
+def test_a_measured_value_moves_its_own_key_and_the_jobs_that_go_by_it(stage, moves, rules):
+    before, after = costs.load()["presets"]["measured"], preset_of(notes_of("h100", MADE_UP, stage))
+    assert {name for name in before if before[name] != after[name]} == moves | {"source"}
+    assert f": {', '.join(name for name in MADE_UP if name in moves)}; the rest" in after["source"]
+    known, card = costs.load(), costs.load()["cards"]["h100"]
+    jobs = {"sft": "sft-8k", "rl": "base+rl", "generate": "sft-8k"}
+    wildcards = {"model": "qwen2.5-3b", "task": "aime24"}
+    took = {
+        rule: [tariff.computed_seconds({"rule": rule, "gpus": 8, "wildcards": wildcards | {"run": run}}, PAPER, known,
+                                       costs.on_card(preset, card, card)) for preset in (before, after)]
+        for rule, run in jobs.items()
+    }  # fmt: skip
+    assert {rule for rule, (here, there) in took.items() if here != there} == rules
 
 
-def test_an_unknown_card_and_rl_without_vllm_measure_nothing():
+def test_before_any_card_the_preset_is_the_computed_one_and_says_so():
+    presets = costs.load()["presets"]
+    if (REPOSITORY / "docs/gpu.md").exists():
+        pytest.skip("a card has been measured")
+    assert presets["measured"] | {"source": ""} == presets["computed"] | {"source": ""}
+    assert "no card has been measured yet" in presets["measured"]["source"]
+
+
+def test_an_unknown_card_rl_without_vllm_and_a_rate_beyond_the_bandwidth_measure_nothing():
     notes = {"card": {"name": "NVIDIA T1", "memory_gib": 80.0}, "speed-4096": {"flops": 1e14}}
     assert accept.with_shares(notes) == notes
-    assert accept.measured(COSTS, notes, 0.5) == COSTS
-    notes = {
-        "card": {"name": "NVIDIA H100", "memory_gib": 80.0},
-        "rl": {"vllm": False, "tokens_per_second": 1.0},
-    }
-    assert accept.measured(COSTS, notes, 0.5) == COSTS
+    assert accept.measured(COSTS, notes, PAPER) == COSTS
+    notes = notes_of("h100", MADE_UP, "rl")
+    notes["rl"]["vllm"] = False
+    assert accept.measured(COSTS, notes, PAPER) == COSTS
+    notes = notes_of("h100", MADE_UP, "generate")
+    notes["generate"]["tokens_per_second"] *= 1000
+    assert accept.measured(COSTS, notes, PAPER) == COSTS
+
+
+def test_the_record_shows_the_share_of_the_peak():
+    assert "mfu 0.37" in accept.page(notes_of("a100", MADE_UP), {})
 
 
 @pytest.mark.parametrize(

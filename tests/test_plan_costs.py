@@ -140,14 +140,50 @@ def test_sampling_takes_its_steps_and_what_they_read():
 
 
 def test_rl_is_sampling_and_six_forward_passes_over_what_was_sampled():
-    config, preset = check.load([]), shaped(start=0)
+    config, preset = check.load([]), shaped(start=0, rl_mfu=0.2)
     settings = grid.rl_settings(config, "qwen2.5-3b", "base+rl")
     count, mean = settings["prompts"] * settings["rollouts"], 1900
     sampled = tariff.sampling_seconds(config, COSTS, preset, "qwen2.5-3b", 8, count, mean, 8192, 0.5, 1024)
-    forward = 2 * costs.billions(config, "qwen2.5-3b") * 1e9 * count * mean * 1.15 / (9.89e14 * 0.3)
+    forward = 2 * costs.billions(config, "qwen2.5-3b") * 1e9 * count * mean * 1.15 / (9.89e14 * 0.2)
     waits = tariff.waiting(8, 1, mean, 8192, COSTS["spread"], own=settings["minibatch"])
     found = shaped_seconds("rl", "qwen2.5-3b", "base+rl", 8, preset)
     assert found == pytest.approx(settings["steps"] * (sampled + (2 + 4 * waits) * forward))
+
+
+def test_passes_that_responses_share_cost_their_columns_and_what_cards_wait_for_the_fullest():
+    """Counted as tests/test_rollouts.py counts by its own lengths; what short passes cost is in no plan."""
+    asked, alone = (8, 1, 4200, 16_384, 0.7), tariff.waiting(8, 1, 4200, 16_384, 0.7, own=256)
+    assert tariff.sharing(*asked, 256, 1) == pytest.approx((1, alone))
+    found = [tariff.sharing(*asked, 256, tokens) for tokens in (17_408, 34_816, 69_632)]
+    assert found == sorted(found)
+    assert all(1 < columns < until < 1.25 for columns, until in found)
+    assert tariff.sharing(1, 1, 4200, 16_384, 0.7, 256, 34_816)[0] == pytest.approx(
+        tariff.sharing(1, 1, 4200, 16_384, 0.7, 256, 34_816)[1]
+    )  # one card waits for none
+    config, preset = check.load([], {"rl": {"device_tokens": 34_816}}), shaped(start=0)
+    job = {"rule": "rl", "gpus": 8, "wildcards": {"model": "qwen2.5-3b", "run": "base+rl"}}
+    columns, until = tariff.sharing(8, 1, 1900, 8192, COSTS["spread"], 256, 34_816)
+    more = 2 * (columns - 1) + 4 * (until - tariff.waiting(8, 1, 1900, 8192, COSTS["spread"], own=256))
+    tokens = 100 * 1024 * 8 * 1900
+    forward = 2 * costs.billions(config, "qwen2.5-3b") * 1e9 * tokens * 1.15 / (9.89e14 * 0.3)
+    apart = tariff.computed_seconds(job, config, COSTS, preset) - shaped_seconds(
+        "rl", "qwen2.5-3b", "base+rl", 8, preset
+    )
+    assert apart == pytest.approx(more * forward)
+
+
+def test_tokens_of_a_pass_move_the_hours_of_rl_alone_in_a_plan_by_shape(paper, tmp_path):
+    (folder := checkout(tmp_path)).joinpath("shared.yaml").write_text(
+        yaml.safe_dump({"rl": {"device_tokens": 34_816}})
+    )
+    command = [sys.executable, "scripts/plan.py", "--gpus", 64]
+    shared = [*command, "--configfile", "config.yaml", "shared.yaml"]
+    without, with_it = (run([*one, "--preset", "computed"], folder) for one in (command, shared))
+    before, after = rows(without, "rule"), rows(with_it, "rule")
+    assert {rule for rule in before if before[rule] != after[rule]} == {"rl"}
+    assert before["rl"][1] < after["rl"][1] < 1.1 * before["rl"][1]
+    by_rates = run(shared, folder)
+    assert rows(by_rates, "rule") == rows(paper[0], "rule")
 
 
 def test_a_faster_memory_samples_faster_and_a_higher_peak_trains_faster():

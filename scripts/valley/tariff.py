@@ -1,16 +1,21 @@
 """What jobs cost by the shape of their work, for those presets of workflow/reference/costs.yaml that hold a
 `step`; and what cells cost, by any preset.
 
-All of it is computed and none was measured on a card. In seconds of all cards of a job:
+The shape is computed; its constants are assumed (`computed`), or measured on a card (`measured`, as far as
+tests/gpu/accept.py filled it). In seconds of all cards of a job:
 - SFT: as by the rates (costs.modelled_seconds), `sft_mfu` being that of a card which never waits, times what
   cards wait for each other (`waiting`);
 - generation: decoding reads the weights at every step and each sequence's keys and values once a token, at
   the memory's bandwidth (the memory term of Pope et al. 2022, section 2), with `step` seconds beside that a
   step (`sampling_seconds`);
 - RL: the sampling of its responses, and six forward-equivalents over them of 2 × parameters FLOPs a token,
-  times `rl_padding`: the old and the reference probabilities, and the forward pass, its repetition and the
-  backward pass as two, in which ranks wait for each other (`waiting`, each with its longest first).
-Not counted: attention, prompts, weights on their way to vLLM, the optimiser.
+  by `rl_mfu`, times `rl_padding`: the old and the reference probabilities, and the forward pass, its
+  repetition and the backward pass as two, in which ranks wait for each other (`waiting`, each with its
+  longest first). Where responses share passes by tokens (`rl.device_tokens`) the columns that this adds are
+  counted, and what ranks wait for the slowest of each pass (`sharing`).
+Not counted: attention, prompts, weights on their way to vLLM, the optimiser, and what a pass costs however
+short it is (kernels to launch, gradients to reduce), which is what `rl.device_tokens` is there to save: a
+plan by this shape tells its price alone, never what it is good for.
 """
 
 import functools
@@ -22,24 +27,34 @@ ALONE, TOGETHER = 2, 4  # forward-equivalents of RL: without gradients, and thos
 DRAWN = 2**14  # lengths
 
 
+def made_up(once: int, mean: float, most: int, spread: float):
+    """Lengths in tokens as many times `once` as come near DRAWN: lognormal of a `mean` and a standard
+    deviation of logarithms `spread`, cut at `most`; the same in every call.
+    """
+    import numpy
+
+    drawn = numpy.random.default_rng(0).lognormal(
+        math.log(mean) - spread**2 / 2, spread, max(1, DRAWN // once) * once
+    )
+    return numpy.minimum(drawn, most).astype(int)
+
+
 @functools.cache
 def waiting(
     devices: int, device_batch: int, mean: float, most: int, spread: float, batch: int | None = None,
     own: int | None = None,
 ) -> float:  # fmt: skip
-    """Time of passes on so many cards over that of cards which never wait for each other, counted on made-up
-    lengths: lognormal of a `mean` and a standard deviation of logarithms `spread`, cut at `most` tokens; as
-    they come, those of each `batch` side by side as SFT trains them (valley/batches.py), or those `own` of
-    each card in an update longest first as RL does (valley/rollouts.py).
+    """Time of passes on so many cards over that of cards which never wait for each other, counted on lengths
+    that are `made_up`: as they come, those of each `batch` side by side as SFT trains them
+    (valley/batches.py), or those `own` of each card in an update longest first as RL does
+    (valley/rollouts.py).
     """
     import numpy
 
     from valley import batches
 
-    once = batch or (own or 1) * devices
-    draws, order = numpy.random.default_rng(0), numpy.arange(max(1, DRAWN // once) * once)
-    drawn = draws.lognormal(math.log(mean) - spread**2 / 2, spread, len(order))
-    lengths = numpy.minimum(drawn, most).astype(int)
+    lengths = made_up(batch or (own or 1) * devices, mean, most, spread)
+    order = numpy.arange(len(lengths))
     if batch:
         order = batches.side_by_side(order, lengths, batch)
     if own:  # micro-batches of each card, dealt card by card
@@ -47,6 +62,31 @@ def waiting(
         ranked = numpy.argsort(-lengths[each].max(-1, keepdims=True), axis=2, kind="stable")
         order = numpy.take_along_axis(each, ranked, 2).swapaxes(1, 2).flatten()
     return batches.waited(order, lengths, devices, device_batch)
+
+
+@functools.cache
+def sharing(
+    devices: int, device_batch: int, mean: float, most: int, spread: float, own: int, device_tokens: int
+) -> tuple[float, float]:
+    """(columns that cards compute, columns that they could have until the slowest of each pass is done), over
+    those of micro-batches each by itself, where the `own` responses of each card in an update share passes
+    of `device_tokens` (rollouts.shared_passes), counted on lengths that are `made_up`.
+    """
+    import numpy
+
+    from valley import rollouts
+
+    drawn = made_up(own * devices, mean, most, spread)
+    widths = drawn.reshape(-1, devices, own // device_batch, device_batch).max(-1)
+    widths = -numpy.sort(-widths, axis=2)  # (updates, cards, micro-batches), longest first
+    computed = until = 0
+    for update in widths:
+        agreed = [(0, int(width)) for width in update.max(0)]
+        ends = numpy.cumsum(rollouts.shared_passes(agreed, device_batch, device_tokens))[:-1]
+        passes = [part.shape[1] * part.max(1) for part in numpy.split(update, ends, axis=1)]
+        computed += sum(int(cards.sum()) for cards in passes)
+        until += sum(int(cards.max()) * devices for cards in passes)
+    return computed / int(widths.sum()), until / int(widths.sum())
 
 
 def longest_response(count: float, mean: float, most: int, spread: float) -> float:
@@ -102,12 +142,14 @@ def computed_seconds(job: dict, config: dict, constants: dict, preset: dict) -> 
         sampled = sampling_seconds(config, constants, preset, model, cards, count, mean,
                                    settings["max_new_tokens"], device["rl_share"], device["rl_sequences"])  # fmt: skip
         own = max(1, settings["minibatch"] * settings["rollouts"] // cards)
-        at_once = min(settings["device_batch"], own)
-        waits = waiting(
-            cards, at_once, mean, settings["max_new_tokens"], spread, own=own // at_once * at_once
-        )
-        flops = (ALONE + TOGETHER * waits) * 2 * costs.billions(config, model) * costs.GIGA * count * mean
-        passes = flops * preset["rl_padding"] / (preset["peak_flops"] * preset["sft_mfu"])
+        at_once, most = min(settings["device_batch"], own), settings["max_new_tokens"]
+        own = own // at_once * at_once
+        columns, waits = 1.0, waiting(cards, at_once, mean, most, spread, own=own)
+        if settings["device_tokens"]:
+            columns, waits = sharing(cards, at_once, mean, most, spread, own, settings["device_tokens"])
+        forwards = ALONE * columns + TOGETHER * waits
+        flops = forwards * 2 * costs.billions(config, model) * costs.GIGA * count * mean
+        passes = flops * preset["rl_padding"] / (preset["peak_flops"] * preset["rl_mfu"])
         return start + settings["steps"] * (sampled + passes)
     tasks = job.get("tasks", [wildcards["task"]])
     if not tasks:  # it puts together what is there
@@ -125,8 +167,8 @@ def assumed(preset: dict) -> str:
     training = f"{100 * preset['sft_mfu']:.0f} % of {preset['peak_flops']:.3g} FLOP/s in SFT"
     if "step" in preset:
         return (
-            f"{training} of cards that never wait, {1000 * preset['step']:g} ms a step of sampling beside what it"
-            f" reads at {preset['bandwidth']:g} TB/s"
+            f"{training} and {100 * preset['rl_mfu']:.0f} % in RL of cards that never wait, {1000 * preset['step']:g}"
+            f" ms a step of sampling beside what it reads at {preset['bandwidth']:g} TB/s"
         )
     return (
         f"{training}, {preset['rl_tokens']:,} tokens a GPU-second in RL and {preset['generate_tokens']:,} in"

@@ -28,7 +28,9 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import yaml  # noqa: E402
 
-from valley import check, costs, environment, grid  # noqa: E402
+from valley import check, costs, environment, tariff, vram  # noqa: E402
+
+MODEL = "qwen2.5-0.5b"  # whose rates are measured, in its whole shape
 
 # file, packages, cards, seconds that it may take beside what the stages before it left: on one card ten
 # minutes in all, divided by estimate; with two the last has more
@@ -68,30 +70,54 @@ def with_shares(notes: dict[str, dict]) -> dict[str, dict]:
     return {name: facts | mfu(facts) for name, facts in notes.items()} if kind else notes
 
 
-def measured(text: str, notes: dict[str, dict], billions: float) -> str:
-    """costs.yaml with what a card measured in its preset `measured`; as it was where nothing was, or on a
-    card that its table lacks. `notes` as `with_shares` gives them, `billions`: parameters of the model that
-    was measured.
+def step_seconds(rate: float, responses: int, mean: float, most: int, card: dict, config: dict) -> float:
+    """Seconds of a step of vLLM beside its reading of memory, by the tokens a second at which a card of
+    costs.yaml's table sampled so many responses of `mean` tokens, `most` at most: what they took is so long a
+    step times the steps, and the reading (tariff.sampling_seconds). Not positive where the rate is more than
+    the table's bandwidth allows.
     """
-    cards, card = yaml.safe_load(text)["cards"], notes.get("card", {})
-    kind = kind_of(card.get("name", ""), card.get("memory_gib"), cards)
-    if kind is None:
-        return text
+    constants = costs.load()
+    device, in_hand = constants["device"], vram.in_hand(card["memory"] * vram.GIB, constants["device"])
+    reading, with_steps = (
+        tariff.sampling_seconds(config, constants, card | {"step": step}, MODEL, 1, responses, mean, most,
+                                device["vllm_share"], in_hand["sequences"])
+        for step in (0, 1)
+    )  # fmt: skip
+    return (responses * mean / rate - reading) / (with_steps - reading)
+
+
+def values_of(notes: dict[str, dict], card: dict, config: dict) -> dict[str, float]:
+    """What notes say of the constants of a preset that goes by the shape of the work, by name; `card` is the
+    entry of costs.yaml's table that they were taken on.
+    """
     values: dict[str, float] = {}
     speeds = [name for name in notes if name.startswith("speed-")]
     if speeds:
-        values["sft_mfu"] = round(notes[max(speeds, key=lambda name: int(name[6:]))]["mfu"], 4)
-    slower = next(iter(cards.values()))["bandwidth"] / cards[kind]["bandwidth"]  # presets hold for the first
-    for name, stage in (("rl_tokens", "rl"), ("generate_tokens", "generate")):
-        if notes.get(stage, {}).get("vllm"):
-            values[name] = round(notes[stage]["tokens_per_second"] * slower * billions)
+        values["sft_mfu"] = notes[max(speeds, key=lambda name: int(name[6:]))]["mfu"]
+    if (rl := notes.get("rl", {})).get("vllm"):
+        values |= {"rl_mfu": rl["mfu"], "rl_padding": rl["columns_per_token"]}
+    if said := notes.get("generate"):
+        sampled = said["responses"], said["mean_tokens"], said["tokens"]
+        values["step"] = step_seconds(said["tokens_per_second"], *sampled, card, config)
+    return {name: value for name, value in values.items() if value > 0}
+
+
+def measured(text: str, notes: dict[str, dict], config: dict) -> str:
+    """costs.yaml with what a card measured in its preset `measured`; as it was where nothing was, or on a
+    card that its table lacks. `notes` as `with_shares` gives them, of MODEL in `config`.
+    """
+    cards, card = yaml.safe_load(text)["cards"], notes.get("card", {})
+    kind = kind_of(card.get("name", ""), card.get("memory_gib"), cards)
+    values = values_of(notes, cards[kind], config) if kind else {}
     if not values:
         return text
     head, block = text.split("  measured:\n", 1)
-    source = f'source: "measured on {card["name"]} (docs/gpu.md): {", ".join(values)}; the rest fitted"'
+    source = (
+        f'source: "measured on {card["name"]} (docs/gpu.md): {", ".join(values)}; the rest as in `computed`"'
+    )
     block = re.sub(r'source: ".*"', lambda _: source, block, count=1)
-    for name, value in values.items():
-        block = re.sub(rf"{name}: \S+", f"{name}: {value:g}", block, count=1)
+    for name, value in values.items():  # no exponent: YAML takes 5e-05 for a text
+        block = re.sub(rf"(?m)^    {name}: \S+", f"    {name}: {value:.6f}", block, count=1)
     return f"{head}  measured:\n{block}"
 
 
@@ -206,7 +232,7 @@ def main():
         notes = with_shares({path.stem: json.loads(path.read_text()) for path in Path(folder).glob("*.json")})
     (ROOT / "docs/gpu.md").write_text(page(notes, results))
     file = ROOT / "workflow/reference/costs.yaml"
-    file.write_text(measured(file.read_text(), notes, grid.billions(check.load([]), "qwen2.5-0.5b")))
+    file.write_text(measured(file.read_text(), notes, check.load([])))
     costs.load()
     for name, result in results.items():
         print(f"{name:20} {result}")

@@ -11,7 +11,7 @@ import pytest
 from acceptance import DEEPSPEED, ON_CARD, PAPER, VLLM, call, needs_vllm, note, told_gib
 from test_sft_path import sampled_base
 
-from valley import records, rollouts, vram
+from valley import records, rollouts, shapes, tariff, vram
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 # Of the mean |log-probability of vLLM − of the trainer| a token: rounding of one precision in two orders.
@@ -73,9 +73,14 @@ def test_rl_samples_by_the_weights_that_it_has_trained(tmp_path, base, precision
     assert record["columns_computed"] <= 1.15 * record["columns_of_tokens"]
     rate, shares = later_rate(record, curve)
     assert 0 < sum(shares.values()) < 1
-    told = told_gib(vram.of_rl, records.read_json(base / "config.json"), record)
+    content = records.read_json(base / "config.json")
+    told = told_gib(vram.of_rl, content, record)
+    columns = record["columns_computed"] / record["columns_of_tokens"]
+    forward = 2 * shapes.described_shape(content).parameters * columns * rate  # FLOPs, were the passes alone
+    passes = 1 - shares["share_of_sampling"] - shares["share_of_grading"]
     note(f"rl-{precision}" if precision != "bf16" else "rl", vllm=bool(VLLM), seconds=time.perf_counter() - start,
          tokens=record["tokens_generated"], tokens_per_second=rate, **shares, moved=policy_moved(curve),
+         columns_per_token=columns, flops=(tariff.ALONE + tariff.TOGETHER) * forward / passes,
          sampler_gap=max(record.get("sampler_gap", [0.0])), peak_gib=record["peak_gib"], told_gib=told)  # fmt: skip
     assert bool(record["peak_gib"]) == ON_CARD
     assert policy_moved(curve) > 2 * APART[precision], (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accept import MODEL
 from acceptance import (
     DEEPSPEED,
     DEVICE,
@@ -37,7 +38,6 @@ CONFIGS = sorted(
     str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "config/deepspeed").glob("*.json")
 )
 ZERO2 = "config/deepspeed/zero2.json"
-MODEL = "qwen2.5-0.5b"
 STEPS = 6
 
 
