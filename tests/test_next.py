@@ -138,7 +138,7 @@ def test_what_is_decided_is_not_bought_again(paper):
 
 
 def test_the_whole_grid_costs_what_its_plan_says(paper):
-    assert paper.prices.hours(paper.wanted) == pytest.approx(7743, abs=1)
+    assert paper.prices.hours(paper.wanted) == pytest.approx(7714, abs=1)
 
 
 def test_the_block_is_a_config_that_snakemake_takes_and_makes_no_more_than_was_bought(
