@@ -50,7 +50,7 @@ def parse():
 def work_of(args) -> list:
     """What tells the responses of `args` from others."""
     return [
-        records.settings(args, "tensor_parallel", "then"),
+        records.settings(args, *chunks.ASIDE),
         records.identity(args.model),
         records.identity(args.task),
     ]

@@ -132,7 +132,7 @@ def main():
     args = parse()
     environment.check_torch()  # no failure of the work: another node may cure it
     work = [
-        records.settings(args, "tensor_parallel"),
+        records.settings(args, *chunks.ASIDE),
         *map(records.identity, [args.model, args.prompt, *args.responses, *args.tasks]),
     ]
     with chunks.generation(args, work) as todo:

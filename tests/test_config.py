@@ -49,7 +49,7 @@ OTHER = {
     "rl.vllm": True, "rl.rollouts_ahead": True, "rl.problems": None, "rl.sets": None, "rl.recipes": {"new": {"lr": 1}}, "rl.checkpoints": None,
     "rl.gpus": 2, "rl.device_batch": 48, "rl.device_tokens": 99_999, "rl.gradient_checkpointing": True, "rl.deepspeed": "config/deepspeed/zero2.json",
     "rl.save_every": 5, "generate.engine": "vllm", "generate.precision": "bf16", "generate.temperature": 0.3,
-    "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3, "generate.tensor_parallel": 2, "generate.one_start": True,
+    "generate.top_p": 0.5, "generate.max_new_tokens": 99, "generate.max_context": 99, "generate.chunk": 3, "generate.tensor_parallel": 2, "generate.parallel_sampling": True, "generate.one_start": True,
     **{f"tasks.*.{key}": None for key in ("source", "revision", "name", "split", "where", "limit")},
     "tasks.*.problems": 9, "tasks.*.seed": 9, "tasks.*.samples": 3, "tasks.*.answers": ["one", "two"], "report.confidence": 0.9, "report.headline": ["arithmetic"],
     "report.length": ["arithmetic"], "report.calculations": ["arithmetic"], "report.judge": None, "report.probe": None, "report.others": ["elsewhere"], "report.claims": "workflow/reference/claims.yaml",

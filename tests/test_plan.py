@@ -225,6 +225,16 @@ def test_one_start_of_the_engine_serves_all_tasks_and_neither_switching_it_nor_a
     assert plan_of(finished, config)["generate"] == 1
 
 
+def test_parallel_sampling_reaches_generation_that_is_to_run_and_makes_nothing_anew(finished):
+    config = two_models() | {"generate": {"parallel_sampling": True}}
+    assert plan_of(finished, config).keys() <= REPORT
+    shutil.rmtree(finished / "studies/stub/results/S/sft-512")
+    said = snakemake(finished, "-n", "-p", *write(finished, config)).splitlines()
+    jobs = [line for line in said if "--parallel-sampling True" in line]
+    assert ["scripts/generate.py" in line for line in jobs] == [True]
+    assert "/S/sft-512/" in jobs[0]
+
+
 def test_adding_a_model_trains_only_its_cells(finished):
     config = two_models()
     config["grid"]["cells"][0]["models"] = ["S", "M", "L"]

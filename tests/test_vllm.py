@@ -186,6 +186,72 @@ def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_res
     assert not list(tmp_path.glob("*.parts"))
 
 
+# Runs generate.py and says of each batch how many responses its requests ask for.
+SPY = """
+import runpy, sys
+sys.path.insert(0, "scripts")
+from vllm import LLM
+def said(llm, inputs, params, generate=LLM.generate, **more):
+    print("asked for", [one.n for one in params], file=sys.stderr)
+    return generate(llm, inputs, params, **more)
+LLM.generate = said
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+PARALLEL = ("--parallel-sampling", "True")
+
+
+def test_samples_in_one_request_are_those_of_single_requests(tmp_path, model, task, sampled):
+    """Ten samples a problem by four in a chunk: no problem is in one request whole."""
+    out = tmp_path / "chain.parquet"
+    python, *job = command(model, task, out, "vllm", 10, 0.8, 4)
+    output = run([python, "-c", SPY, *job, *PARALLEL], CUDA_VISIBLE_DEVICES="")
+    assert output.count("asked for [4]") == 80
+    assert output.count("asked for [2, 2]") == 20
+    assert records.read_parquet(out).to_pylist() == records.read_parquet(sampled).to_pylist()
+    own, other = (records.parquet_provenance(path) for path in (out, sampled))
+    assert own["sampling"] == other["sampling"]  # of each response: n is 1
+    assert own["chunks_sampled_in_parallel"] == CHUNKS
+    assert "chunks_sampled_in_parallel" not in other
+
+
+@pytest.mark.parametrize("more", [PARALLEL, ()], ids=["continued so", "continued in single requests"])
+def test_samples_in_one_request_on_two_engines_are_the_same_after_a_kill(
+    tmp_path, model, task, sampled, more
+):
+    out, job = (
+        tmp_path / "chain.parquet",
+        command(model, task, tmp_path / "chain.parquet", "vllm", 10, 0.8, 4),
+    )
+    first = subprocess.Popen([*job, *PARALLEL], cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True,
+                             stderr=(tmp_path / "log").open("w"), env=os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"})  # fmt: skip
+    while not list(tmp_path.glob("chain.parquet.chunks/*/0*.parquet")):
+        assert first.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    kept = len(list(tmp_path.glob("chain.parquet.chunks/*/0*.parquet")))
+    assert 0 < kept < CHUNKS
+    output = run([*job, *more], CUDA_VISIBLE_DEVICES="0,1")
+    assert output.count(f"/{CHUNKS} chunks") == CHUNKS - kept
+    record = records.parquet_provenance(out)
+    assert (record["workers"], record["chunks_sampled_in_parallel"]) == (2, CHUNKS if more else kept)
+    assert records.read_parquet(out).to_pylist() == records.read_parquet(sampled).to_pylist()
+
+
+def test_greedy_samples_are_single_requests_for_vllm_refuses_others(tmp_path, model, task):
+    few, out = tmp_path / "few.parquet", tmp_path / "chain.parquet"
+    records.write_parquet(few, records.read_parquet(task).slice(0, 4))
+    python, *job = command(model, few, out, "vllm", 2, 0, 8)
+    output = run([python, "-c", SPY, *job, *PARALLEL], CUDA_VISIBLE_DEVICES="")
+    assert "asked for [1, 1, 1, 1, 1, 1, 1, 1]" in output
+    said = [row["response"] for row in records.read_parquet(out).to_pylist()]
+    assert said[::2] == said[1::2]
+    record = records.parquet_provenance(out)
+    assert record["arguments"]["parallel_sampling"]
+    assert "chunks_sampled_in_parallel" not in record  # none was
+
+
 def test_an_error_in_a_worker_is_shown_and_ends_the_job(tmp_path, model, task):
     too_long = [
         *command(model, task, tmp_path / "chain.parquet", "vllm", 10, 0.8, 4),

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from valley import engines, grid, locks, pulse, records, thoughts
 
+# Arguments that say how responses are made and not which: they tell no work from other work.
+ASIDE = ("tensor_parallel", "parallel_sampling", "then")
 BYTES_A_TOKEN = 4  # of text, on disk at most; twice, for chunks stay until the whole file is there
 
 
@@ -74,7 +76,7 @@ def work_on(args, items: list[tuple], sources: list, gpus: list[str]) -> Work:
     if len(gpus) > 1:  # work smaller than a chunk a GPU is spread over all; vLLM's seeds do not depend on it
         args.chunk = min(args.chunk, math.ceil(len(items) / len(gpus)))
     identity = grid.fingerprint(
-        [records.settings(args, "out", "tensor_parallel", "then"), records.identity(args.model), *sources]
+        [records.settings(args, "out", *ASIDE), records.identity(args.model), *sources]
     )
     chunks = cut(items, args.chunk)
     made = folder(args.out) / identity
@@ -141,11 +143,16 @@ def generated(
     table = pyarrow.concat_tables([records.read_parquet(file) for file in own.files])
     told = [records.parquet_provenance(file) for file in own.files]
     record = records.provenance(args) | pulse.account([*before, here], useful)
+    sampled = [one.get("sampling") or {} for one in told]
+    together = sum(
+        "parallel_sampling" in one for one in sampled
+    )  # the others of a job that was killed may not
     record |= {
         "tokens_generated": sum(one.get("tokens", 0) for one in told),
         "identity": own.identity,
-        "sampling": told[0].get("sampling"),
+        "sampling": {key: value for key, value in sampled[0].items() if key != "parallel_sampling"},
         "workers": max(1, min(len(gpus), len(todo))),
+        **({"chunks_sampled_in_parallel": together} if together else {}),
     }
     return table.sort_by([(key, "ascending") for key in keys]), record
 

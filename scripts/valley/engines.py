@@ -8,10 +8,13 @@ force, for the record.
 
 import contextlib
 import faulthandler
+import itertools
 import logging
 import multiprocessing
+import operator
 import os
 import signal
+import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +22,8 @@ from concurrent.futures.process import BrokenProcessPool
 from valley import environment, prompts, records
 
 # What a chunk and the responses record of vLLM's sampling, as vLLM holds it after its own checks (greedy
-# resets top_p).
+# resets top_p). It is of each response: `n` is 1 also where a request asks for several, which vLLM samples
+# each with n=1 and a seed of its own.
 VLLM_SAMPLING = (
     "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens",
     "min_tokens", "stop", "stop_token_ids", "ignore_eos", "logit_bias", "bad_words",
@@ -36,6 +40,8 @@ def transformers_engine(args, tokenizer):
 
     from valley.decoding import decode
 
+    if in_parallel(args):
+        print("--parallel-sampling is vLLM's: transformers samples without it", file=sys.stderr)
     ends = end_ids(args, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loop = {"custom_generate": decode} if device == "cpu" else {}
@@ -98,6 +104,26 @@ def vllm_options() -> dict:
     return options
 
 
+def in_parallel(args) -> bool:
+    """Whether the samples of a prompt go to vLLM as one request; the judge, which has one each, does not
+    ask.
+    """
+    return getattr(args, "parallel_sampling", False)
+
+
+def requests(batch: list[list[int]], seed: int, together: bool):
+    """(prompt ids, n, seed of the first response) of the requests for a batch whose responses have the seeds
+    from `seed` on: a request each, or `together` one for equal prompts that stand beside each other.
+
+    vLLM gives the i-th of n responses the request's seed + i (ParentRequest of vllm/v1/engine), so that
+    seeds are the same in either way.
+    """
+    alike = operator.itemgetter(1 if together else 0)  # by prompt, or by place, of which no two are equal
+    for _, group in itertools.groupby(enumerate(batch), alike):
+        (at, ids), *more = group
+        yield ids, 1 + len(more), seed + at
+
+
 def vllm_engine(args, tokenizer):
     """By vLLM on this process's GPU: (run, sampling); every response has a seed of its own.
 
@@ -105,6 +131,7 @@ def vllm_engine(args, tokenizer):
     """
     options, ends = vllm_options(), end_ids(args, tokenizer)
     from vllm import LLM, SamplingParams
+    from vllm.sampling_params import SamplingType
 
     # Without a tokenizer vLLM warns, with a traceback, that it cannot warm up a chat template; none of ours
     # goes through it.
@@ -124,11 +151,11 @@ def vllm_engine(args, tokenizer):
         **options,
     )
 
-    def sampling(limit: int, seed: int | None = None):
+    def sampling(limit: int, seed: int | None = None, n: int = 1):
         # ignore_eos: vLLM adds the end tokens of generation_config to ours even when it is switched off; ours
         # are the config's, the same for both engines and for every cell of a family.
         return SamplingParams(
-            n=1,
+            n=n,
             temperature=args.temperature,
             top_p=args.top_p,
             top_k=0,
@@ -144,18 +171,28 @@ def vllm_engine(args, tokenizer):
             detokenize=False,
         )
 
+    # vLLM refuses to be greedy several times
+    together = in_parallel(args) and sampling(1).sampling_type is not SamplingType.GREEDY
+    of_batch = {"parallel_sampling": True} if together else {}
+
     def run(batch, seed, limit):
-        seeds = range(seed, seed + len(batch))
-        inputs = [{"prompt_token_ids": ids} for ids in batch]
-        outputs = engine.generate(inputs, [sampling(limit, own) for own in seeds], use_tqdm=False)
-        if [list(output.prompt_token_ids) for output in outputs] != batch:
+        asked = [*requests(batch, seed, together)]
+        inputs = [{"prompt_token_ids": ids} for ids, _, _ in asked]
+        outputs = engine.generate(inputs, [sampling(limit, own, n) for _, n, own in asked], use_tqdm=False)
+        if [list(output.prompt_token_ids) for output in outputs] != [ids for ids, _, _ in asked]:
             records.fail(
                 args.model, "vLLM changed the token ids of a prompt", "Nothing it generated here can be used"
             )
-        ids = [list(output.outputs[0].token_ids) for output in outputs]
-        return [(cut(row, ends), own) for row, own in zip(ids, seeds, strict=True)]
+        return [
+            (cut(list(one.token_ids), ends), own + one.index)
+            for output, (_, _, own) in zip(outputs, asked, strict=True)
+            for one in sorted(output.outputs, key=lambda one: one.index)
+        ]
 
-    return run, lambda limit: {name: getattr(sampling(limit), name) for name in VLLM_SAMPLING}
+    def in_force(limit: int) -> dict:
+        return {name: getattr(sampling(limit), name) for name in VLLM_SAMPLING} | of_batch
+
+    return run, in_force
 
 
 ERROR = "error"  # beside the names of cards in the workers' queue: one of them ended by an error of its own

@@ -120,6 +120,9 @@ SAMPLING = {
     "temperature": Flag(float, help="0 means greedy"),
     "top_p": Flag(float),
     "tensor_parallel": Flag(int, 1, "cards that hold one model of vLLM together", operation=True),
+    "parallel_sampling": Flag(
+        truth, False, "a problem's samples go to vLLM as one request: the same responses", operation=True
+    ),
 }
 JUDGING = {
     name: SAMPLING[name] for name in ("engine", "max_context", "chunk", "precision", "tensor_parallel")

@@ -1,5 +1,6 @@
-"""The rate of vLLM by itself, tokens a second, as JSON: of the second of two equal batches, with nothing of
-ours around it.
+"""What vLLM does by itself, as JSON: its rate, tokens a second, of the second of two equal batches; and the
+seconds of eight samples a prompt, as a request each and as one request (`generate.parallel_sampling`), by
+turns.
 
 python tests/gpu/bare.py <model> <precision> <sequences> <tokens> <context> <out.json>
 """
@@ -12,6 +13,37 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from valley import engines
 
+SAMPLES, TURNS = 8, (False, True, True, False, False, True, True, False)
+
+
+def timed(llm, asked: list[list[int]], settings) -> tuple[float, list[list[int]]]:
+    """Seconds that the requests for prompts took, and the responses."""
+    start = time.perf_counter()
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in asked], settings, use_tqdm=False)
+    return time.perf_counter() - start, [list(one.token_ids) for output in outputs for one in output.outputs]
+
+
+def both_ways(llm, params, problems: int, tokens: int) -> dict:
+    """Seconds of each turn, by problems that no other turn has, for vLLM keeps what it computed of a prompt;
+    and the share of equal responses where one batch goes both ways.
+    """
+
+    def run(turn: int, together: bool):
+        batch = [[turn, *range(100, 300), n] for n in range(problems) for _ in range(SAMPLES)]
+        asked = [*engines.requests(batch, 0, together)]
+        settings = [params(tokens, n=n, seed=seed) for _, n, seed in asked]
+        return timed(llm, [ids for ids, *_ in asked], settings)
+
+    run(len(TURNS), False)
+    run(len(TURNS) + 1, True)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for turn, together in enumerate(TURNS):
+        took, last = run(turn, together)
+        seconds[together].append(took)
+    _, again = run(turn, not together)
+    equal = sum(a == b for a, b in zip(last, again, strict=True)) / len(last)
+    return {"singly": seconds[False], "together": seconds[True], "responses_equal": equal}
+
 
 def main():
     model, precision, sequences, tokens, context, out = sys.argv[1:]
@@ -20,16 +52,20 @@ def main():
 
     llm = LLM(model=model, dtype="bfloat16" if precision == "bf16" else "float32", max_model_len=int(context),
               skip_tokenizer_init=True, **options)  # fmt: skip
-    sampling = SamplingParams(
-        temperature=0.8, top_p=0.95, max_tokens=int(tokens), ignore_eos=True, detokenize=False
-    )
+
+    def params(limit: int, **more):
+        return SamplingParams(
+            temperature=0.8, top_p=0.95, max_tokens=limit, ignore_eos=True, detokenize=False, **more
+        )
+
     for batch in range(2):
-        asked = [{"prompt_token_ids": [batch, *range(100, 140), n]} for n in range(int(sequences))]
-        start = time.perf_counter()
-        made = llm.generate(asked, sampling, use_tqdm=False)
-        seconds = time.perf_counter() - start
-    count = sum(len(one.outputs[0].token_ids) for one in made)
-    Path(out).write_text(json.dumps(count / seconds))
+        asked = [[batch, *range(100, 140), n] for n in range(int(sequences))]
+        seconds, made = timed(llm, asked, params(int(tokens)))
+    found = {"tokens_per_second": sum(map(len, made)) / seconds}
+    found |= both_ways(
+        llm, params, max(int(sequences) // SAMPLES, SAMPLES), max(int(tokens) // SAMPLES, SAMPLES)
+    )
+    Path(out).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -156,9 +156,11 @@ def test_a_seed_gives_its_responses_again_also_where_the_job_was_killed_and_cont
 
 
 @needs_vllm
-def test_the_rate_of_generation_beside_bare_vllm(tmp_path, base):
+def test_the_rate_of_generation_beside_bare_vllm_and_of_samples_in_one_request(tmp_path, base):
     """What comes after the first chunk, in which the engine starts and compiles; with as many responses in
-    hand as vLLM takes at once, each to its last token, for weights as they fall hardly ever end one.
+    hand as vLLM takes at once, each to its last token, for weights as they fall hardly ever end one. In the
+    same engine eight samples a prompt go both ways of `generate.parallel_sampling`, with the same seeds: a
+    card may round otherwise in another batch.
     """
     chunks, each, tokens = (3, 1024, 512) if ON_CARD else (3, 4, 16)
     rows = [
@@ -176,7 +178,8 @@ def test_the_rate_of_generation_beside_bare_vllm(tmp_path, base):
     made = records.parquet_provenance(tmp_path / "out.parquet")["tokens_generated"]
     rate = made * (chunks - 1) / chunks / (ended[-1] - ended[0])
     done([VLLM, "tests/gpu/bare.py", *map(str, (base, "bf16", each, tokens, 1024, tmp_path / "bare.json"))])
-    bare = json.loads((tmp_path / "bare.json").read_text())
+    found = json.loads((tmp_path / "bare.json").read_text())
+    bare = found["tokens_per_second"]
     note(
         "generate",
         vllm=True,
@@ -186,7 +189,10 @@ def test_the_rate_of_generation_beside_bare_vllm(tmp_path, base):
         tokens=tokens,
         mean_tokens=made / (chunks * each),
     )
+    pairs = [b / a for a, b in zip(found["singly"], found["together"], strict=True)]
+    note("parallel-sampling", ratio=sum(found["together"]) / sum(found["singly"]), turns=pairs, **found)
     assert rate > (0.5 if ON_CARD else 0.05) * bare
+    assert found["responses_equal"] >= (0.8 if ON_CARD else 1.0)
 
 
 @needs_vllm
