@@ -190,6 +190,8 @@ def test_one_engine_a_gpu_stops_when_a_worker_dies_and_continues_to_the_same_res
 SPY = """
 import runpy, sys
 sys.path.insert(0, "scripts")
+from valley import engines
+engines.vllm_options()  # before vLLM is imported
 from vllm import LLM
 def said(llm, inputs, params, generate=LLM.generate, **more):
     print("asked for", [one.n for one in params], file=sys.stderr)
