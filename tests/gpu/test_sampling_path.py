@@ -177,7 +177,7 @@ def test_the_rate_of_generation_beside_bare_vllm_and_of_samples_in_one_request(t
     assert len(ended) == chunks
     made = records.parquet_provenance(tmp_path / "out.parquet")["tokens_generated"]
     rate = made * (chunks - 1) / chunks / (ended[-1] - ended[0])
-    rounds, bare = (1 if ON_CARD else 3), tmp_path / "bare.json"
+    rounds, bare = (1 if ON_CARD else 2), tmp_path / "bare.json"
     done([VLLM, "tests/gpu/bare.py", *map(str, (base, "bf16", each, tokens, 1024, rounds, bare))])
     found = json.loads(bare.read_text())
     note(
