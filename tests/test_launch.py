@@ -331,7 +331,9 @@ def test_a_controller_that_gives_no_answer_is_said(tmp_path, monkeypatch, capsys
     assert "does not answer (slurm_load_jobs error)" in capsys.readouterr().err
 
 
-def test_the_doctors_probe_runs_where_a_path_has_a_space(tmp_path, monkeypatch):
+@pytest.fixture
+def probed(tmp_path, monkeypatch):
+    """A function: what the doctor finds where its probe is this program, run by a stand-in for sbatch."""
     import doctor
 
     (python := tmp_path / "my clone" / "python").parent.mkdir()
@@ -345,11 +347,28 @@ def test_the_doctors_probe_runs_where_a_path_has_a_space(tmp_path, monkeypatch):
         command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "executable", str(python))
-    probe = 'import pathlib; print("written", pathlib.Path("{seen}").exists()); pathlib.Path("{answer}").write_text("seen")'
-    monkeypatch.setattr(doctor, "PROBE", probe)
     monkeypatch.setattr(doctor.time, "sleep", lambda seconds: None)
-    found = doctor.probe("gpu", [], tmp_path / "my clone/logs", 2)
+
+    def found(program: str):
+        monkeypatch.setattr(doctor, "PROBE", program)
+        return doctor.probe("gpu", [], tmp_path / "my clone/logs", 2)
+
+    return found
+
+
+ANSWERS = 'import pathlib; pathlib.Path("{answer}").write_text("seen")\n'
+
+
+def test_the_doctors_probe_runs_where_a_path_has_a_space(probed):
+    found = probed(ANSWERS + 'print("written", pathlib.Path("{seen}").exists())')
     assert (True, "a file written here is seen by the job at once") in [seen[:2] for seen in found]
+
+
+def test_the_doctor_names_the_stack_that_the_nodes_driver_runs_where_torch_cannot_use_the_card(probed):
+    too_old = "RuntimeError The NVIDIA driver on your system is too old (found version 12080)"
+    [fine, seen, todo] = probed(f"{ANSWERS}print('gpus 0\\ndriver 570.86.15\\ncuda {too_old}')")[0]
+    assert (fine, seen) == (False, f"CUDA on the node: {too_old}")
+    assert todo.endswith("Driver 570.86.15 runs envs/gpu-cuda12.lock: `make .venv/complete STACK=gpu-cuda12`")
 
 
 def test_the_doctors_probe_multiplies_on_a_card_and_says_why_it_cannot(tmp_path):

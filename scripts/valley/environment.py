@@ -17,6 +17,9 @@ from valley import kernels, plain, records, temporary
 
 CONTINUES = 85  # exit code: what is left is done by starting again
 SECONDS_TO_GO = 120  # within which SLURM ends a job that it puts back into its queue
+# The GPU stacks of envs/, the better first, and the oldest driver of each: NVIDIA's table of minor version
+# compatibility (docs.nvidia.com/deploy/cuda-compatibility) has 580 for CUDA 13 and 525 for CUDA 12.
+DRIVERS = {"gpu": 580, "gpu-cuda12": 525}
 
 
 def listed_cards() -> list[str]:
@@ -27,6 +30,26 @@ def listed_cards() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
     return sorted(re.findall(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)", listed.stdout), key=lambda card: card[:3])
+
+
+def driver() -> str | None:
+    """The version of this machine's NVIDIA driver (570.86.15); None where none answers."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return said.split()[0] if re.match(r"\d", said) else None
+
+
+def stack_for(version: str | None) -> str:
+    """Which GPU stack a driver of this version runs, in a sentence."""
+    known = " and ".join(f"envs/{name}.lock from {oldest} on" for name, oldest in DRIVERS.items())
+    if version is None:
+        return f"No driver answers; one runs {known}"
+    for name, oldest in DRIVERS.items():
+        if int(version.split(".")[0]) >= oldest:
+            return f"Driver {version} runs envs/{name}.lock: `make .venv/complete STACK={name}`"
+    return f"Driver {version} is too old: one runs {known}"
 
 
 def on_cpu_by_choice() -> bool:

