@@ -1,5 +1,6 @@
 """make test-gpu: what it says without a card, and what it would write of one."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -205,3 +206,14 @@ def test_an_environment_whose_torch_cannot_use_the_card_is_told_so():
     if environment.listed_cards():
         pytest.skip("this machine has a card")
     assert "CPU" in accept.unusable() or "NVIDIA" in accept.unusable()
+
+
+def test_on_a_card_that_torch_cannot_use_the_stack_for_its_driver_is_named(tmp_path):
+    (smi := tmp_path / "nvidia-smi").write_text(
+        '#!/bin/sh\ncase "$1" in --list-gpus) echo "GPU 0: NVIDIA H100 (UUID: GPU-1)";; *) echo 570.86.15;; esac\n'
+    )
+    smi.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    said = run([sys.executable, "tests/gpu/accept.py"], ok=False, PATH=path, CUDA_VISIBLE_DEVICES="")
+    assert "cannot use the card that nvidia-smi lists: " in said
+    assert "Driver 570.86.15 runs envs/gpu-cuda12.lock: `make .venv/complete STACK=gpu-cuda12`" in said
