@@ -67,10 +67,12 @@ def trl_batching(
 
 def settings(args) -> dict:
     """The arguments that say of which work a run is: without stop tokens, listed answers, passes by tokens or
-    responses ahead, as before there were any.
+    responses ahead, or another attention than torch's, as before there were any.
     """
-    later = "stop_tokens", "answers", "device_tokens", "rollouts_ahead"
-    return records.settings(args, *(name for name in later if not getattr(args, name)))
+    younger = {name: flags.RL[name].default for name in ("device_tokens", "rollouts_ahead", "attention")}
+    younger |= {"stop_tokens": [], "answers": []}
+    unsaid = (name for name, before in younger.items() if getattr(args, name) == before)
+    return records.settings(args, *unsaid)
 
 
 def make_reward(
@@ -198,7 +200,6 @@ def train(args, work: list):
 
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM
 
     from valley import ahead, checkpoints, decoding, engines, grid, manifests, rollouts, training
 
@@ -231,9 +232,7 @@ def train(args, work: list):
     ends = engines.end_ids(args, tokenizer)
     config = make_config(args, batching, updates, folder, ends)
     training.announce(config)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model, dtype=training.weights_dtype(args), local_files_only=True, use_safetensors=True
-    )
+    model = training.start_model(args)
     model.generation_config.eos_token_id = ends
     if not (args.vllm or args.deepspeed or torch.cuda.is_available()):
         model.generate = functools.partial(model.generate, custom_generate=decoding.decode)
@@ -265,6 +264,7 @@ def train(args, work: list):
             "problems": len(data),
             "resumed_from": resume,
             "reward": [row["reward"] for row in curve],
+            "attention": model.config._attn_implementation,
             "devices": devices,
             **batching,
             **facts,

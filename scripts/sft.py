@@ -70,7 +70,7 @@ def unsaid(args) -> list[str]:
     """Settings that are no part of what the work is: those younger than checkpoints that are about, where
     they say what was so before, and when checkpoints are written by the clock.
     """
-    younger = {name: flags.SFT[name].default for name in ("order", "lora_rank", "lora_alpha")}
+    younger = {name: flags.SFT[name].default for name in ("order", "lora_rank", "lora_alpha", "attention")}
     younger |= dict.fromkeys(("pieces", "cooldown", "trunk"))
     return ["save_minutes", *(name for name, before in younger.items() if getattr(args, name) == before)]
 
@@ -175,18 +175,8 @@ def make_trainer(config, model, tokenizer, data, lengths, lora=None):
     return kind(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
-def attention() -> str:
-    """FlashAttention where it is installed and there is a GPU for it, else PyTorch's own fused attention."""
-    import torch
-    from transformers.utils import is_flash_attn_2_available
-
-    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
-
-
 def train(args, work: list):
     """Train as `args` say, work that `work` names; writes the model and its record."""
-    from transformers import AutoModelForCausalLM
-
     from valley import batches, checkpoints, manifests, training
 
     start = time.perf_counter()
@@ -202,13 +192,7 @@ def train(args, work: list):
         laid = trunk.laid_out(args.pieces, len(data), args.batch, args.warmup, args.cooldown, args.seed)
     config = make_config(args, folder, **(laid.settings() if laid else {}))
     training.announce(config)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model,
-        dtype=training.weights_dtype(args),
-        local_files_only=True,
-        use_safetensors=True,
-        attn_implementation=attention(),
-    )
+    model = training.start_model(args)
     if unsound := prompts.tokenizer_problems(
         tokenizer, model.config.max_position_embeddings, args.max_length
     ):
@@ -256,6 +240,7 @@ def train(args, work: list):
                 if laid
                 else {}
             ),
+            "attention": model.config._attn_implementation,
             "devices": trainer.args.world_size,
             "device_batch": trainer.args.per_device_train_batch_size,
             "accumulate": trainer.args.gradient_accumulation_steps,

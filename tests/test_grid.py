@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from valley import check, flags, grid
+from valley import check, flags, grid, shapes
 
 CONFIGS = {
     "paper": [],
@@ -164,6 +164,27 @@ def test_passes_by_tokens_that_hold_the_longest_response_are_taken():
     check.check(with_rl("base+rl", {"device_tokens": 9216}))
     with pytest.raises(grid.ConfigError, match=r"device_batch 2 × .* = 18432"):
         check.check(with_rl("base+rl", {"device_tokens": 9216, "device_batch": 2}))
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_varlen_is_refused_on_gpus_in_fp32_and_for_heads_that_its_kernel_does_not_take(monkeypatch, stage):
+    config = paper()
+    config["grid"]["cells"] = [
+        {"models": ["qwen2.5-0.5b"], "runs": ["base", "sft-8k", "base+rl"], "seeds": [0]}
+    ]
+    config[stage]["attention"] = "varlen"
+    check.check(config)
+    full = copy.deepcopy(config)
+    full[stage]["precision"] = "fp32"
+    with pytest.raises(grid.ConfigError, match=rf"{stage}\.attention of .*bf16 on GPUs.*precision is fp32"):
+        check.check(full)
+    full["models"]["qwen2.5-0.5b"]["gpus"] = full["rl"]["gpus"] = 0
+    check.check(full)  # on CPU it is not FlashAttention
+    shape = shapes.shape_of(config, "qwen2.5-0.5b")
+    for width in (60, 264):
+        monkeypatch.setattr(shapes, "shape_of", lambda *_, width=width: shape._replace(head=width))
+        with pytest.raises(grid.ConfigError, match=rf"{stage}\.attention of .*multiple of 8.*are {width}"):
+            check.check(config)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ refused.
 import os
 import re
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from conftest import checkout, script, snakemake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from valley import check, costs, flags, grid, shapes, vram
+from valley import check, costs, flags, grid, shapes, varlen, vram
 
 CONSTANTS = costs.load()
 DEVICE = CONSTANTS["device"]
@@ -61,7 +62,7 @@ def small(kind: str, layers: int, **other) -> dict:
     return content | other
 
 
-def built(content: dict, dtype, device: str = "cpu"):
+def built(content: dict, dtype, device: str = "cpu", attention: str = "sdpa"):
     """The model of a config.json, with weights as they fall."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -70,7 +71,9 @@ def built(content: dict, dtype, device: str = "cpu"):
     }
     with torch.device(device):
         return AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(content["model_type"], **given), dtype=dtype, attn_implementation="sdpa"
+            AutoConfig.for_model(content["model_type"], **given),
+            dtype=dtype,
+            attn_implementation=varlen.attention_for(SimpleNamespace(attention=attention, precision="bf16")),
         )
 
 
@@ -130,30 +133,37 @@ WINDOW = {"layer_types": ["sliding_attention", "sliding_attention", "full_attent
 
 
 @pytest.mark.parametrize(
-    ("kind", "laid", "how", "checkpointing"),
+    ("kind", "laid", "how", "checkpointing", "attention"),
     [
-        ("qwen2", "plain", "fp32", True),
-        ("qwen2", "plain", "autocast", True),
-        ("qwen2", "plain", "autocast", False),
-        ("qwen2", "padded", "bf16", True),
-        ("qwen2", "packed", "bf16", True),
-        ("qwen2", "packed", "bf16", False),
-        ("gemma3_text", "padded", "bf16", True),
-        ("qwen3", "plain", "bf16", False),
+        ("qwen2", "plain", "fp32", True, "sdpa"),
+        ("qwen2", "plain", "autocast", True, "sdpa"),
+        ("qwen2", "plain", "autocast", False, "sdpa"),
+        ("qwen2", "padded", "bf16", True, "sdpa"),
+        ("qwen2", "packed", "bf16", True, "sdpa"),
+        ("qwen2", "packed", "bf16", False, "sdpa"),
+        ("gemma3_text", "padded", "bf16", True, "sdpa"),
+        ("qwen3", "plain", "bf16", False, "sdpa"),
+        ("qwen2", "padded", "bf16", True, "varlen"),
+        ("qwen2", "padded", "bf16", False, "varlen"),
+        ("gemma3_text", "packed", "bf16", True, "varlen"),
     ],
 )
-def test_masks_and_the_precision_of_a_pass_take_what_torch_allocates(kind, laid, how, checkpointing):
-    """A mask of all pairs where rows are padded or packed or attention slides; fp32 between the layers under
-    autocast. Gemma has three layers, one without a window.
+def test_masks_and_the_precision_of_a_pass_take_what_torch_allocates(
+    kind, laid, how, checkpointing, attention
+):
+    """A mask of all pairs where rows are padded or packed or attention slides, but by varlen, which on CPU
+    has one a sequence; fp32 between the layers under autocast. Gemma has three layers, one without a window.
     """
 
     rows, tokens = (1, 512) if laid == "plain" else (4, 256)
     content = small(kind, 3, **(WINDOW if kind == "gemma3_text" else {}))
-    model = built(content, torch.bfloat16 if how == "bf16" else torch.float32).train()
+    dtype = torch.bfloat16 if how == "bf16" else torch.float32
+    model = built(content, dtype, attention=attention).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     settings = {"precision": "fp32" if how == "fp32" else "bf16", "gradient_checkpointing": checkpointing}
     settings |= {"packing": laid == "packed", "deepspeed": None if how == "autocast" else vram.ZERO3}
+    settings |= {"attention": attention}
     headless = shapes.described_shape(content)._replace(vocab=0)
     told = sum(vram.activations(headless, settings, tokens, rows).values())
     if how == "autocast":  # copies of weights, which `states` counts: of the layer at work with checkpointing
@@ -174,6 +184,15 @@ def test_a_mask_is_there_where_rows_are_several_or_attention_slides():
     assert packed - padded == 3 * (8**2 - 8) * 4096**2
     [alone], [apart] = (vram.masks(gemma, bf16, 4096, rows).values() for rows in (1, 2))
     assert apart - 2 * alone == 2 * 4096**2
+
+
+def test_by_varlen_no_mask_is_counted_and_padded_rows_are_laid_end_to_end_once_more():
+    shape = shapes.described_shape(shapes.published()[MODELS["gemma3_text"]])
+    settings = {"precision": "bf16", "attention": "varlen"}
+    assert vram.masks(shape, settings, 16384) == {}
+    assert vram.masks(shape, settings | {"packing": True}, 16384, 8) == {}
+    (padded,) = vram.masks(shape, settings, 16384, 8).values()
+    assert padded == 8 * 16384 * 2 * (4 + 1 + 1 + 4) * 256  # queries, keys, values and what comes out
 
 
 def test_the_key_value_cache_is_what_the_library_keeps():
@@ -390,7 +409,11 @@ def test_packing_many_long_examples_is_refused_for_its_mask():
     asked = job("sft", "qwen2.5-1.5b", "sft-16k", 1)
     [sentence] = vram.refusals(check.load([], packed), [asked], CARDS["h100"], CONSTANTS)
     assert "of them mask" in sentence
-    assert "What would fit: sft.device_batch: 1;" in sentence
+    assert "What would fit: sft.device_batch: 1; or sft.attention: varlen;" in sentence
+    flat = check.load([], {"sft": packed["sft"] | {"attention": "varlen"}})
+    assert vram.refusals(flat, [asked], CARDS["h100"], CONSTANTS) == []
+    full = check.load([], {"sft": packed["sft"] | {"precision": "fp32"}})
+    assert "varlen" not in vram.refusals(full, [asked], CARDS["h100"], CONSTANTS)[0]
     alone = check.load([], packed | {"sft": {"packing": True, "device_batch": 1}})
     assert vram.refusals(alone, [asked], CARDS["h100"], CONSTANTS) == []
 

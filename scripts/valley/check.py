@@ -403,7 +403,10 @@ def size_faults(config: dict):
     for model, run, _ in _valid_cells(config):
         if parse_run(run).size:
             settings = sft_settings(config, model, run)
-            gpus = max(1, training_gpus(config, model, parse_run(run).start))
+            gpus = training_gpus(config, model, parse_run(run).start)
+            if why := without_kernel(config, model, settings, gpus):
+                yield f"sft.attention of {model}/{run}: {why}"
+            gpus = max(1, gpus)
             batch, device = settings["batch"], settings.get("device_batch", 1)
             device = min(device, max(1, batch // gpus))  # as sft.py does
             if batch % (gpus * device):
@@ -411,6 +414,20 @@ def size_faults(config: dict):
                     f"{model}/{run}: batch {batch} does not divide over {gpus} device(s) × device_batch {device}. "
                     f"Choose gpus and device_batch whose product divides {batch}"
                 )
+
+
+def without_kernel(config: dict, model: str, settings: dict, gpus: int) -> str | None:
+    """Why a training on so many GPUs cannot attend by `varlen`: FlashAttention computes in bf16, over heads
+    as wide as a multiple of 8 up to 256 (torch's `mha_varlen_fwd`). On CPU it is not FlashAttention.
+    """
+    if settings.get("attention") != "varlen" or not gpus:
+        return None
+    if (precision := settings.get("precision", "fp32")) != "bf16":
+        return f"varlen computes in bf16 on GPUs, and precision is {precision}. Set precision: bf16, or sdpa"
+    shape = shapes.shape_of(config, model)
+    if shape and (shape.head % 8 or shape.head > 256):
+        return f"varlen takes heads as wide as a multiple of 8 up to 256, and its are {shape.head}. Set sdpa"
+    return None
 
 
 def rl_faults(config: dict):
@@ -435,7 +452,10 @@ def rl_faults(config: dict):
             )
         if settings.get("problems") not in rl["sets"]:
             yield f"rl.problems of {model}: unknown set {settings.get('problems')!r}. Allowed: {one_of(rl['sets'])}"
-        gpus = max(1, training_gpus(config, model, run))
+        gpus = training_gpus(config, model, run)
+        if why := without_kernel(config, model, settings, gpus):
+            yield f"rl.attention of {model}/{run}: {why}"
+        gpus = max(1, gpus)
         if settings["prompts"] % settings["minibatch"]:
             yield f"rl.minibatch: {settings['minibatch']} does not divide rl.prompts = {settings['prompts']}"
         elif settings["minibatch"] * settings["rollouts"] % (gpus * settings["device_batch"]):

@@ -39,6 +39,13 @@ def truth(text: str) -> bool:
 
 
 PRECISION = Flag(str, "fp32", choices=("fp32", "bf16"))
+ATTENTION = Flag(
+    str,
+    "sdpa",
+    "torch's over padded rows, with a mask where they are several; or over their tokens end to end",
+    ("sdpa", "varlen"),
+    operation=True,
+)
 PRETRAIN = {
     "hidden": Flag(int),
     "layers": Flag(int),
@@ -78,6 +85,7 @@ SFT = {
         truth, False, "a device's examples in one row, apart by position: no padding", operation=True
     ),
     "precision": PRECISION,
+    "attention": ATTENTION,
     "gradient_checkpointing": Flag(truth, False, operation=True),
     "deepspeed": Flag(
         str, None, "DeepSpeed configuration (see config/deepspeed); needs launch.py", operation=True
@@ -103,6 +111,7 @@ RL = {
     "entropy": Flag(float, 0.0, "coefficient of the entropy bonus"),
     "loss": Flag(str, "dapo", "TRL's loss_type", ("grpo", "dapo", "dr_grpo", "bnpo")),
     "precision": SFT["precision"],
+    "attention": ATTENTION,
     "gradient_checkpointing": SFT["gradient_checkpointing"],
     "deepspeed": SFT["deepspeed"],
     "save_every": Flag(int, help="steps between kept weights", operation=True),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PrinterCallback, TrainerCallback
 
-from valley import checkpoints, environment, locks, manifests, pulse, records
+from valley import checkpoints, environment, locks, manifests, pulse, records, varlen
 from valley.environment import process_rank
 from valley.weights import stored_parameters
 
@@ -97,6 +97,19 @@ def weights_dtype(args):
     import torch
 
     return torch.bfloat16 if args.precision == "bf16" and args.deepspeed else torch.float32
+
+
+def start_model(args):
+    """The model of the folder `args.model` as it is trained: in its precision, with its attention."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        args.model,
+        dtype=weights_dtype(args),
+        local_files_only=True,
+        use_safetensors=True,
+        attn_implementation=varlen.attention_for(args),
+    )
 
 
 class Progress(TrainerCallback):

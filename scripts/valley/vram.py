@@ -16,7 +16,8 @@ room they have. Where the formulae are from:
   without DeepSpeed, that vector is fp32;
 - the mask of attention, where it is more than causal: transformers' masking_utils.py (`sdpa_mask`, a truth
   value a pair of tokens), which torch's sdpa copies in the precision of the pass, and beside which key-value
-  heads are repeated (`use_gqa_in_sdpa`). FlashAttention needs none; neither envs/gpu.lock nor plan has it;
+  heads are repeated (`use_gqa_in_sdpa`). `attention: varlen` has none, and of padded rows a second copy of
+  what it is given and gives, without the padding (transformers' `_upad_input`);
 - the head: TRL's loss goes through the vocabulary in tiles and adds gradients up in fp32
   (trl/kernels/chunked_logprob.py);
 - key-value cache: 2 × layers × key-value heads × width of a head × 2 bytes a token (Kwon et al. 2023,
@@ -134,9 +135,17 @@ def states(of: Shape, settings: dict, cards: int, device: dict) -> tuple[dict[st
 
 def masks(of: Shape, settings: dict, tokens: int, rows: float = 1, layers: int = 1) -> dict[str, float]:
     """Bytes of attention's mask for `rows` of `tokens`, with the copies of `layers` at once; nothing where
-    the causal rule says it all: a row by itself within the window.
+    the causal rule says it all: a row by itself within the window. By `varlen`, which has no mask, of rows
+    that are padded laid end to end.
     """
     apart = rows > 1  # by padding, or by position in one row
+    if settings.get("attention") == "varlen":
+        each = 2 * width(settings) * (of.heads + of.kv_heads) * of.head
+        return (
+            {"laid end to end": layers * rows * tokens * each}
+            if apart and not settings.get("packing")
+            else {}
+        )
     if apart and settings.get("packing"):
         tokens, rows = rows * tokens, 1
     kinds = (1 + bool(of.window)) if apart else int(0 < of.window < tokens)
@@ -317,6 +326,8 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
         smaller = {"device_tokens": "null", "rollouts_ahead": "false"} if rule == "rl" else {}
         tried += [(f"rl.{key}: {off}", {key: None}, card) for key, off in smaller.items()]
         tried += [(f"{stage}.device_batch: 1", {"device_batch": 1}, card)]
+        if width(settings_of(config, rule, model, job["wildcards"]["run"])) == 2:  # as its kernel needs it
+            tried += [(f"{stage}.attention: varlen", {"attention": "varlen"}, card)]
         tried += [(f"{where}.gpus: {count}", {"gpus": count}, card) for count in more]
         tried += [(f"{own}: {zero}", {"deepspeed": zero}, card) for zero in (ZERO3, OFFLOAD)]
         own_zero = settings_of(config, rule, model, job["wildcards"]["run"]).get("deepspeed")
