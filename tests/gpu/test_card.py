@@ -9,7 +9,7 @@ import pytest
 import torch
 from acceptance import DEVICE, ON_CARD, note
 
-from valley import costs, environment, shapes, vram
+from valley import costs, environment, shapes, varlen, vram
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 MODELS = {"qwen2": "Qwen/Qwen2.5-3B-Instruct", "llama": "meta-llama/Llama-3.1-8B-Instruct", "gemma3_text": "google/gemma-3-1b-it"}  # fmt: skip
@@ -117,6 +117,97 @@ def test_attention_of_grouped_queries_runs_fused_and_equals_the_plain_one():
     with sdpa_kernel(SDPBackend.MATH):
         plain = attend(query[:, :, :some].float(), *wide, is_causal=True)
     assert (fused[:, :, :some].float() - plain).abs().max() < 0.05
+
+
+def by_all_pairs(query, key, value, lengths: list[int], scale: float, before: int):
+    """Causal attention over sequences of some `lengths` laid end to end, (tokens, heads, width), by a plain
+    matrix of all pairs in fp32; a query sees `before` keys before its own (-1: all of its sequence's).
+    """
+    own = torch.arange(len(lengths), device=DEVICE).repeat_interleave(torch.tensor(lengths, device=DEVICE))
+    places = torch.arange(len(own), device=DEVICE)
+    behind = places[:, None] - places
+    seen = (own[:, None] == own) & (behind >= 0) & ((behind <= before) if before >= 0 else True)
+    wide = [part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value)]
+    scores = torch.einsum("qhd,khd->hqk", query, wide[0]) * scale
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, float("-inf")).softmax(-1), wide[1])
+
+
+def ends_of(lengths: list[int]):
+    """Where each sequence begins, and the end of the last, as the kernel takes it."""
+    return torch.tensor([0, *lengths], device=DEVICE).cumsum(0).to(torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("heads", "groups", "wide", "before"), [(14, 2, 64, -1), (4, 1, 256, 31)], ids=["Qwen's", "Gemma's"]
+)
+def test_varlen_equals_the_plain_one_there_and_back_and_beside_a_cache(heads, groups, wide, before):
+    """Grouped queries in packed sequences, with a window as Gemma's are; on CPU what stands for the kernel.
+    In sampling the queries are the last tokens of each sequence.
+    """
+    lengths = [300, 1, 130, 593] if ON_CARD else [20, 1, 33, 42]
+    kernel, ends, scale = varlen.kernel(DEVICE), ends_of(lengths), 0.9 * wide**-0.5
+    parts = [torch.randn(sum(lengths), count, wide, device=DEVICE).bfloat16() for count in (heads, groups, groups)]  # fmt: skip
+    towards = torch.randn(sum(lengths), heads, wide, device=DEVICE)
+    more, found = {"scale": scale, "window_size": (before, 0), "enable_gqa": True}, []
+    for dtype in (torch.bfloat16, torch.float32):
+        given = [part.detach().to(dtype).requires_grad_() for part in parts]
+        if dtype is torch.bfloat16:
+            out = kernel(*given, ends, ends, max(lengths), max(lengths), **more)
+        else:
+            out = by_all_pairs(*given, lengths, scale, before)
+        (out.float() * towards).sum().backward()
+        found.append([out.detach().float(), *(part.grad.float() for part in given)])
+    for ours, plain in zip(*found, strict=True):
+        assert (ours - plain).abs().max() < 0.02 * plain.abs().max()
+    last = torch.cat([end - torch.arange(1, 0, -1, device=DEVICE) for end in ends[1:]])
+    query, ones = parts[0][last], ends_of([1] * len(lengths))
+    sampled = kernel(query, *parts[1:], ones, ends, 1, max(lengths), **more)
+    assert (sampled.float() - found[1][0][last]).abs().max() < 0.02 * found[1][0].abs().max()
+
+
+def test_varlen_beside_sdpa_with_a_mask_and_without():
+    """Milliseconds there and back through one layer of Qwen2.5-0.5B, 16k tokens on a card: as one sequence,
+    and as four of a quarter, which sdpa keeps apart by a mask of all pairs.
+    """
+    from torch.nn.functional import scaled_dot_product_attention as attend
+
+    tokens, kernel = (16384 if ON_CARD else 256), varlen.kernel(DEVICE)
+    lengths = [tokens // 4] * 4
+    own = torch.arange(4, device=DEVICE).repeat_interleave(tokens // 4)
+    mask = (own[:, None] == own).tril_()[None, None]
+    parts = [torch.randn(tokens, heads, 64, device=DEVICE, dtype=torch.bfloat16).requires_grad_() for heads in (14, 2, 2)]  # fmt: skip
+    rows = lambda: [part.transpose(0, 1)[None] for part in parts]  # noqa: E731
+
+    def by_mask():  # with one, transformers repeats key-value heads
+        query, *others = rows()
+        return attend(query, *(part.repeat_interleave(7, 1) for part in others), attn_mask=mask)
+
+    def by_kernel(lengths):
+        ends = ends_of(lengths)
+        return kernel(*parts, ends, ends, lengths[0], lengths[0], window_size=(-1, 0), enable_gqa=True)
+
+    ways = {
+        "sdpa_one": lambda: attend(*rows(), is_causal=True, enable_gqa=True),
+        "varlen_one": lambda: by_kernel([tokens]),
+        "sdpa_four": by_mask,
+        "varlen_four": lambda: by_kernel(lengths),
+    }
+    took, sums = {}, {}
+    for name, way in ways.items():
+        for turn in range(4):
+            if turn == 1:  # the first warms up
+                start = time.perf_counter()
+            out = way()
+            out.sum().backward()
+            sums[name] = float(out.detach().float().abs().sum())  # waits for the card
+        took[name] = (time.perf_counter() - start) / 3 * 1e3
+    note(f"attention-{tokens}", **{f"{name}_ms": ms for name, ms in took.items()})
+    for laid in ("one", "four"):
+        assert sums[f"varlen_{laid}"] == pytest.approx(sums[f"sdpa_{laid}"], rel=0.01)
+    assert sums["sdpa_one"] != pytest.approx(sums["sdpa_four"], rel=0.01), "the mask changes nothing"
+    if ON_CARD:
+        assert took["varlen_four"] < took["sdpa_four"]
+        assert took["varlen_one"] < 1.5 * took["sdpa_one"]
 
 
 def test_the_cards_memory_is_the_one_that_the_driver_tells_and_stands_beside_the_tables():
