@@ -2,13 +2,14 @@
 kernel is replaced by torch's plain attention, sequence by sequence; tests/gpu/test_card.py has both.
 """
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 import rl
 import sft
 import torch
-from conftest import script
+from conftest import run, script
 from safetensors.torch import load_file
 
 from valley import flags, records, varlen
@@ -210,6 +211,21 @@ def test_sft_trains_the_weights_that_it_trains_by_sdpa(tmp_path, base, subset, h
     losses = [[entry["loss"] for entry in record["loss"]] for record in told.values()]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     made = [tmp_path / name / "model" for name in told]
+    assert weights_apart(made) < 1e-5 < weights_apart([base, made[0]]) / 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["zero2", "zero3"])
+def test_under_deepspeed_two_ranks_train_the_weights_that_they_train_by_sdpa(tmp_path, base, subset, zero):
+    for attention in ("sdpa", "varlen"):
+        folder = tmp_path / attention
+        job = ["scripts/sft.py", "--model", base, "--data", subset, "--out", folder / "model", "--record", folder / "train.json",
+               "--lr", 1e-3, "--batch", 4, "--epochs", 1, "--max-length", 256, "--attention", attention, "--device-batch", 2,
+               "--packing", "True", "--gradient-checkpointing", "True", "--deepspeed", f"config/deepspeed/{zero}.json"]  # fmt: skip
+        start = [sys.executable, "scripts/launch.py", "--gpus", 2, "--train"]
+        run([*start, *job], CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu")
+        assert records.read_json(folder / "train.json")["attention"] == attention
+    made = [tmp_path / name / "model" for name in ("sdpa", "varlen")]
     assert weights_apart(made) < 1e-5 < weights_apart([base, made[0]]) / 10
 
 

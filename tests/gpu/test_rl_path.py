@@ -6,12 +6,18 @@ On CPU vLLM's build for CPUs runs it (`make test-slow`), on a card the one of th
 
 import sys
 import time
+from types import SimpleNamespace
 
+import numpy
 import pytest
-from acceptance import DEEPSPEED, ON_CARD, PAPER, VLLM, call, needs_vllm, note, told_gib
+import torch
+from acceptance import DEEPSPEED, DEVICE, ON_CARD, PAPER, VLLM, call, needs_vllm, note, told_gib
+from datasets import Dataset
+from test_rollouts import padded
 from test_sft_path import sampled_base
+from trl import GRPOConfig
 
-from valley import records, rollouts, shapes, tariff, vram
+from valley import prompts, records, rollouts, shapes, tariff, training, vram
 
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 # Of the mean |log-probability of vLLM − of the trainer| a token: rounding of one precision in two orders.
@@ -90,6 +96,44 @@ def test_rl_samples_by_the_weights_that_it_has_trained(tmp_path, base, precision
         assert len(record["sampler_gap"]) == 3
         assert max(record["sampler_gap"]) <= APART[precision]
         assert not any("vLLM" in warning for warning in record["warnings"])
+
+
+def test_a_padded_pass_of_rl_by_varlen_is_sdpas_and_at_what_rate(tmp_path, base):
+    """Probabilities and gradients of responses of other lengths in one pass, prompts padded on the left, as
+    RL's trainer takes them; on a card as many as share a pass of 34,816 columns (docs/measurements.md).
+    """
+    rows, longest = (8, 4096) if ON_CARD else (4, 40)
+    rng = numpy.random.default_rng(0)
+    sides = rng.integers(5, longest // 16 + 8, rows), rng.integers(longest // 8, longest, rows)
+    ids, mask = (part.to(DEVICE) for part in padded(rng, *map(list, sides)))
+    keep, found, rates = int(sides[1].max()), {}, {}
+    config = GRPOConfig(str(tmp_path), use_cpu=not ON_CARD, bf16=True, report_to="none", save_strategy="no",
+                        disable_tqdm=True, per_device_train_batch_size=2, num_generations=2)  # fmt: skip
+    for attention in ("sdpa", "varlen"):
+        asked = SimpleNamespace(model=base, precision="bf16", deepspeed=None, attention=attention)
+        trainer = rollouts.trainer_class()(
+            model=training.start_model(asked),
+            args=config,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            processing_class=prompts.load_tokenizer(base),
+            train_dataset=Dataset.from_list([{"prompt": "What?"}]),
+        )
+        model = trainer.model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        for _ in range(2):  # the first warms up
+            model.zero_grad()
+            start = time.perf_counter()
+            with trainer.compute_loss_context_manager():
+                logps, *_ = trainer._get_per_token_logps_and_entropies(model, ids, mask, keep)
+            (logps * mask[:, -keep:]).sum().backward()
+            grads = torch.cat([weight.grad.flatten() for weight in model.parameters()]).cpu()
+            rates[attention] = int(mask.sum()) / (time.perf_counter() - start)
+        found[attention] = logps.detach()[mask[:, -keep:].bool()].cpu(), grads
+        del trainer, model
+    note("padded-rl", **{f"{name}_tokens_per_second": rate for name, rate in rates.items()})
+    (theirs, gradients), (ours, own) = found.values()
+    assert float((ours - theirs).abs().mean()) <= APART["bf16"]
+    assert float((own - gradients).norm() / gradients.norm()) < 0.05
 
 
 @needs_vllm
