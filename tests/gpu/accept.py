@@ -37,9 +37,9 @@ MODEL = "qwen2.5-0.5b"  # whose rates are measured, in its whole shape
 STAGES = {
     "test_card": (("torch", "transformers"), 1, 30),
     "test_sft_path": (("torch", "transformers", "trl"), 1, 210),
-    "test_rl_path": (("torch", "transformers", "trl"), 1, 115),
-    "test_sampling_path": (("torch", "transformers"), 1, 180),
-    "test_models": (("torch", "transformers", "trl"), 1, 65),
+    "test_rl_path": (("torch", "transformers", "trl"), 1, 125),
+    "test_sampling_path": (("torch", "transformers"), 1, 175),
+    "test_models": (("torch", "transformers", "trl"), 1, 60),
     "test_two_cards": (("torch", "transformers", "trl"), 2, 240),
 }
 # Words in a card's name that tell a product apart from the one of the data sheet that costs.yaml has.
