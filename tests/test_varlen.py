@@ -183,9 +183,9 @@ def test_by_sdpa_the_work_is_what_it_was_before_there_was_another():
 
 
 def weights_apart(folders) -> float:
-    """The largest difference of any weight between two models."""
+    """The largest difference of any weight of one model from another's (DeepSpeed saves a tied head too)."""
     one, other = (load_file(folder / "model.safetensors") for folder in folders)
-    assert one.keys() == other.keys()
+    assert one.keys() <= other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
