@@ -23,7 +23,7 @@ from valley import grid, prompts, records
 pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 SUFFIX = PAPER["prompt"]["suffix"]
 LENGTH = 1024
-BF16 = 2**-8  # what a number loses when it is rounded to bf16, of its size
+BF16 = 2**-8  # what rounding takes of a number; a first step that is lost moves the mean loss by 3 %
 
 
 def reasoning(family: str) -> str:
