@@ -155,6 +155,22 @@ def test_a_card_or_precision_that_the_kernel_is_not_made_for_stops_before_the_mo
     assert varlen.attention_for(SimpleNamespace(attention="sdpa", precision=precision)) == "sdpa"
 
 
+def test_a_torch_whose_kernel_lacks_what_it_is_given_is_refused_on_a_card(monkeypatch):
+    """As that of torch 2.10, of envs/gpu-cuda12.lock."""
+
+    def of_before(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
+        raise AssertionError("it was called")
+
+    assert not varlen.lacking(varlen.kernel("cuda"))
+    assert not varlen.lacking(varlen.by_sequence)
+    args = SimpleNamespace(attention="varlen", precision="bf16")
+    monkeypatch.setattr(varlen, "kernel", lambda device: of_before)
+    assert varlen.attention_for(args) == "varlen"  # on CPU it is another
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SystemExit, match=r"lacks scale, window_size, enable_gqa.*envs/gpu.lock, or set"):
+        varlen.attention_for(args)
+
+
 def test_by_sdpa_the_work_is_what_it_was_before_there_was_another():
     files = ["--model", "m", "--problems", "p", "--out", "o", "--record", "r", "--curve", "c"]
     sizes = [

@@ -16,11 +16,13 @@ The kernel is CUDA's alone. On CPU `by_sequence` takes the same arguments and go
 torch's plain attention: slower than `sdpa`, and there to be held against it (tests/test_varlen.py).
 """
 
+import inspect
 import itertools
 
 from valley import records
 
 NAME = "varlen"
+GIVEN = "scale", "window_size", "enable_gqa"  # to the kernel, which has them in torch 2.13 and not in 2.10
 
 
 def attention_for(args) -> str:
@@ -36,8 +38,9 @@ def attention_for(args) -> str:
 
 
 def check_kernel(precision: str):
-    """Stop on a card or in a precision that FlashAttention is not made for: bf16 (or fp16), on cards of
-    capability 8.0 and newer. Another node may have another card, so that one is no failure of the work.
+    """Stop on a card, in a precision or with a torch that FlashAttention is not made for or not whole in:
+    bf16 (or fp16), on cards of capability 8.0 and newer. Another node may have another card, and another
+    environment another torch, so that those are no failures of the work.
     """
     import torch
 
@@ -46,6 +49,11 @@ def check_kernel(precision: str):
     if precision != "bf16":
         records.fail(
             "attention: varlen", f"its kernel has no {precision}", "Set precision: bf16, or attention: sdpa"
+        )
+    if found := lacking(kernel("cuda")):
+        what = f"its kernel in torch {torch.__version__} lacks {found}"
+        records.fail_for_now(
+            "attention: varlen", what, "Take the environment of envs/gpu.lock, or set attention: sdpa"
         )
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
@@ -130,6 +138,11 @@ def kernel(device: str):
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn
+
+
+def lacking(kernel) -> str:
+    """The arguments of GIVEN that a kernel does not take, in words; empty where it takes all."""
+    return ", ".join(name for name in GIVEN if name not in inspect.signature(kernel).parameters)
 
 
 def by_sequence(

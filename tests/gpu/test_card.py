@@ -7,7 +7,7 @@ import time
 import accept
 import pytest
 import torch
-from acceptance import DEVICE, ON_CARD, note
+from acceptance import DEVICE, ON_CARD, needs_varlen, note
 
 from valley import costs, environment, shapes, varlen, vram
 
@@ -140,6 +140,7 @@ def ends_of(lengths: list[int]):
 @pytest.mark.parametrize(
     ("heads", "groups", "wide", "before"), [(14, 2, 64, -1), (4, 1, 256, 31)], ids=["Qwen's", "Gemma's"]
 )
+@needs_varlen
 def test_varlen_equals_the_plain_one_there_and_back_and_beside_a_cache(heads, groups, wide, before):
     """Grouped queries in packed sequences, with a window as Gemma's are; on CPU what stands for the kernel.
     In sampling the queries are the last tokens of each sequence.
@@ -165,6 +166,7 @@ def test_varlen_equals_the_plain_one_there_and_back_and_beside_a_cache(heads, gr
     assert (sampled.float() - found[1][0][last]).abs().max() < 0.02 * found[1][0].abs().max()
 
 
+@needs_varlen
 def test_varlen_beside_sdpa_with_a_mask_and_without():
     """Milliseconds there and back through one layer of Qwen2.5-0.5B, 16k tokens on a card: as one sequence,
     and as four of a quarter, which sdpa keeps apart by a mask of all pairs.
@@ -205,9 +207,6 @@ def test_varlen_beside_sdpa_with_a_mask_and_without():
     for laid in ("one", "four"):
         assert sums[f"varlen_{laid}"] == pytest.approx(sums[f"sdpa_{laid}"], rel=0.01)
     assert sums["sdpa_one"] != pytest.approx(sums["sdpa_four"], rel=0.01), "the mask changes nothing"
-    if ON_CARD:
-        assert took["varlen_four"] < took["sdpa_four"]
-        assert took["varlen_one"] < 1.5 * took["sdpa_one"]
 
 
 def test_the_cards_memory_is_the_one_that_the_driver_tells_and_stands_beside_the_tables():

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from acceptance import DEEPSPEED, DEVICE, ON_CARD, PAPER, VLLM, call, needs_vllm, note, told_gib
+from acceptance import DEEPSPEED, DEVICE, ON_CARD, PAPER, VLLM, call, needs_varlen, needs_vllm, note, told_gib
 from datasets import Dataset
 from test_rollouts import padded
 from test_sft_path import sampled_base
@@ -98,6 +98,7 @@ def test_rl_samples_by_the_weights_that_it_has_trained(tmp_path, base, precision
         assert not any("vLLM" in warning for warning in record["warnings"])
 
 
+@needs_varlen
 def test_a_padded_pass_of_rl_by_varlen_is_sdpas_and_at_what_rate(tmp_path, base):
     """Probabilities and gradients of responses of other lengths in one pass, prompts padded on the left, as
     RL's trainer takes them; on a card as many as share a pass of 34,816 columns (docs/measurements.md).
