@@ -43,7 +43,7 @@ def with_vllm() -> str | None:
 VLLM = with_vllm()
 needs_vllm = pytest.mark.skipif(not VLLM, reason="no interpreter with vLLM: VALLEY_VLLM_PYTHON names one")
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
-VARLEN_LACKS = varlen.lacking(varlen.kernel(DEVICE))
+VARLEN_LACKS = varlen.kernel_lacks(varlen.kernel(DEVICE))
 needs_varlen = pytest.mark.skipif(bool(VARLEN_LACKS), reason=f"torch's kernel of varlen lacks {VARLEN_LACKS}")
 needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="no deepspeed in this environment")
 EAGER = "tests/gpu/eagerly.py"  # runs a script whose speed nothing is told of (`under` of `command`)

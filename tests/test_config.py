@@ -128,8 +128,10 @@ def kind(said: str) -> str:
     return re.split("[:,]", said)[0]
 
 
+# Not beside others that are said alike: on GPUs, which those ask for, it wants another precision.
+ALONE = {"sft.attention", "rl.attention"}
 GROUPS = {
-    said: [key for key in OTHER if kind(rows()[key]) == said and OTHER[key] is not None]
+    said: [key for key in OTHER if kind(rows()[key]) == said and OTHER[key] is not None and key not in ALONE]
     for said in dict.fromkeys(map(kind, rows().values()))
 }
 

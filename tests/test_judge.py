@@ -367,7 +367,7 @@ def test_a_judge_runs_on_its_own_gpus_with_its_own_stop_tokens(tmp_path):
     target = "results/qwen2.5-0.5b/base/seed0/judged.parquet"
     output = snakemake(folder, "-n", "-p", "--configfile", "config.yaml", "judge.yaml", "--", target)
     line = next(line for line in output.splitlines() if "scripts/judge.py" in line)
-    assert "launch.py --gpus 4 scripts/judge.py --model models/llama3.2-3b/fetched" in line
+    assert "launch.py --gpus 2 scripts/judge.py --model models/llama3.2-3b/fetched" in line
     assert (
         "--responses results/qwen2.5-0.5b/base/seed0/responses/math500.parquet --tasks data/tasks/math500.parquet"
         in line

@@ -15,7 +15,7 @@ from test_grid import paper
 
 from valley import check, grid, records
 
-STUDIES = ("mixed", "teachers", "logic", "tertiles", "order", "lora")
+STUDIES = ("mixed", "teachers", "logic", "tertiles", "order", "lora", "ahead")
 TOY = {
     "sizes": {
         "64": {"examples": 16, "epochs": 2, "batch": 4},

@@ -161,8 +161,8 @@ def test_a_torch_whose_kernel_lacks_what_it_is_given_is_refused_on_a_card(monkey
     def of_before(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
         raise AssertionError("it was called")
 
-    assert not varlen.lacking(varlen.kernel("cuda"))
-    assert not varlen.lacking(varlen.by_sequence)
+    assert not varlen.kernel_lacks(varlen.kernel("cuda"))
+    assert not varlen.kernel_lacks(varlen.by_sequence)
     args = SimpleNamespace(attention="varlen", precision="bf16")
     monkeypatch.setattr(varlen, "kernel", lambda device: of_before)
     assert varlen.attention_for(args) == "varlen"  # on CPU it is another

@@ -50,7 +50,7 @@ def check_kernel(precision: str):
         records.fail(
             "attention: varlen", f"its kernel has no {precision}", "Set precision: bf16, or attention: sdpa"
         )
-    if found := lacking(kernel("cuda")):
+    if found := kernel_lacks(kernel("cuda")):
         what = f"its kernel in torch {torch.__version__} lacks {found}"
         records.fail_for_now(
             "attention: varlen", what, "Take the environment of envs/gpu.lock, or set attention: sdpa"
@@ -140,7 +140,7 @@ def kernel(device: str):
     return varlen_attn
 
 
-def lacking(kernel) -> str:
+def kernel_lacks(kernel) -> str:
     """The arguments of GIVEN that a kernel does not take, in words; empty where it takes all."""
     return ", ".join(name for name in GIVEN if name not in inspect.signature(kernel).parameters)
 

@@ -322,16 +322,18 @@ def cures(config: dict, job: dict, card: float, constants: dict) -> list[str]:
     tried: list[tuple[str, dict, float]] = []
     if rule in (*costs.TRAINING, "rl"):
         where, stage = ("rl", "rl") if rule == "rl" else (f"models.{model}", "sft")
-        own = f"models.{model}.{stage}.deepspeed"
+        own, now = (
+            f"models.{model}.{stage}.deepspeed",
+            settings_of(config, rule, model, job["wildcards"]["run"]),
+        )
         smaller = {"device_tokens": "null", "rollouts_ahead": "false"} if rule == "rl" else {}
         tried += [(f"rl.{key}: {off}", {key: None}, card) for key, off in smaller.items()]
         tried += [(f"{stage}.device_batch: 1", {"device_batch": 1}, card)]
-        if width(settings_of(config, rule, model, job["wildcards"]["run"])) == 2:  # as its kernel needs it
+        if width(now) == 2:  # as its kernel needs it
             tried += [(f"{stage}.attention: varlen", {"attention": "varlen"}, card)]
         tried += [(f"{where}.gpus: {count}", {"gpus": count}, card) for count in more]
         tried += [(f"{own}: {zero}", {"deepspeed": zero}, card) for zero in (ZERO3, OFFLOAD)]
-        own_zero = settings_of(config, rule, model, job["wildcards"]["run"]).get("deepspeed")
-        spread = [] if own_zero == ZERO3 else more  # with its own, more cards have been tried
+        spread = [] if now.get("deepspeed") == ZERO3 else more  # with its own, more cards have been tried
         tried += [(f"{where}.gpus: {n} with {ZERO3}", {"gpus": n, "deepspeed": ZERO3}, card) for n in spread]
     elif rule == "probe":
         tried += [("report.probe: 0", {"max_length": 0}, math.inf)]  # no job of it
