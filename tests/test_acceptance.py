@@ -33,7 +33,7 @@ def test_without_a_card_it_says_so_in_one_line_and_lists_every_stage():
 
 
 CARDS = {"h100": "NVIDIA H100 80GB HBM3", "a100": "NVIDIA A100-SXM4-80GB", "4090": "NVIDIA GeForce RTX 4090"}
-MADE_UP = {"sft_mfu": 0.37, "rl_mfu": 0.21, "rl_padding": 1.08, "step": 0.0042}
+MADE_UP = {"sft_mfu": 0.37, "rl_mfu": 0.21, "rl_padding": 1.08, "step": 0.0042, "start": 41.5}
 
 
 def notes_of(kind: str, constants: dict[str, float], *stages: str) -> dict[str, dict]:
@@ -47,7 +47,8 @@ def notes_of(kind: str, constants: dict[str, float], *stages: str) -> dict[str, 
         "speed-4096": {"flops": 1.0},
         "speed-16384": {"flops": constants["sft_mfu"] * card["peak_flops"]},
         "rl": {"vllm": True, "flops": constants["rl_mfu"] * card["peak_flops"], "columns_per_token": constants["rl_padding"]},
-        "generate": {"tokens_per_second": responses * mean / took, "responses": responses, "tokens": most, "mean_tokens": mean},
+        "generate": {"tokens_per_second": responses * mean / took, "responses": responses, "tokens": most, "mean_tokens": mean,
+                     "start_seconds": constants["start"]},
     }  # fmt: skip
     card_note = {"card": {"name": CARDS[kind], "memory_gib": card["memory"]}}
     return accept.with_shares(card_note | {name: notes[name] for name in stages or notes})
@@ -82,17 +83,20 @@ def test_a_step_is_what_is_left_of_a_chunks_time_beside_reading_weights_and_cach
 
 
 @pytest.mark.parametrize(
-    ("stage", "moves", "rules"),
+    ("stage", "told", "moves", "rules"),
     [
-        ("speed-16384", {"sft_mfu"}, {"sft"}),
-        ("rl", {"rl_mfu", "rl_padding"}, {"rl"}),
-        ("generate", {"step"}, {"generate", "rl"}),
+        ("speed-16384", "sft_mfu", "sft_mfu", {"sft"}),
+        ("rl", "rl_mfu, rl_padding", "rl_mfu", {"rl"}),
+        ("rl", "rl_mfu, rl_padding", "rl_padding", {"rl"}),
+        ("generate", "step, start", "step", {"generate", "rl"}),
+        ("generate", "step, start", "start", {"generate", "rl", "sft"}),
     ],
 )
-def test_a_measured_value_moves_its_own_key_and_the_jobs_that_go_by_it(stage, moves, rules):
-    before, after = costs.load()["presets"]["measured"], preset_of(notes_of("h100", MADE_UP, stage))
-    assert {name for name in before if before[name] != after[name]} == moves | {"source"}
-    assert f": {', '.join(name for name in MADE_UP if name in moves)}; the rest" in after["source"]
+def test_a_measured_value_moves_its_own_key_and_the_jobs_that_go_by_it(stage, told, moves, rules):
+    before = costs.load()["presets"]["measured"]
+    after = preset_of(notes_of("h100", before | {moves: MADE_UP[moves]}, stage))
+    assert {name for name in before if before[name] != after[name]} == {moves, "source"}
+    assert f": {told}; the rest" in after["source"]
     known, card = costs.load(), costs.load()["cards"]["h100"]
     jobs = {"sft": "sft-8k", "rl": "base+rl", "generate": "sft-8k"}
     wildcards = {"model": "qwen2.5-3b", "task": "aime24"}
@@ -120,7 +124,10 @@ def test_an_unknown_card_rl_without_vllm_and_a_rate_beyond_the_bandwidth_measure
     notes["rl"]["vllm"] = False
     assert accept.measured(COSTS, notes, PAPER) == COSTS
     notes = notes_of("h100", MADE_UP, "generate")
-    notes["generate"]["tokens_per_second"] *= 1000
+    notes["generate"] |= {
+        "tokens_per_second": 1000 * notes["generate"]["tokens_per_second"],
+        "start_seconds": 0,
+    }
     assert accept.measured(COSTS, notes, PAPER) == COSTS
 
 

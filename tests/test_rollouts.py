@@ -169,7 +169,9 @@ def test_probabilities_without_gradients_are_the_same_by_tokens_in_the_order_of_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [[], ["--deepspeed", "config/deepspeed/zero2.json"]])
+@pytest.mark.parametrize(
+    "zero", [[], *(["--deepspeed", f"config/deepspeed/zero{stage}.json"] for stage in (2, 3))]
+)
 def test_two_ranks_that_share_passes_by_tokens_train_the_same_model(tmp_path, base, zero):
     """Responses of other lengths on each: as many passes on both, or they would wait for each other for
     ever.

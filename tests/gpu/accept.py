@@ -99,6 +99,7 @@ def values_of(notes: dict[str, dict], card: dict, config: dict) -> dict[str, flo
     if said := notes.get("generate"):
         sampled = said["responses"], said["mean_tokens"], said["tokens"]
         values["step"] = step_seconds(said["tokens_per_second"], *sampled, card, config)
+        values["start"] = said["start_seconds"]
     return {name: value for name, value in values.items() if value > 0}
 
 

@@ -137,6 +137,45 @@ def test_a_padded_pass_of_rl_by_varlen_is_sdpas_and_at_what_rate(tmp_path, base)
     assert float((own - gradients).norm() / gradients.norm()) < 0.05
 
 
+def test_micro_batches_that_share_passes_train_the_same_weights_and_at_what_rate(tmp_path, base):
+    """Two updates of 64 responses on a card, a pass each or several a pass by `rl.device_tokens`, sampled
+    alike; the first update warms up.
+    """
+    update, longest = (64, 256) if ON_CARD else (8, 24)
+    made, rates, passes = {}, {}, {}
+    for name, most in (("alone", None), ("shared", 8 * longest)):
+        config = GRPOConfig(str(tmp_path / name), use_cpu=not ON_CARD, bf16=True, report_to="none", save_strategy="no",
+                            disable_tqdm=True, per_device_train_batch_size=1, gradient_accumulation_steps=update,
+                            steps_per_generation=update, num_generations=8, max_steps=2, max_completion_length=longest,
+                            learning_rate=1e-5, entropy_coef=0.1, loss_type="dapo", seed=0, logging_steps=1)  # fmt: skip
+        trainer = rollouts.trainer_class(most)(
+            model=training.start_model(
+                SimpleNamespace(model=base, precision="fp32", deepspeed=None, attention="sdpa")
+            ),
+            args=config,
+            reward_funcs=lambda completion_ids, **_: [float(sum(ids) % 7) for ids in completion_ids],
+            processing_class=prompts.load_tokenizer(base),
+            train_dataset=Dataset.from_list([{"prompt": f"What is {n}?"} for n in range(16)]),
+        )
+        trainer.train()
+        facts = rollouts.facts_of(trainer)
+        parts = sum(facts[f"seconds_of_{part}"][-1] for part in rollouts.PARTS)
+        rates[name] = update / (facts["seconds_of_updates"][-1] - parts)
+        passes[name], made[name] = facts["passes"], [w.detach().cpu() for w in trainer.model.parameters()]
+        del trainer
+    note("shared-passes", passes=passes["shared"] / passes["alone"],
+         **{f"{name}_responses_per_second": rate for name, rate in rates.items()})  # fmt: skip
+    assert passes["shared"] < passes["alone"] / 2
+    start = [w.detach() for w in training.start_model(
+        SimpleNamespace(model=base, precision="fp32", deepspeed=None, attention="sdpa")).parameters()]  # fmt: skip
+    moved, apart = (
+        sum(float((a - b).square().sum()) for a, b in zip(made["alone"], other, strict=True)) ** 0.5
+        for other in (start, made["shared"])
+    )
+    assert moved > 0
+    assert apart < 0.2 * moved
+
+
 @needs_vllm
 @pytest.mark.parametrize("precision", ["bf16"] if ON_CARD else ["fp32"])
 def test_rl_that_samples_ahead_samples_by_the_weights_before_the_last_step(tmp_path, base, precision):

@@ -157,26 +157,32 @@ def test_a_seed_gives_its_responses_again_also_where_the_job_was_killed_and_cont
 
 @needs_vllm
 def test_the_rate_of_generation_beside_bare_vllm_and_of_samples_in_one_request(tmp_path, base):
-    """What comes after the first chunk, in which the engine starts and compiles; with as many responses in
-    hand as vLLM takes at once, each to its last token, for weights as they fall hardly ever end one. In the
-    same engine eight samples a prompt go both ways of `generate.parallel_sampling`, with the same seeds: a
-    card may round otherwise in another batch.
+    """What comes after the first chunk, in which the engine starts and compiles: how long that takes is what
+    `generate.one_start` spares, by which the last chunk is another task's. With as many responses in hand as
+    vLLM takes at once, each to its last token, for weights as they fall hardly ever end one. In the same
+    engine eight samples a prompt go both ways of `generate.parallel_sampling`, with the same seeds: a card
+    may round otherwise in another batch.
     """
     chunks, each, tokens = (3, 1024, 512) if ON_CARD else (3, 4, 16)
     rows = [
         {"id": f"{n:05}", "problem": f"What is {n:05} + 1?", "answer": str(n + 1)}
         for n in range(chunks * each)
     ]
-    records.write_parquet(tmp_path / "task.parquet", rows)
+    records.write_parquet(tmp_path / "task.parquet", rows[:-each])
+    records.write_parquet(tmp_path / "other.parquet", rows[-each:])
+    ahead, begun = tmp_path / "ahead.parquet", time.perf_counter()
     job = command("generate", "--model", base, "--task", tmp_path / "task.parquet", "--out", tmp_path / "out.parquet", "--samples", 1,
                   "--temperature", 0.8, "--top-p", 0.95, "--max-new-tokens", tokens, "--max-context", 1024, "--chunk", each, "--seed",
-                  0, "--engine", "vllm", "--precision", "bf16", "--suffix", SUFFIX, python=VLLM)  # fmt: skip
+                  0, "--engine", "vllm", "--precision", "bf16", "--suffix", SUFFIX, "--then", tmp_path / "other.parquet", 1, ahead,
+                  python=VLLM)  # fmt: skip
     running = subprocess.Popen(job, cwd=REPOSITORY, env=surroundings(VLLM), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
     ended = [time.perf_counter() for line in running.stderr if f"/{chunks} chunks" in line]
     assert running.wait() == 0
     assert len(ended) == chunks
-    made = records.parquet_provenance(tmp_path / "out.parquet")["tokens_generated"]
-    rate = made * (chunks - 1) / chunks / (ended[-1] - ended[0])
+    assert len([*tmp_path.glob("ahead.parquet.chunks/*/*.parquet")]) == 1
+    a_chunk = (ended[-1] - ended[0]) / (chunks - 1)
+    made = records.parquet_provenance(tmp_path / "out.parquet")["tokens_generated"] / (chunks - 1)
+    rate = made / a_chunk
     rounds, bare = (1 if ON_CARD else 2), tmp_path / "bare.json"
     done([VLLM, "tests/gpu/bare.py", *map(str, (base, "bf16", each, tokens, 1024, rounds, bare))])
     found = json.loads(bare.read_text())
@@ -187,7 +193,8 @@ def test_the_rate_of_generation_beside_bare_vllm_and_of_samples_in_one_request(t
         bare_tokens_per_second=found["tokens_per_second"],
         responses=each,
         tokens=tokens,
-        mean_tokens=made / (chunks * each),
+        mean_tokens=made / each,
+        start_seconds=ended[0] - begun - a_chunk,
     )
     singly, together = found["singly"], found["together"]
     note(
