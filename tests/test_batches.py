@@ -82,6 +82,7 @@ def test_examples_in_one_row_are_the_same_batch_and_train_the_same_model(tmp_pat
     assert_same_weights(found[True][3], found[False][3])
 
 
+@pytest.mark.slow
 def test_two_ranks_take_examples_of_similar_length_and_the_record_counts_what_they_waited(tmp_path, base):
     """Of make_trainer, started as a job is: the model is that of one rank, which has no order to keep."""
     problems = chain.draw_many(random.Random(0), 16, [2, 3, 6], test=False)

@@ -137,15 +137,20 @@ WINDOW = {"layer_types": ["sliding_attention", "sliding_attention", "full_attent
     [
         ("qwen2", "plain", "fp32", True, "sdpa"),
         ("qwen2", "plain", "autocast", True, "sdpa"),
-        ("qwen2", "plain", "autocast", False, "sdpa"),
         ("qwen2", "padded", "bf16", True, "sdpa"),
         ("qwen2", "packed", "bf16", True, "sdpa"),
-        ("qwen2", "packed", "bf16", False, "sdpa"),
-        ("gemma3_text", "padded", "bf16", True, "sdpa"),
-        ("qwen3", "plain", "bf16", False, "sdpa"),
         ("qwen2", "padded", "bf16", True, "varlen"),
-        ("qwen2", "padded", "bf16", False, "varlen"),
-        ("gemma3_text", "packed", "bf16", True, "varlen"),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in (
+                ("qwen2", "plain", "autocast", False, "sdpa"),
+                ("qwen2", "packed", "bf16", False, "sdpa"),
+                ("gemma3_text", "padded", "bf16", True, "sdpa"),
+                ("qwen3", "plain", "bf16", False, "sdpa"),
+                ("qwen2", "padded", "bf16", False, "varlen"),
+                ("gemma3_text", "packed", "bf16", True, "varlen"),
+            )
+        ),
     ],
 )
 def test_masks_and_the_precision_of_a_pass_take_what_torch_allocates(
