@@ -105,6 +105,19 @@ def test_a_run_that_continues_takes_the_problems_of_an_undisturbed_one_in_later_
     assert [len(set(epoch)) for epoch in epochs] == [4, 4]
 
 
+def test_an_undisturbed_run_takes_its_problems_as_trls_own_sampler_draws_them():
+    from trl.trainer.utils import RepeatSampler
+
+    def sampler():
+        return RepeatSampler(range(7), mini_repeat_count=2, batch_size=3, repeat_count=2, seed=5)
+
+    theirs = sampler()
+    for epoch in range(3):
+        drawn = [*theirs]
+        assert [*rounds.OfGenerations(sampler(), lambda epoch=epoch: epoch)] == drawn
+        assert [*dict.fromkeys(drawn)] == rounds.order_of(7, 5, epoch)[:6]
+
+
 def test_the_problems_of_a_generation_are_those_of_its_epoch_without_what_is_left_over():
     orders = [rounds.order_of(7, 3, epoch) for epoch in range(3)]
     found = [rounds.problems_of(generation, 7, 3, 3) for generation in range(6)]

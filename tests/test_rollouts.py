@@ -1,7 +1,9 @@
 """RL's forward passes without padding, its vLLM's options, and what it keeps on disk."""
 
+import functools
 import json
 import sys
+import time
 from itertools import chain
 
 import numpy
@@ -140,6 +142,34 @@ def test_an_update_is_the_same_where_its_micro_batches_share_passes_by_tokens(ba
     for key in ("loss", "kl", "entropy", "grad_norm", "reward"):
         told = [[entry[key] for entry in logs[tokens] if key in entry] for tokens in logs]
         assert told[0] == pytest.approx(told[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [("sampling", "_generate_single_turn"), ("scoring", "_get_per_token_logps_and_entropies"), ("grading", None)],
+)  # fmt: skip
+def test_what_takes_longer_is_told_of_its_own_part_of_a_step_alone(base, tmp_path, part, method):
+    """Of two updates a step, so that the probabilities before the step are asked for; a pass with gradients
+    is none of these parts.
+    """
+    late = 0.5
+    trainer = trainer_of(base, tmp_path, per_device_train_batch_size=4, steps_per_generation=2, num_generations=4, max_steps=2,
+                         max_completion_length=4, logging_steps=1)  # fmt: skip
+
+    def slowed(do, *args, **options):
+        if part != "scoring" or not torch.is_grad_enabled():
+            time.sleep(late)
+        return do(*args, **options)
+
+    if method:
+        setattr(trainer, method, functools.partial(slowed, getattr(trainer, method)))
+    else:
+        trainer.reward_funcs = [functools.partial(slowed, trainer.reward_funcs[0])]
+        trainer.reward_func_names = ["reward"]
+    trainer.train()
+    told = {of: rollouts.facts_of(trainer)[f"seconds_of_{of}"] for of in rollouts.PARTS}
+    assert {of for of, seconds in told.items() if min(seconds) >= late} == {part}
+    assert all(len(seconds) == 1 for seconds in told.values())
 
 
 def test_each_micro_batch_is_in_one_pass_and_no_pass_that_several_share_is_wider_than_asked():

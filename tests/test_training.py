@@ -172,6 +172,21 @@ def faulty(fault, step, folder, base, subset, *flags):
     return [str(part) for part in [*command, *sft_flags(folder, base, subset, *flags)]]
 
 
+@pytest.mark.parametrize(("ahead", "over"), [(False, False), (True, True)])
+def test_a_portion_that_samples_ahead_ends_with_time_left_for_what_it_has_in_hand(monkeypatch, ahead, over):
+    """Steps of 20 s with 40 s left: another one fits, another one and what it leaves in hand do not."""
+    ranks = SimpleNamespace(device="cpu", reduce=lambda value, how: value)
+    portion = training.Portion(SimpleNamespace(accelerator=ranks), 100.0, 1, training.spare_steps(ahead))
+    control, state = SimpleNamespace(should_save=False), SimpleNamespace(global_step=0, max_steps=9)
+    for step, now in enumerate((20.0, 40.0, 60.0)):
+        monkeypatch.setattr(training.time, "time", lambda now=now: now)
+        state.global_step = step
+        portion.on_train_begin(None, state, control) if not step else portion.on_step_end(
+            None, state, control
+        )
+    assert portion.over is control.should_save is over
+
+
 def test_an_interrupted_sft_resumes_to_the_same_weights_and_other_work_does_not_use_its_checkpoints(
     tmp_path, base, subset
 ):

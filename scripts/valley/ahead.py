@@ -50,10 +50,9 @@ def one_step_off(trainer: type) -> type:
 
         def begun(self, *others):
             """(prompt ids, future of their responses) of the next step; None after the last one."""
-            updates = self.args.steps_per_generation // self.args.gradient_accumulation_steps
-            if self.state.global_step + updates >= self.state.max_steps:
+            if self.state.global_step + self.updates >= self.state.max_steps:
                 return None
-            rows = self.rows_of(self.state.global_step // updates + 1)
+            rows = self.rows_of(self.state.global_step // self.updates + 1)
             ids, *_ = self._tokenize_prompts([self.train_dataset[row]["prompt"] for row in rows])
             if not self.use_vllm:
                 future: Future = Future()

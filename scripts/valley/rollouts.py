@@ -44,10 +44,14 @@ def trainer_class(device_tokens: int | None = None):
             self.passed: list[tuple] = []  # what a shared pass found of micro-batches whose loss is due
             self.spent = dict.fromkeys(PARTS, 0.0)
 
+        @property
+        def updates(self) -> int:
+            """Updates by the responses of a generation."""
+            return self.args.steps_per_generation // self.args.gradient_accumulation_steps
+
         def _get_train_sampler(self, dataset=None):
-            steps = self.args.steps_per_generation // self.args.gradient_accumulation_steps
             plain = super()._get_train_sampler(dataset)
-            of_epoch = steps * (plain.num_samples // plain.batch_size)
+            of_epoch = self.updates * (plain.num_samples // plain.batch_size)
             return rounds.OfGenerations(plain, lambda: self.state.global_step // of_epoch)
 
         def training_step(self, model, inputs, num_items_in_batch):

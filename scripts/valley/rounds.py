@@ -8,12 +8,17 @@ run gives it, and the problems of a generation are known before it comes.
 import torch
 
 
-def order_of(problems: int, seed: int, epoch: int) -> list[int]:
-    """Indices of the problems in the order of an epoch, counted from 0: the draws of TRL's RepeatSampler."""
-    draws = torch.Generator().manual_seed(seed)
+def wind(draws, problems: int, seed: int, epoch: int):
+    """A generator, wound to where TRL's RepeatSampler draws the order of an epoch, counted from 0."""
+    draws.manual_seed(seed)
     for _ in range(epoch):
         torch.randperm(problems, generator=draws)
-    return torch.randperm(problems, generator=draws).tolist()
+    return draws
+
+
+def order_of(problems: int, seed: int, epoch: int) -> list[int]:
+    """Indices of the problems in the order of an epoch."""
+    return torch.randperm(problems, generator=wind(torch.Generator(), problems, seed, epoch)).tolist()
 
 
 def problems_of(generation: int, problems: int, each: int, seed: int) -> list[int]:
@@ -37,7 +42,5 @@ class OfGenerations(torch.utils.data.Sampler):
         """Indices of an epoch, each problem as often as it has responses, all as often as they are asked
         for.
         """
-        self.plain.generator.manual_seed(self.plain.seed)
-        for _ in range(self.epoch()):
-            torch.randperm(self.plain.num_samples, generator=self.plain.generator)
+        wind(self.plain.generator, self.plain.num_samples, self.plain.seed, self.epoch())
         return iter(self.plain)

@@ -137,6 +137,13 @@ class Progress(TrainerCallback):
             )
 
 
+def spare_steps(ahead: bool) -> float:
+    """For how many of its longest steps a training wants to have time: RL that samples `ahead` has up to a
+    step's responses in hand when it stops, and its process ends after them.
+    """
+    return SPARE + 1 if ahead else SPARE
+
+
 class Portion(TrainerCallback):
     """Ends a training before the time of its job is up, with a checkpoint from which the next job continues.
 
@@ -256,8 +263,7 @@ def train_and_save(
     with pulse.Pulse(folder, f"training of {args.out}", step, begun, **mark) as beat:
         if minutes := getattr(args, "save_minutes", 0):
             trainer.add_callback(checkpoints.Timely(minutes))  # before Keeper, which has what is saved logged
-        # what samples ahead has up to a step's responses in hand, which end before the process does
-        spare = SPARE + bool(getattr(args, "rollouts_ahead", False))
+        spare = spare_steps(getattr(args, "rollouts_ahead", False))
         portion = Portion(trainer, environment.job_end(), unit, spare)
         keeper = checkpoints.Keeper(beat, useful, kept, stops)
         for callback in (Progress(unit), portion, keeper, Continued(trainer)):
